@@ -1,0 +1,1 @@
+"""Settings: frozen dataclasses, the commented default file and the generated JSON Schemas."""

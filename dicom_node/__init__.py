@@ -1,0 +1,1 @@
+"""The service: receives, plans, runs the job, composes the objects and delivers them."""

@@ -1,0 +1,137 @@
+"""ALL paths and atomic writes of the node. Nothing that a header says becomes part of a path: names are digests.
+
+    instances/<xx>/<digest of the SOP Instance UID>-<digest of the bytes>.dcm   what arrived, as it came (Part 10)
+    jobs/<key>/in, jobs/<key>/out                                              one analysis (hard links, no copies)
+    results/<key>/                                                             result.json and the DICOM objects
+    incoming/                                                                  half-written files; swept at start
+    store.sqlite                                                               the store
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename alone may be lost in a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Spool:
+    """The node's folder. Holds bytes only; what state they are in stands in the store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.incoming = root / "incoming"
+        self.store = root / "store.sqlite"
+
+    def create(self) -> None:
+        """Make the folders, readable by the service's user only. Raises OSError."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ("incoming", "instances", "jobs", "results"):
+            (self.root / name).mkdir(exist_ok=True, mode=0o700)
+
+    def sweep_incoming(self) -> int:
+        """Remove half-written files of an earlier run; their senders never got a success. Returns how many."""
+        leftovers = list(self.incoming.iterdir())
+        for path in leftovers:
+            path.unlink()
+        return len(leftovers)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    # -- instances -------------------------------------------------------------------------------------------
+
+    def new_incoming(self) -> Path:
+        """A fresh name for a file being written, on the same file system as its final place."""
+        return self.incoming / uuid.uuid4().hex
+
+    def instance_path(self, sop_instance_uid: str, digest: str) -> Path:
+        """Where an instance lies. The UID is hashed: it comes from the network."""
+        name = hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
+        return self.root / "instances" / name[:2] / f"{name}-{digest[:32]}.dcm"
+
+    def keep_instance(self, incoming: Path, sop_instance_uid: str, digest: str) -> Path:
+        """Move a complete, already fsynced file to its place and make the name durable. Idempotent."""
+        path = self.instance_path(sop_instance_uid, digest)
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            fsync_folder(path.parent.parent)
+        os.replace(incoming, path)
+        fsync_folder(path.parent)
+        return path
+
+    # -- jobs and results ------------------------------------------------------------------------------------
+
+    def job(self, key: str) -> Path:
+        return self.root / "jobs" / key
+
+    def results(self, key: str) -> Path:
+        return self.root / "results" / key
+
+    def fresh_job(self, key: str) -> tuple[Path, Path]:
+        """Empty IN and OUT folders for a job; what an earlier attempt left is removed."""
+        folder = self.job(key)
+        if folder.exists():
+            shutil.rmtree(folder)
+        for name in ("in/ct", "in/roi", "out"):
+            (folder / name).mkdir(parents=True, mode=0o700)
+        return folder / "in", folder / "out"
+
+    def drop_job(self, key: str) -> None:
+        shutil.rmtree(self.job(key), ignore_errors=True)
+
+    @contextmanager
+    def replace_results(self, key: str) -> Iterator[Path]:
+        """A folder to write results into; it takes its final name only when the block ends without an error."""
+        final = self.results(key)
+        draft = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+        draft.mkdir(mode=0o700)
+        try:
+            yield draft
+            for path in draft.iterdir():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            fsync_folder(draft)
+            if final.exists():  # an attempt that crashed before its row was written: the same bytes again
+                shutil.rmtree(final)
+            os.replace(draft, final)
+            fsync_folder(final.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard link, or a copy where the file system does not allow it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write temp, fsync, rename, fsync the folder: a reader sees the old bytes or the new, never a part."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    stream: IO[bytes]
+    with draft.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, path)
+    fsync_folder(path.parent)

@@ -1,0 +1,103 @@
+"""The life of a work item: its states, the table of allowed moves, and the exceptions that decide what comes next.
+
+Leaf of the node: standard library only. `store.advance` is the only writer of a state.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """States of a work item. IN PROGRESS is not among them: it is a lease, so a crash needs no repair."""
+
+    WAITING = "WAITING"  # inputs are missing: a contour, or CT instances that the contour references
+    SCHEDULED = "SCHEDULED"  # inputs are complete (or the study is known not to be scorable)
+    ANALYSED = "ANALYSED"  # result.json is in the spool
+    REPORTED = "REPORTED"  # the DICOM objects are in the spool
+    COMPLETED = "COMPLETED"  # every delivery is proved, as far as its destination can prove it
+    CANCELED = "CANCELED"  # superseded by a revision, or withdrawn by an operator
+    FAILED = "FAILED"  # an operator has to act; the hint says what
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.SCHEDULED, State.CANCELED, State.FAILED}),
+    State.SCHEDULED: frozenset({State.ANALYSED, State.CANCELED, State.FAILED}),
+    State.ANALYSED: frozenset({State.REPORTED, State.FAILED}),
+    State.REPORTED: frozenset({State.COMPLETED, State.FAILED}),
+    State.COMPLETED: frozenset(),
+    State.CANCELED: frozenset(),
+    State.FAILED: frozenset({State.SCHEDULED, State.CANCELED}),
+}
+
+# Procedure Step State (0074,1000) that a worklist shows; a leased item shows IN PROGRESS instead of SCHEDULED.
+UPS_STATE: dict[State, str] = {
+    State.WAITING: "SCHEDULED",
+    State.SCHEDULED: "SCHEDULED",
+    State.ANALYSED: "IN PROGRESS",
+    State.REPORTED: "IN PROGRESS",
+    State.COMPLETED: "COMPLETED",
+    State.CANCELED: "CANCELED",
+    State.FAILED: "CANCELED",
+}
+
+
+class DeliveryState(StrEnum):
+    """How far one object has come at one destination."""
+
+    PENDING = "PENDING"
+    SENT = "SENT"  # C-STORE answered with success: a claim, not a proof
+    COMMITTED = "COMMITTED"  # storage commitment reported success
+    SEEN = "SEEN"  # found by C-FIND in the right study
+    FAILED = "FAILED"  # refused for good; an operator has to act
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """A row of `work_item`: score this ROI object against the CT series it references, with this bundle.
+
+    `key` is the content digest of everything that decides the result; None while the item is WAITING.
+    """
+
+    id: int
+    state: State
+    study_instance_uid: str
+    ct_series_instance_uid: str | None
+    roi_sop_instance_uid: str | None
+    key: str | None
+    revision: int
+    predecessor_key: str | None
+    plan: str | None  # JSON of plan.Plan or plan.NotEligible
+    outcome: str | None
+    reason: str | None
+    attempts: int
+    run_after: float
+    created_at: float
+    updated_at: float
+
+
+class InvalidTransition(Exception):
+    """A bug: a move that TRANSITIONS does not allow."""
+
+
+class LeaseLost(Exception):
+    """A race: another worker took the item over, because this one's lease had run out."""
+
+
+class StageError(Exception):
+    """A stage could not do its work. `hint` tells the operator what to do; no PHI in either text."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Retryable(StageError):
+    """Try again later: the cause may pass (peer down, disk full, job killed)."""
+
+
+class Permanent(StageError):
+    """Trying again cannot help before an operator acts."""
+
+
+class ConfigError(Exception):
+    """The settings or the installation are wrong; the text names the key and the remedy."""

@@ -1,0 +1,1 @@
+"""The bundle format: manifest, digests, model card; and the demo bundle."""

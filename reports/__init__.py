@@ -1,0 +1,1 @@
+"""Pure functions from a result and its evidence to DICOM objects and pages."""
