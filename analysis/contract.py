@@ -13,10 +13,44 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from analysis.reasons import REASONS, Reason, ReasonText
 
 __all__ = [
-    "FEATURES_FILE", "JOB_FILE", "MASK_FILE", "PICTURES_FILE", "REASONS", "RESEARCH_USE", "RESULT_FILE", "SYNTHETIC_WARNING", "BundleIdentity", "ClinicalValue", "Combine", "Contribution",
-    "CtInput", "Endpoint", "EndpointGroup", "ExitCode", "FailedFeature", "GeometryFacts", "JobRequest", "JobResult", "Measurement",
-    "Modality", "NotScorable", "Outcome", "Performance", "QualityFlag", "Reason", "ReasonText", "RiskGroup",
-    "RiskScore", "RoiFacts", "RoiInput", "RoiKind", "Severity", "SubModel", "VIEWS", "validation_sentence",
+    "FEATURES_FILE",
+    "JOB_FILE",
+    "MASK_FILE",
+    "PICTURES_FILE",
+    "REASONS",
+    "RESEARCH_USE",
+    "RESULT_FILE",
+    "SYNTHETIC_WARNING",
+    "TIMING_FILE",
+    "VIEWS",
+    "BundleIdentity",
+    "ClinicalValue",
+    "Combine",
+    "Contribution",
+    "CtInput",
+    "Endpoint",
+    "EndpointGroup",
+    "ExitCode",
+    "FailedFeature",
+    "GeometryFacts",
+    "JobRequest",
+    "JobResult",
+    "Measurement",
+    "Modality",
+    "NotScorable",
+    "Outcome",
+    "Performance",
+    "QualityFlag",
+    "Reason",
+    "ReasonText",
+    "RiskGroup",
+    "RiskScore",
+    "RoiFacts",
+    "RoiInput",
+    "RoiKind",
+    "Severity",
+    "SubModel",
+    "validation_sentence",
 ]
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -27,6 +61,7 @@ SYNTHETIC_WARNING = "SYNTHETIC - NOT FOR CLINICAL USE"
 # `<view>_mask` (bool, same shape) and `<view>_spacing` (mm per row, mm per column).
 JOB_FILE, RESULT_FILE = "job.json", "result.json"
 FEATURES_FILE, MASK_FILE, PICTURES_FILE = "features.json", "mask.nii.gz", "pictures.npz"
+TIMING_FILE = "timing.json"  # seconds by step; apart, so that result.json is the same bytes each time
 VIEWS = ("axial", "coronal", "sagittal")
 
 
@@ -240,10 +275,15 @@ class RoiFacts(_Frozen):
 
 
 class GeometryFacts(_Frozen):
-    """Shape (slices, rows, columns) and spacing mm (slice, row, column) of the CT read."""
+    """Shape (slices, rows, columns) and spacing mm (slice, row, column) of the CT read.
+
+    `files` and `frames` (numbers from 1) say which image each slice of the mask belongs to.
+    """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
+    files: tuple[FileName, ...]
+    frames: tuple[int, ...]
 
 
 class BundleIdentity(_Frozen):
@@ -274,7 +314,6 @@ class JobResult(_Frozen):
     roi: RoiFacts | None = None
     geometry: GeometryFacts | None = None
     software: dict[str, str] = Field(default_factory=dict)
-    seconds: dict[str, float] = Field(default_factory=dict)  # by step; not part of any report
 
 
 def validation_sentence(performance: Performance) -> str:

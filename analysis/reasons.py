@@ -39,6 +39,7 @@ class Reason(StrEnum):
     PIXEL_SPACING_OUT_OF_RANGE = "PIXEL_SPACING_OUT_OF_RANGE"
     TOO_FEW_SLICES = "TOO_FEW_SLICES"
     PIXEL_DATA_UNDECODABLE = "PIXEL_DATA_UNDECODABLE"
+    PIXEL_DATA_TRUNCATED = "PIXEL_DATA_TRUNCATED"
     # The model
     CLINICAL_VALUES_INVALID = "CLINICAL_VALUES_INVALID"
     FEATURES_FAILED = "FEATURES_FAILED"
@@ -57,88 +58,96 @@ _RESEND_THIN = "Send the complete original axial series of one acquisition, as r
 _RECONTOUR = "Contour the tumour on the CT to be scored and send the RTSTRUCT or SEG again."
 
 REASONS: dict[Reason, ReasonText] = {
-    Reason.ROI_REFERENCES_NOT_CT: ReasonText(
-        "The contour was drawn on images that are not CT.", _RECONTOUR),
+    Reason.ROI_REFERENCES_NOT_CT: ReasonText("The contour was drawn on images that are not CT.", _RECONTOUR),
     Reason.ROI_WITHOUT_REFERENCES: ReasonText(
         "The contour object does not name the images it was drawn on, and no single CT series "
-        "of its study and frame of reference is here.", _RECONTOUR),
+        "of its study and frame of reference is here.",
+        _RECONTOUR,
+    ),
     Reason.ROI_REFERENCES_SEVERAL_SERIES: ReasonText(
-        "The contour object references more than one CT series.",
-        "Send one contour object per CT series."),
+        "The contour object references more than one CT series.", "Send one contour object per CT series."
+    ),
     Reason.ROI_FRAME_OF_REFERENCE_DIFFERS: ReasonText(
-        "The contour lies in another frame of reference than the CT it references.", _RECONTOUR),
+        "The contour lies in another frame of reference than the CT it references.", _RECONTOUR
+    ),
     Reason.ROI_NOT_FOUND: ReasonText(
         "No ROI or segment of the contour object matches the configured tumour names.",
-        "Name the tumour ROI as agreed (for example GTV-1), or add its name to "
-        "[plan] roi_name_patterns."),
+        "Name the tumour ROI as agreed (for example GTV-1), or add its name to [plan] roi_name_patterns.",
+    ),
     Reason.ROI_AMBIGUOUS: ReasonText(
         "Several ROIs or segments match the configured tumour names and the site's policy is "
         "to refuse rather than choose.",
-        "Leave one matching ROI, or set [plan] several_rois to largest or union."),
-    Reason.ROI_EMPTY: ReasonText(
-        "The contour encloses no voxel of the CT.", _RECONTOUR),
-    Reason.ROI_OUTSIDE_IMAGE: ReasonText(
-        "The contour lies outside the CT.", _RECONTOUR),
+        "Leave one matching ROI, or set [plan] several_rois to largest or union.",
+    ),
+    Reason.ROI_EMPTY: ReasonText("The contour encloses no voxel of the CT.", _RECONTOUR),
+    Reason.ROI_OUTSIDE_IMAGE: ReasonText("The contour lies outside the CT.", _RECONTOUR),
     Reason.ROI_GEOMETRY_UNSUPPORTED: ReasonText(
         "The contour is not made of closed planar polygons parallel to the CT slices.",
-        "Export the ROI as closed planar contours on the axial slices."),
+        "Export the ROI as closed planar contours on the axial slices.",
+    ),
     Reason.ROI_TOO_SMALL: ReasonText(
         "The contour is too small for texture features.",
-        "Contour a larger lesion; the smallest volume is a setting of the model bundle."),
+        "Contour a larger lesion; the smallest volume is a setting of the model bundle.",
+    ),
     Reason.ROI_UNREADABLE: ReasonText(
-        "The contour object cannot be read.",
-        "Export the RTSTRUCT or SEG again from the contouring workstation."),
+        "The contour object cannot be read.", "Export the RTSTRUCT or SEG again from the contouring workstation."
+    ),
     Reason.REFERENCED_CT_INCOMPLETE: ReasonText(
         "CT images that the contour references have not arrived.",
-        "Send the complete CT series to this node; it will then be scored as a new revision."),
+        "Send the complete CT series to this node; it will then be scored as a new revision.",
+    ),
     Reason.NO_CONTOUR: ReasonText(
-        "The CT has no tumour contour yet.",
-        "Send an RTSTRUCT or SEG that references this CT series."),
-    Reason.LOCALIZER_IN_SERIES: ReasonText(
-        "The series contains a localizer image.", _RESEND_THIN),
-    Reason.MISSING_SLICE: ReasonText(
-        "At least one slice of the CT series is missing.", _RESEND_THIN),
-    Reason.DUPLICATE_POSITION: ReasonText(
-        "Several slices of the CT series lie at the same position.", _RESEND_THIN),
-    Reason.UNEVEN_SLICE_SPACING: ReasonText(
-        "The slices of the CT series are not evenly spaced.", _RESEND_THIN),
+        "The CT has no tumour contour yet.", "Send an RTSTRUCT or SEG that references this CT series."
+    ),
+    Reason.LOCALIZER_IN_SERIES: ReasonText("The series contains a localizer image.", _RESEND_THIN),
+    Reason.MISSING_SLICE: ReasonText("At least one slice of the CT series is missing.", _RESEND_THIN),
+    Reason.DUPLICATE_POSITION: ReasonText("Several slices of the CT series lie at the same position.", _RESEND_THIN),
+    Reason.UNEVEN_SLICE_SPACING: ReasonText("The slices of the CT series are not evenly spaced.", _RESEND_THIN),
     Reason.GANTRY_TILT: ReasonText(
         "The CT was acquired with a tilted gantry.",
-        "Send a series without gantry tilt, or one resampled by the scanner."),
+        "Send a series without gantry tilt, or one resampled by the scanner.",
+    ),
     Reason.SEVERAL_ACQUISITIONS: ReasonText(
-        "The CT series mixes several acquisitions or contrast phases.",
-        "Send one acquisition per series."),
+        "The CT series mixes several acquisitions or contrast phases.", "Send one acquisition per series."
+    ),
     Reason.PIXEL_SPACING_DIFFERS: ReasonText(
-        "The slices of the CT series differ in pixel spacing or matrix size.", _RESEND_THIN),
-    Reason.ORIENTATION_DIFFERS: ReasonText(
-        "The slices of the CT series differ in orientation.", _RESEND_THIN),
-    Reason.NOT_AXIAL: ReasonText(
-        "The CT series is not axial.", _RESEND_THIN),
+        "The slices of the CT series differ in pixel spacing or matrix size.", _RESEND_THIN
+    ),
+    Reason.ORIENTATION_DIFFERS: ReasonText("The slices of the CT series differ in orientation.", _RESEND_THIN),
+    Reason.NOT_AXIAL: ReasonText("The CT series is not axial.", _RESEND_THIN),
     Reason.GEOMETRY_INVALID: ReasonText(
-        "Position, orientation or spacing of the CT is absent or not a usable number.",
-        _RESEND_THIN),
+        "Position, orientation or spacing of the CT is absent or not a usable number.", _RESEND_THIN
+    ),
     Reason.RESCALE_MISSING: ReasonText(
-        "Rescale slope or intercept is absent, so the CT has no Hounsfield units.", _RESEND_THIN),
-    Reason.RESCALE_NOT_HU: ReasonText(
-        "The CT's rescale type is not Hounsfield units.", _RESEND_THIN),
+        "Rescale slope or intercept is absent, so the CT has no Hounsfield units.", _RESEND_THIN
+    ),
+    Reason.RESCALE_NOT_HU: ReasonText("The CT's rescale type is not Hounsfield units.", _RESEND_THIN),
     Reason.SLICE_SPACING_OUT_OF_RANGE: ReasonText(
         "The distance between CT slices is outside the range the model accepts.",
-        "Send a reconstruction with a slice spacing within the configured range."),
+        "Send a reconstruction with a slice spacing within the configured range.",
+    ),
     Reason.PIXEL_SPACING_OUT_OF_RANGE: ReasonText(
         "The pixel spacing of the CT is outside the range the model accepts.",
-        "Send a reconstruction with a pixel spacing within the configured range."),
-    Reason.TOO_FEW_SLICES: ReasonText(
-        "The CT series has too few slices.", _RESEND_THIN),
+        "Send a reconstruction with a pixel spacing within the configured range.",
+    ),
+    Reason.TOO_FEW_SLICES: ReasonText("The CT series has too few slices.", _RESEND_THIN),
     Reason.PIXEL_DATA_UNDECODABLE: ReasonText(
         "The pixel data of the CT cannot be decoded.",
-        "Send the series uncompressed (Explicit or Implicit VR Little Endian)."),
+        "Send the series uncompressed (Explicit or Implicit VR Little Endian).",
+    ),
+    Reason.PIXEL_DATA_TRUNCATED: ReasonText(
+        "The pixel data of a CT image is shorter than its header says.",
+        "Send the series again; the transfer or the archive copy is damaged.",
+    ),
     Reason.CLINICAL_VALUES_INVALID: ReasonText(
-        "A clinical value is not one the model knows.",
-        "Correct the value in the clinical table and retry."),
+        "A clinical value is not one the model knows.", "Correct the value in the clinical table and retry."
+    ),
     Reason.FEATURES_FAILED: ReasonText(
         "A feature that the model needs could not be computed.",
-        "Check the contour; a very small or thin ROI is the usual cause."),
+        "Check the contour; a very small or thin ROI is the usual cause.",
+    ),
     Reason.NO_SUB_MODEL: ReasonText(
         "The model bundle has no sub-model for the inputs available.",
-        "Supply the missing inputs, or install a bundle trained without them."),
+        "Supply the missing inputs, or install a bundle trained without them.",
+    ),
 }

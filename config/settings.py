@@ -196,9 +196,17 @@ def _value(hint: Any, value: Any, where: str, folder: Path) -> Any:
         item = typing.get_args(hint)[0]
         return tuple(_value(item, v, f"{where}[{i}]", folder) for i, v in enumerate(value))
     if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise SettingsError(f"'{where}' must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}")
-        return value
+        return _choice(typing.get_args(hint), value, where)
+    return _scalar(hint, value, where, folder)
+
+
+def _choice(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value not in allowed:
+        raise SettingsError(f"'{where}' must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value
+
+
+def _scalar(hint: Any, value: Any, where: str, folder: Path) -> Any:
     if hint is Path and isinstance(value, str):
         return folder / value
     if hint is float and type(value) is int:

@@ -90,7 +90,11 @@ class Instance:
             geometry[key] = tuple(geometry[key]) if geometry[key] is not None else None
         data["geometry"] = Geometry(**geometry)
         data["rois"] = tuple(Roi(**{**roi, "geometric_types": tuple(roi["geometric_types"])}) for roi in data["rois"])
-        for key in ("image_type", "referenced_sop_instance_uids", "referenced_series_instance_uids",
-                    "referenced_sop_class_uids"):
+        for key in (
+            "image_type",
+            "referenced_sop_instance_uids",
+            "referenced_series_instance_uids",
+            "referenced_sop_class_uids",
+        ):
             data[key] = tuple(data[key])
         return Instance(**data)

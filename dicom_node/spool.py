@@ -1,10 +1,10 @@
 """ALL paths and atomic writes of the node. Nothing that a header says becomes part of a path: names are digests.
 
-    instances/<xx>/<digest of the SOP Instance UID>-<digest of the bytes>.dcm   what arrived, as it came (Part 10)
-    jobs/<key>/in, jobs/<key>/out                                              one analysis (hard links, no copies)
-    results/<key>/                                                             result.json and the DICOM objects
-    incoming/                                                                  half-written files; swept at start
-    store.sqlite                                                               the store
+instances/<xx>/<digest of the SOP Instance UID>-<digest of the bytes>.dcm   what arrived, as it came (Part 10)
+jobs/<key>/in, jobs/<key>/out                                              one analysis (hard links, no copies)
+results/<key>/                                                             result.json and the DICOM objects
+incoming/                                                                  half-written files; swept at start
+store.sqlite                                                               the store
 """
 
 import hashlib
@@ -82,8 +82,9 @@ class Spool:
     def job(self, key: str) -> Path:
         return self.root / "jobs" / key
 
-    def results(self, key: str) -> Path:
-        return self.root / "results" / key
+    def results(self, key: str, part: str) -> Path:
+        """`part` is "analysis" or "report"."""
+        return self.root / "results" / key / part
 
     def fresh_job(self, key: str) -> tuple[Path, Path]:
         """Empty IN and OUT folders for a job; what an earlier attempt left is removed."""
@@ -98,9 +99,10 @@ class Spool:
         shutil.rmtree(self.job(key), ignore_errors=True)
 
     @contextmanager
-    def replace_results(self, key: str) -> Iterator[Path]:
+    def replace_results(self, key: str, part: str) -> Iterator[Path]:
         """A folder to write results into; it takes its final name only when the block ends without an error."""
-        final = self.results(key)
+        final = self.results(key, part)
+        final.parent.mkdir(mode=0o700, exist_ok=True)
         draft = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
         draft.mkdir(mode=0o700)
         try:
@@ -113,6 +115,7 @@ class Spool:
                 shutil.rmtree(final)
             os.replace(draft, final)
             fsync_folder(final.parent)
+            fsync_folder(final.parent.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

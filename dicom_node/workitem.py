@@ -45,7 +45,7 @@ class DeliveryState(StrEnum):
     """How far one object has come at one destination."""
 
     PENDING = "PENDING"
-    SENT = "SENT"  # C-STORE answered with success: a claim, not a proof
+    SENT = "SENT"  # C-STORE answered with success: a claim, not a proof; final only where nothing can prove it
     COMMITTED = "COMMITTED"  # storage commitment reported success
     SEEN = "SEEN"  # found by C-FIND in the right study
     FAILED = "FAILED"  # refused for good; an operator has to act
@@ -71,6 +71,7 @@ class WorkItem:
     reason: str | None
     attempts: int
     run_after: float
+    scheduled_at: float | None
     created_at: float
     updated_at: float
 

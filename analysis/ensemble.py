@@ -1,0 +1,340 @@
+"""The ensemble: values of the modalities at hand -> event probabilities with intervals, groups, contributions.
+
+Part of the analyse step; plain numpy over the bundle's numbers. For each modality a penalised Cox model; each
+linear predictor standardised by its out-of-fold mean and SD; the equal-weight mean of those at hand, one slope
+and one Breslow baseline for that very combination (facts and figures in the bundle's model card). Survival at
+36 months is never above that at 12, and predicted PFS is never above predicted OS.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import clinical
+from analysis.contract import (
+    ClinicalValue,
+    Contribution,
+    Endpoint,
+    EndpointGroup,
+    Measurement,
+    Modality,
+    NotScorable,
+    Performance,
+    QualityFlag,
+    RiskGroup,
+    RiskScore,
+    Severity,
+    SubModel,
+)
+from analysis.reasons import Reason
+from models.bundle import Bundle
+from models.manifest import Column, CoxModel, CoxRows, Manifest, Recalibration, RecalibrationRows, SubModelFacts
+
+Array = NDArray[np.float64]
+Value = float | str
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """What the ensemble says about one patient, in the terms of the job's contract."""
+
+    scores: tuple[RiskScore, ...]
+    groups: tuple[EndpointGroup, ...]
+    sub_model: SubModel
+    contributions: tuple[Contribution, ...]
+    flags: tuple[QualityFlag, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The values at hand: by modality, by feature name."""
+
+    values: Mapping[Modality, Mapping[str, Value]]
+    labels: Mapping[str, str]
+    units: Mapping[str, str]
+    imputed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class EndpointScore:
+    """One endpoint: linear predictor and event probability by horizon, with a row per bootstrap refit."""
+
+    linear_predictor: float
+    linear_predictor_rows: Array  # (refits,)
+    probability: Array  # (horizons,)
+    probability_rows: Array  # (refits, horizons)
+
+
+def score(
+    bundle: Bundle, clinical_values: Sequence[ClinicalValue], measurements: Sequence[Measurement] | None
+) -> EnsembleResult:
+    """Score one patient with the sub-model of the modalities at hand.
+
+    Parameters
+    ----------
+    clinical_values : sequence of ClinicalValue
+        As supplied; too few for the bundle's minimum set means that the clinical modality is missing.
+    measurements : sequence of Measurement or None
+        Radiomic features; None where none were extracted.
+
+    Raises
+    ------
+    NotScorable
+        CLINICAL_VALUES_INVALID, FEATURES_FAILED or NO_SUB_MODEL.
+    """
+    manifest = bundle.manifest
+    vector = clinical.read(clinical_values, manifest.clinical, manifest.minimum_clinical)
+    inputs = _inputs(manifest, vector, measurements)
+    modalities = tuple(Modality(name) for name in manifest.modalities if name in inputs.values)
+    if not modalities:
+        raise NotScorable(Reason.NO_SUB_MODEL, _lacking_text(vector))
+    endpoints = {Endpoint(facts.name): endpoint_score(bundle, Endpoint(facts.name), inputs, modalities)
+                 for facts in manifest.endpoints}
+    scores = _risk_scores(bundle, endpoints)
+    contributions = tuple(
+        part for endpoint in endpoints for part in _contributions(bundle, endpoint, inputs, modalities))
+    return EnsembleResult(
+        scores=scores,
+        groups=_groups(manifest, endpoints, modalities),
+        sub_model=_sub_model(manifest, modalities),
+        contributions=contributions,
+        flags=_flags(manifest, vector, modalities, scores, contributions),
+    )
+
+
+def design_row(columns: Sequence[Column], values: Mapping[str, Value]) -> Array:
+    """Standardised design row of one patient, shape (columns,).
+
+    Raises
+    ------
+    NotScorable
+        FEATURES_FAILED: a logarithm of a number that is not above zero.
+    """
+    row = np.empty(len(columns))
+    for index, column in enumerate(columns):
+        value = values[column.feature]
+        number = float(value == column.level) if column.level is not None else _transformed(column, float(value))
+        z = (number - column.mean) / column.sd
+        row[index] = z if column.limit is None else min(max(z, -column.limit), column.limit)
+    return row
+
+
+def endpoint_score(
+    bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalities: Sequence[Modality]
+) -> EndpointScore:
+    """Linear predictor and event probabilities of one endpoint, by the sub-model of `modalities`."""
+    recalibration, refits = _recalibration(bundle, endpoint, modalities)
+    standardised, rows = 0.0, np.zeros(bundle.bootstrap.rows)
+    for modality in modalities:
+        cox, cox_rows = _cox(bundle, endpoint, modality)
+        z = design_row(cox.columns, inputs.values[modality])
+        standardised += (float(np.dot(cox.coefficients, z)) - cox.offset) / cox.scale
+        if bundle.bootstrap.rows:
+            rows += (np.asarray(cox_rows.coefficients) @ z - np.asarray(cox_rows.offset)) / np.asarray(cox_rows.scale)
+    linear_predictor = recalibration.slope * standardised / len(modalities)
+    linear_predictor_rows = np.asarray(refits.slope) * rows / len(modalities)
+    months = list(_horizons(bundle.manifest, endpoint))
+    hazard = np.asarray(recalibration.cumulative_hazard)[months]
+    hazard_rows = np.asarray(refits.cumulative_hazard).reshape(-1, len(months))
+    return EndpointScore(
+        linear_predictor=linear_predictor,
+        linear_predictor_rows=linear_predictor_rows,
+        probability=event_probability(hazard, np.float64(linear_predictor)),
+        probability_rows=event_probability(hazard_rows, linear_predictor_rows[:, None]),
+    )
+
+
+def event_probability(cumulative_hazard: Array, linear_predictor: Array | np.float64) -> Array:
+    """1 - exp(-H0(t) exp(eta)): the chance of the event by t in a proportional hazards model."""
+    return np.asarray(-np.expm1(-cumulative_hazard * np.exp(np.minimum(linear_predictor, 50.0))))
+
+
+def _transformed(column: Column, number: float) -> float:
+    if column.transform == "none":
+        return number
+    if number <= 0:
+        raise NotScorable(Reason.FEATURES_FAILED, f"{column.feature} is not above zero")
+    return math.log(number)
+
+
+def _inputs(
+    manifest: Manifest, vector: clinical.ClinicalVector, measurements: Sequence[Measurement] | None
+) -> Inputs:
+    """Values by modality; a modality that cannot speak is left out."""
+    values: dict[Modality, Mapping[str, Value]] = {}
+    labels = {predictor.name: predictor.label for predictor in manifest.clinical}
+    units = {predictor.name: predictor.unit for predictor in manifest.clinical}
+    if "clinical" in manifest.modalities and not vector.lacking:
+        values[Modality.CLINICAL] = vector.values
+    if "radiomic" in manifest.modalities and measurements is not None:
+        wanted = set(manifest.radiomic)
+        found = {item.name: item for item in measurements if item.name in wanted}
+        absent = sorted(wanted - set(found))
+        if absent:
+            raise NotScorable(Reason.FEATURES_FAILED, ", ".join(absent[:5]) + (" and more" if absent[5:] else ""))
+        values[Modality.RADIOMIC] = {name: item.value for name, item in found.items()}
+        labels |= {name: _label(item) for name, item in found.items()}
+        units |= {name: item.unit for name, item in found.items()}
+    return Inputs(values, labels, units, frozenset(vector.imputed))
+
+
+def _label(item: Measurement) -> str:
+    image = item.name.split("_", 1)[0]
+    if item.ibsi_name is None:
+        return item.name
+    return item.ibsi_name if image == "original" else f"{item.ibsi_name} ({image})"
+
+
+def _cox(bundle: Bundle, endpoint: Endpoint, modality: Modality) -> tuple[CoxModel, CoxRows]:
+    for cox, rows in zip(bundle.model.cox, bundle.bootstrap.cox, strict=True):
+        if (cox.modality, cox.endpoint) == (modality, endpoint):
+            return cox, rows
+    raise AssertionError(f"a loaded bundle has {modality} {endpoint}")
+
+
+def _recalibration(
+    bundle: Bundle, endpoint: Endpoint, modalities: Sequence[Modality]
+) -> tuple[Recalibration, RecalibrationRows]:
+    for found, rows in zip(bundle.model.recalibration, bundle.bootstrap.recalibration, strict=True):
+        if (found.modalities, found.endpoint) == (tuple(modalities), endpoint):
+            return found, rows
+    raise AssertionError(f"a loaded bundle has {'+'.join(modalities)} {endpoint}")
+
+
+def _horizons(manifest: Manifest, endpoint: Endpoint) -> tuple[int, ...]:
+    return next(facts.horizons_months for facts in manifest.endpoints if facts.name == endpoint)
+
+
+def _interval(point: float, rows: Array, level: float) -> tuple[float, float]:
+    """Percentile interval of the refits, widened to hold the point itself."""
+    if not rows.size:
+        return point, point
+    lower, upper = np.quantile(rows, [(1 - level) / 2, (1 + level) / 2])
+    return min(float(lower), point), max(float(upper), point)
+
+
+def _risk_scores(bundle: Bundle, endpoints: Mapping[Endpoint, EndpointScore]) -> tuple[RiskScore, ...]:
+    """Scores by endpoint and horizon; a patient who has died has not survived without progression, so PFS >= OS."""
+    level = bundle.manifest.interval_level
+    scores = []
+    for endpoint, result in endpoints.items():
+        floor = endpoints.get(Endpoint.OS) if endpoint == Endpoint.PFS else None
+        for index, months in enumerate(_horizons(bundle.manifest, endpoint)):
+            point, rows = float(result.probability[index]), result.probability_rows[:, index]
+            below = None
+            if floor is not None and months in (known := _horizons(bundle.manifest, Endpoint.OS)):
+                below = float(floor.probability[known.index(months)])
+                rows = np.maximum(rows, floor.probability_rows[:, known.index(months)])
+            clipped = below is not None and below > point
+            point = max(point, below or 0.0)
+            lower, upper = _interval(point, rows, level)
+            scores.append(RiskScore(
+                endpoint=endpoint, horizon_months=months, event_probability=point, lower=lower, upper=upper,
+                interval_level=level, clipped=clipped))
+    return tuple(scores)
+
+
+def _facts(manifest: Manifest, modalities: Sequence[Modality]) -> SubModelFacts:
+    return next(facts for facts in manifest.sub_models if facts.modalities == tuple(modalities))
+
+
+def _groups(
+    manifest: Manifest, endpoints: Mapping[Endpoint, EndpointScore], modalities: Sequence[Modality]
+) -> tuple[EndpointGroup, ...]:
+    cutoffs = _facts(manifest, modalities).cutoffs
+    groups = []
+    for endpoint, result in endpoints.items():
+        cutoff = cutoffs[endpoint.value]
+        lower, upper = _interval(result.linear_predictor, result.linear_predictor_rows, manifest.interval_level)
+        group = RiskGroup.HIGH if lower > cutoff else RiskGroup.LOW if upper < cutoff else RiskGroup.UNCERTAIN
+        groups.append(EndpointGroup(
+            endpoint=endpoint, group=group, linear_predictor=result.linear_predictor, lower=lower, upper=upper,
+            cutoff=cutoff))
+    return tuple(groups)
+
+
+def _sub_model(manifest: Manifest, modalities: Sequence[Modality]) -> SubModel:
+    missing = tuple(Modality(name) for name in manifest.modalities if name not in modalities)
+    performance = tuple(
+        Performance(
+            endpoint=Endpoint(facts.endpoint), horizon_months=facts.horizon_months, auc=facts.auc,
+            auc_lower=facts.auc_lower, auc_upper=facts.auc_upper, observed_expected=facts.observed_expected,
+            patients=facts.patients, events=facts.events)
+        for facts in _facts(manifest, modalities).performance)
+    return SubModel(modalities=tuple(modalities), missing=missing, performance=performance)
+
+
+def _contributions(
+    bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalities: Sequence[Modality]
+) -> list[Contribution]:
+    """Exact shares of every feature; they sum to the linear predictor.
+
+    The out-of-fold mean of a modality is taken off its columns in proportion to their squared coefficients, so
+    each share is measured against a patient of average score and no remainder is left over.
+    """
+    recalibration, _ = _recalibration(bundle, endpoint, modalities)
+    shares: dict[tuple[Modality, str], float] = {}
+    for modality in modalities:
+        cox, _ = _cox(bundle, endpoint, modality)
+        beta = np.asarray(cox.coefficients)
+        squares = float(beta @ beta)
+        weights = beta**2 / squares if squares else np.full(len(beta), 1 / len(beta))
+        z = design_row(cox.columns, inputs.values[modality])
+        factor = recalibration.slope / (len(modalities) * cox.scale)
+        for column, share in zip(cox.columns, factor * (beta * z - weights * cox.offset), strict=True):
+            key = (modality, column.feature)
+            shares[key] = shares.get(key, 0.0) + float(share)
+    return [_contribution(bundle.manifest, endpoint, inputs, key, share) for key, share in shares.items()]
+
+
+def _contribution(
+    manifest: Manifest, endpoint: Endpoint, inputs: Inputs, key: tuple[Modality, str], share: float
+) -> Contribution:
+    modality, name = key
+    value = inputs.values[modality][name]
+    range_ = manifest.distribution.get(name)
+    boolean = any(predictor.name == name and predictor.type == "boolean" for predictor in manifest.clinical)
+    return Contribution(
+        endpoint=endpoint, modality=modality, name=name, label=inputs.labels[name],
+        value=("yes" if value else "no") if boolean else value, unit=inputs.units[name], contribution=share,
+        imputed=modality == Modality.CLINICAL and name in inputs.imputed,
+        out_of_range=range_ is not None and isinstance(value, float) and not range_.p01 <= value <= range_.p99)
+
+
+def _lacking_text(vector: clinical.ClinicalVector) -> str:
+    lacking = f"; clinical values lacking: {', '.join(vector.lacking)}" if vector.lacking else ""
+    return "no radiomic features" + lacking
+
+
+def _flags(
+    manifest: Manifest, vector: clinical.ClinicalVector, modalities: Sequence[Modality],
+    scores: Sequence[RiskScore], contributions: Sequence[Contribution],
+) -> tuple[QualityFlag, ...]:
+    """What a reader must know about how this score came about."""
+    flags = []
+    used = {part.name for part in contributions}
+    outside = sorted({part.label for part in contributions if part.out_of_range})
+    imputed = [p.label for p in manifest.clinical if p.name in vector.imputed and p.name in used]
+    if "clinical" in manifest.modalities and Modality.CLINICAL not in modalities:
+        flags.append(_flag("CLINICAL_MISSING", Severity.WARNING,
+                           f"Scored without clinical values; lacking: {', '.join(vector.lacking)}"))
+    if "radiomic" in manifest.modalities and Modality.RADIOMIC not in modalities:
+        flags.append(_flag("RADIOMIC_MISSING", Severity.WARNING, "Scored without radiomic features"))
+    if Modality.CLINICAL in modalities and imputed:
+        flags.append(_flag("CLINICAL_IMPUTED", Severity.INFO,
+                           f"Training median or commonest value used for: {', '.join(imputed)}"))
+    if outside:
+        many = len(outside) > max(2, len(used) // 5)
+        flags.append(_flag("OUTSIDE_DEVELOPMENT_RANGE", Severity.WARNING if many else Severity.INFO,
+                           f"Outside the 1st to 99th percentile of the training cohort: {', '.join(outside)}"))
+    if any(item.clipped for item in scores):
+        flags.append(_flag("PFS_HELD_AT_OS", Severity.INFO,
+                           "Risk of progression or death was predicted below risk of death and is shown equal to it"))
+    return tuple(flags)
+
+
+def _flag(code: str, severity: Severity, text: str) -> QualityFlag:
+    return QualityFlag(code=code, severity=severity, text=text)

@@ -1,0 +1,184 @@
+"""The job: `python -m analysis.run IN OUT`. Two folders, no network, no settings; result.json is written last.
+
+    IN/job.json  IN/ct/*.dcm  IN/roi/*.dcm  IN/bundle/     ->     OUT/features.json  OUT/mask.nii.gz
+                                                                  OUT/pictures.npz   OUT/timing.json  OUT/result.json
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from analysis import ensemble, pictures, quality, radiomic
+from analysis.contract import (
+    FEATURES_FILE,
+    JOB_FILE,
+    MASK_FILE,
+    PICTURES_FILE,
+    RESULT_FILE,
+    TIMING_FILE,
+    BundleIdentity,
+    ExitCode,
+    GeometryFacts,
+    JobRequest,
+    JobResult,
+    Measurement,
+    Modality,
+    NotScorable,
+    Outcome,
+    RoiKind,
+)
+from analysis.roi import RoiMask, mask_from_rtstruct
+from analysis.segment import mask_from_seg
+from analysis.settings import ExtractionSettings
+from analysis.volume import Volume, read_ct
+from models.bundle import Bundle, BundleError, load
+
+LOGGER = logging.getLogger("analysis.run")
+_SOFTWARE = ("prognode", "numpy", "scipy", "SimpleITK", "pyradiomics", "pydicom", "highdicom", "scikit-image")
+
+
+class Clock:
+    """Seconds by step, for the benchmark's table; kept apart from the result."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - start, 4)
+
+
+def main(folder_in: Path, folder_out: Path) -> int:
+    """Run one job; gives the exit status (analysis.contract.ExitCode)."""
+    try:
+        request = JobRequest.model_validate_json((folder_in / JOB_FILE).read_bytes())
+    except OSError as error:
+        LOGGER.error("job.no_input %s cannot be read: %s", JOB_FILE, error.strerror)
+        return ExitCode.NO_INPUT
+    except ValidationError as error:
+        LOGGER.error("job.bad_request %s: %d errors against the contract", JOB_FILE, error.error_count())
+        return ExitCode.DATA_ERROR
+    try:
+        bundle = load(folder_in / "bundle")
+    except BundleError as error:
+        LOGGER.error("job.bad_bundle %s", error)
+        return ExitCode.CONFIG
+    if bundle.digest != request.bundle_digest:
+        LOGGER.error("job.bad_bundle the bundle's digest is not the one that was asked for")
+        return ExitCode.CONFIG
+    clock = Clock()
+    try:
+        result = analyse(request, bundle, folder_in, folder_out, clock)
+    except NotScorable as answer:
+        result = JobResult(
+            key=request.key,
+            outcome=Outcome.NOT_SCORED,
+            reason=answer.reason,
+            reason_detail=answer.detail,
+            bundle=identity_of(bundle),
+            clinical=request.clinical,
+            software=software(),
+        )
+    _write(folder_out / TIMING_FILE, json.dumps(clock.seconds, indent=1).encode())
+    _write(folder_out / RESULT_FILE, result.model_dump_json(indent=1).encode())
+    return ExitCode.OK
+
+
+def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Path, clock: Clock) -> JobResult:
+    """The steps in order: CT, contour, pictures, features, ensemble, quality.
+
+    Raises
+    ------
+    NotScorable
+        The inputs cannot be scored, and why.
+    """
+    paths = [folder_in / "ct" / name for name in request.ct.files]
+    with clock.step("read CT"):
+        volume = read_ct(paths)
+    with clock.step("contour to mask"):
+        roi = _mask(request, folder_in, volume)
+    with clock.step("pictures"):
+        pictures.write(folder_out / PICTURES_FILE, volume, roi.array)
+        pictures.write_mask(folder_out / MASK_FILE, volume, roi.array)
+    settings = ExtractionSettings.from_json(bundle.manifest.extraction)
+    radiomics = Modality.RADIOMIC.value in bundle.manifest.modalities
+    with clock.step("features"):
+        features = radiomic.features(volume, roi.array, settings)
+    with clock.step("ensemble"):
+        scored = ensemble.score(bundle, request.clinical, features.measurements if radiomics else None)
+    _write(folder_out / FEATURES_FILE, _features_json(features.measurements))
+    facts = roi.facts(volume)
+    return JobResult(
+        key=request.key,
+        outcome=Outcome.SCORED,
+        bundle=identity_of(bundle),
+        scores=scored.scores,
+        groups=scored.groups,
+        sub_model=scored.sub_model,
+        contributions=scored.contributions,
+        clinical=request.clinical,
+        measurements=tuple(features.measurements),
+        failed_features=tuple(features.failed),
+        extraction=settings.as_text(),
+        quality=(*quality.flags(volume, roi), *scored.flags),
+        roi=facts,
+        geometry=_geometry(request, volume, paths),
+        software=software(),
+    )
+
+
+def identity_of(bundle: Bundle) -> BundleIdentity:
+    return BundleIdentity(**bundle.identity._asdict())
+
+
+def software() -> dict[str, str]:
+    """Versions of what produced the numbers."""
+    versions = {name: importlib.metadata.version(name) for name in _SOFTWARE}
+    return {"python": ".".join(map(str, sys.version_info[:3])), **versions}
+
+
+def _mask(request: JobRequest, folder_in: Path, volume: Volume) -> RoiMask:
+    read = mask_from_rtstruct if request.roi.kind is RoiKind.RTSTRUCT else mask_from_seg
+    return read(folder_in / "roi" / request.roi.file, request.roi.numbers, request.roi.combine, volume)
+
+
+def _geometry(request: JobRequest, volume: Volume, paths: list[Path]) -> GeometryFacts:
+    names = pictures.file_of_slices(volume, paths)
+    slices, rows, columns = volume.array.shape
+    return GeometryFacts(
+        shape=(slices, rows, columns), spacing_mm=volume.spacing, files=names, frames=volume.frame_numbers
+    )
+
+
+def _features_json(measurements: tuple[Measurement, ...]) -> bytes:
+    return json.dumps([item.model_dump(mode="json") for item in measurements], indent=1).encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Under another name first: the node must never see half a file."""
+    draft = path.with_suffix(".part")
+    with draft.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(path)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    if len(sys.argv) != 3:
+        LOGGER.error("usage: python -m analysis.run IN OUT")
+        raise SystemExit(os.EX_USAGE)
+    raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,217 @@
+"""CT files -> one volume in Hounsfield units; the first step of the job (receive -> plan -> analyse)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import get_decoder, iter_pixels
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+
+from analysis.contract import NotScorable, Reason
+from analysis.geometry import Geometry, Plane, regular_geometry
+
+_CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+# What pydicom and its decoders raise on a file that is cut, damaged or lies about itself.
+_UNREADABLE = (InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,
+               IndexError, RuntimeError, NotImplementedError, OverflowError)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A CT on a regular grid; arrays and tuples in (slice, row, column) order.
+
+    Attributes
+    ----------
+    array : float32, shape (slices, rows, columns), Hounsfield units
+    spacing : mm between voxel centres
+    origin : LPS mm of the centre of the first voxel
+    direction : 3x3, its columns are the unit vectors (LPS) of the slice, row and column axes;
+        slices ascend along the normal (row direction x column direction), so the grid is right-handed
+    sop_instance_uids, frame_numbers : per slice; frame numbers count from 1 and are 1 for single-frame files
+    slice_thickness : mm, of the first slice; None if absent
+    """
+
+    array: NDArray[np.float32]
+    spacing: tuple[float, float, float]
+    origin: NDArray[np.float64]
+    direction: NDArray[np.float64]
+    frame_of_reference_uid: str
+    sop_instance_uids: tuple[str, ...]
+    frame_numbers: tuple[int, ...]
+    slice_thickness: float | None = None
+    convolution_kernel: str = ""
+    contrast: bool = False
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """4x4 matrix from (slice, row, column) index to LPS mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.direction * np.asarray(self.spacing)
+        matrix[:3, 3] = self.origin
+        return matrix
+
+    def to_index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """LPS mm, shape (n, 3) -> continuous (slice, row, column) index, shape (n, 3)."""
+        index: NDArray[np.float64] = (points - self.origin) @ self.direction / np.asarray(self.spacing)
+        return index
+
+
+def read_ct(paths: Sequence[Path]) -> Volume:
+    """Read one CT: a single-frame series, or one Enhanced or Legacy Converted Enhanced CT file.
+
+    The order of `paths` is not trusted; each file is decoded once, straight into the float32 array.
+
+    Raises
+    ------
+    NotScorable
+        A reason of `geometry.regular_geometry`, ROI_REFERENCES_NOT_CT, PIXEL_DATA_UNDECODABLE or
+        PIXEL_DATA_TRUNCATED.
+    """
+    planes = [plane for path in paths for plane in _planes_of(path)]
+    geometry = regular_geometry(planes)
+    first = geometry.planes[0]
+    return Volume(
+        array=_read_pixels(geometry),
+        spacing=geometry.spacing,
+        origin=geometry.origin,
+        direction=geometry.direction,
+        frame_of_reference_uid=first.frame_of_reference_uid,
+        sop_instance_uids=tuple(plane.sop_instance_uid for plane in geometry.planes),
+        frame_numbers=tuple(plane.frame + 1 for plane in geometry.planes),
+        slice_thickness=first.slice_thickness,
+        convolution_kernel=first.convolution_kernel,
+        contrast=any(plane.contrast for plane in geometry.planes),
+    )
+
+
+def to_sitk(volume: Volume) -> sitk.Image:
+    """The volume as a float SimpleITK image with its place in the patient (LPS, mm)."""
+    image = sitk.GetImageFromArray(volume.array)
+    image.SetSpacing(tuple(reversed(volume.spacing)))
+    image.SetOrigin(tuple(float(value) for value in volume.origin))
+    image.SetDirection(tuple(float(value) for value in volume.direction[:, ::-1].ravel()))
+    return image
+
+
+# Headers ----------------------------------------------------------------------------------------------------
+
+def _planes_of(path: Path) -> Iterator[Plane]:
+    try:
+        dataset = dcmread(path, stop_before_pixels=True)
+    except _UNREADABLE as error:
+        raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, f"a file is not readable DICOM ({type(error).__name__})"
+                          ) from None
+    if dataset.get("SOPClassUID") not in _CT_CLASSES:
+        raise NotScorable(Reason.ROI_REFERENCES_NOT_CT, "an image of the series is not a CT")
+    try:
+        if dataset.SOPClassUID == CTImageStorage:
+            yield _plane(path, dataset, 0, (dataset,))
+            return
+        shared = _group(dataset, "SharedFunctionalGroupsSequence")
+        for frame, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            yield _plane(path, dataset, frame, (group, shared, dataset))
+    except _UNREADABLE as error:
+        raise NotScorable(Reason.GEOMETRY_INVALID, f"a header is not readable ({type(error).__name__})") from None
+
+
+def _plane(path: Path, dataset: Dataset, frame: int, places: tuple[Dataset, ...]) -> Plane:
+    def find(macro: str, keyword: str) -> Any:
+        """Value from the frame's functional group, the shared one, or the dataset itself, in that order."""
+        for place in places:
+            holder = place if place is dataset else _group(place, macro)
+            value = holder.get(keyword)
+            if value not in (None, "") and (macro or place is dataset):
+                return value
+        return None
+
+    return Plane(
+        path=path,
+        frame=frame,
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_instance_uid=str(dataset.get("SeriesInstanceUID", "")),
+        frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),
+        position=_floats(find("PlanePositionSequence", "ImagePositionPatient")),
+        orientation=_floats(find("PlaneOrientationSequence", "ImageOrientationPatient")),
+        pixel_spacing=_floats(find("PixelMeasuresSequence", "PixelSpacing")),
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        rescale_slope=_number(find("PixelValueTransformationSequence", "RescaleSlope")),
+        rescale_intercept=_number(find("PixelValueTransformationSequence", "RescaleIntercept")),
+        rescale_type=str(find("PixelValueTransformationSequence", "RescaleType") or "").strip(),
+        image_type=_words(find("", "ImageType")) + _words(find("CTImageFrameTypeSequence", "FrameType")),
+        acquisition_number=str(_acquisition(places, dataset)),
+        convolution_kernel="/".join(_words(find("CTReconstructionSequence", "ConvolutionKernel"))),
+        slice_thickness=_number(find("PixelMeasuresSequence", "SliceThickness")),
+        contrast=bool(dataset.get("ContrastBolusAgent") or dataset.get("ContrastBolusAgentSequence")),
+    )
+
+
+def _group(dataset: Dataset, keyword: str) -> Dataset:
+    sequence = dataset.get(keyword) if keyword else None
+    return sequence[0] if sequence else Dataset()
+
+
+def _acquisition(places: tuple[Dataset, ...], dataset: Dataset) -> object:
+    frame_number = _group(places[0], "FrameContentSequence").get("FrameAcquisitionNumber")
+    value = frame_number if frame_number is not None else dataset.get("AcquisitionNumber")
+    return "" if value is None else value
+
+
+def _floats(value: Any) -> tuple[float, ...]:
+    return () if value is None else tuple(float(item) for item in np.atleast_1d(value))
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+# Pixels -----------------------------------------------------------------------------------------------------
+
+def _read_pixels(geometry: Geometry) -> NDArray[np.float32]:
+    first = geometry.planes[0]
+    array = np.empty((len(geometry.planes), first.rows, first.columns), dtype=np.float32)
+    numbered = sorted(enumerate(geometry.planes), key=lambda item: (str(item[1].path), item[1].frame))
+    for path, group in groupby(numbered, key=lambda item: item[1].path):
+        slices = list(group)
+        for (index, plane), frame in zip(slices, _frames(path, slices), strict=True):
+            if plane.rescale_slope is None or plane.rescale_intercept is None:
+                raise NotScorable(Reason.RESCALE_MISSING)
+            if frame.shape != array.shape[1:]:
+                raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, "more than one sample per pixel")
+            # float32 holds every 16-bit stored value and its HU exactly for the slopes scanners write
+            np.multiply(frame, np.float32(plane.rescale_slope), out=array[index], casting="unsafe")
+            array[index] += np.float32(plane.rescale_intercept)
+    return array
+
+
+def _frames(path: Path, slices: Sequence[tuple[int, Plane]]) -> Iterator[NDArray[Any]]:
+    try:
+        yield from iter_pixels(path, indices=[plane.frame for _, plane in slices], raw=True)
+    except _UNREADABLE as error:
+        _refuse_pixels(path, error)
+
+
+def _refuse_pixels(path: Path, error: Exception) -> None:
+    syntax = dcmread(path, stop_before_pixels=True, specific_tags=["Rows"]).file_meta.TransferSyntaxUID
+    try:
+        decodable = not syntax.is_compressed or get_decoder(syntax).is_available
+    except NotImplementedError:
+        decodable = False
+    if not decodable:
+        raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, f"no decoder for {syntax.name}") from None
+    if not syntax.is_encapsulated and isinstance(error, (ValueError, EOFError)):
+        raise NotScorable(Reason.PIXEL_DATA_TRUNCATED) from None
+    raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, f"{syntax.name} ({type(error).__name__})") from None

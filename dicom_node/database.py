@@ -1,0 +1,84 @@
+"""The node's SQLite file: connection, transactions and forward migrations. Only `store` and `deliveries` use it.
+
+WAL with synchronous=FULL: what is acknowledged to a sender survives a power cut. Read-then-write stands inside
+BEGIN IMMEDIATE: a deferred BEGIN loses with "database is locked" as soon as another connection has written.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database as SqliteUtils
+
+from dicom_node.workitem import ConfigError
+
+SCHEMA_VERSION = 1
+
+
+class Database:
+    """One connection; belongs to the thread that opened it."""
+
+    def __init__(self, path: Path) -> None:
+        connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+        self.connection = connection
+        self._db = SqliteUtils(connection)
+        self._migrate(path)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    @contextmanager
+    def immediate(self) -> Iterator[None]:
+        """A write transaction; rolled back when the block raises."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    def execute(self, sql: str, arguments: Sequence[Any] = ()) -> int:
+        """Run a statement that returns no rows; gives the number of rows it changed."""
+        return self.connection.execute(sql, arguments).rowcount
+
+    def insert(self, table: str, row: Mapping[str, Any]) -> int:
+        """Insert a row whose keys are column names of ours; gives its id."""
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        cursor = self.connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+        return int(cursor.lastrowid or 0)
+
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self.connection.executemany(sql, rows)
+
+    def rows(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
+        """Rows of a query, or of an UPDATE ... RETURNING (which sqlite-utils commits at once)."""
+        return list(self._db.query(sql, arguments))  # type: ignore[arg-type]
+
+    def _migrate(self, path: Path) -> None:
+        with self.immediate():
+            version = int(self.connection.execute("PRAGMA user_version").fetchone()[0])
+            if version > SCHEMA_VERSION:
+                raise ConfigError(
+                    f"{path.name}: schema {version} is newer than this version of Prognode ({SCHEMA_VERSION}); "
+                    "install the newer version again, or restore the backup made before it"
+                )
+            for number in range(version + 1, SCHEMA_VERSION + 1):
+                script = resources.files("dicom_node").joinpath(f"schema/{number:03d}.sql").read_text("utf-8")
+                for statement in _statements(script):  # executescript would commit the transaction
+                    self.connection.execute(statement)
+                self.connection.execute(f"PRAGMA user_version={number}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,124 @@
+"""Rows of what is on its way: one per object and destination, with what proves that it arrived."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Any
+
+from dicom_node.database import Database
+from dicom_node.workitem import DeliveryState
+
+PENDING, SENT, FAILED = DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.FAILED
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One object on its way to one destination. `sop_*` are those of the variant that was sent."""
+
+    id: int
+    work_item_id: int
+    document: str
+    destination: str
+    state: DeliveryState
+    sop_class_uid: str | None
+    sop_instance_uid: str | None
+    status: int | None
+    detail: str
+    final: int
+    attempts: int
+    run_after: float
+    transaction_uid: str | None
+    sent_at: float | None
+    proved_at: float | None
+
+
+_COLUMNS = ", ".join(field.name for field in dataclass_fields(Delivery))
+
+
+class Deliveries:
+    """The delivery table. Reached as `store.deliveries`."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, work_item_id: int, document: str, destination: str) -> None:
+        """Ask for a delivery; nothing when the row exists (a stage that runs again)."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO delivery (work_item_id, document, destination, state) VALUES (?, ?, ?, ?)",
+            [work_item_id, document, destination, PENDING],
+        )
+
+    def due(self, now: float) -> list[Delivery]:
+        """The open deliveries of the (work item, destination) pair that has been due longest; [] when none is."""
+        first = self._db.rows(
+            "SELECT work_item_id, destination FROM delivery WHERE final = 0"
+            " AND run_after <= ? ORDER BY run_after, id LIMIT 1",
+            [now],
+        )
+        if not first:
+            return []
+        rows = self._db.rows(
+            f"SELECT {_COLUMNS} FROM delivery WHERE work_item_id = ? AND destination = ?"
+            " AND final = 0 AND run_after <= ? ORDER BY id",
+            [first[0]["work_item_id"], first[0]["destination"], now],
+        )
+        return [_delivery(row) for row in rows]
+
+    def of_item(self, work_item_id: int) -> list[Delivery]:
+        rows = self._db.rows(f"SELECT {_COLUMNS} FROM delivery WHERE work_item_id = ? ORDER BY id", [work_item_id])
+        return [_delivery(row) for row in rows]
+
+    def record(self, delivery_id: int, **columns: Any) -> None:
+        """Write what happened to a delivery (state, status, detail, attempts, run_after, sent_at, proved_at, ...)."""
+        unknown = set(columns) - {field.name for field in dataclass_fields(Delivery)}
+        if unknown:
+            raise ValueError(f"delivery has no column {', '.join(sorted(unknown))}")
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._db.execute(f"UPDATE delivery SET {names} WHERE id = ?", [*columns.values(), delivery_id])
+
+    def commitment_report(
+        self, transaction_uid: str, committed: Collection[str], failed: Mapping[str, int], now: float
+    ) -> bool:
+        """Take a storage commitment report: committed objects are proved, failed ones are sent again.
+
+        `failed` maps SOP Instance UIDs to Failure Reason (0008,1197). False when the transaction is not ours.
+        """
+        with self._db.immediate():
+            rows = self._db.rows(
+                "SELECT id, sop_instance_uid FROM delivery WHERE transaction_uid = ? AND state = ?",
+                [transaction_uid, SENT],
+            )
+            for row in rows:
+                uid = row["sop_instance_uid"]
+                if uid in committed:
+                    self.record(row["id"], state=DeliveryState.COMMITTED, final=1, proved_at=now, detail="")
+                elif uid in failed:
+                    self.record(
+                        row["id"],
+                        state=PENDING,
+                        transaction_uid=None,
+                        run_after=now,
+                        detail=f"storage commitment failed with reason {failed[uid]:04X}H",
+                    )
+        return bool(rows)
+
+    def reopen_failed(self, work_item_id: int) -> None:
+        """Let refused deliveries of a work item be tried again."""
+        self._db.execute(
+            "UPDATE delivery SET state = ?, final = 0, run_after = 0, attempts = 0 WHERE work_item_id = ? AND state = ?",
+            [PENDING, work_item_id, FAILED],
+        )
+
+    def finished_items(self) -> list[tuple[int, str]]:
+        """REPORTED work items without an open delivery, each with '' or what was refused."""
+        rows = self._db.rows(
+            "SELECT w.id, (SELECT group_concat(d.document || ' at ' || d.destination || ': ' || d.detail, '; ')"
+            " FROM delivery d WHERE d.work_item_id = w.id AND d.state = 'FAILED') AS refused"
+            " FROM work_item w WHERE w.state = 'REPORTED' AND NOT EXISTS"
+            " (SELECT 1 FROM delivery d WHERE d.work_item_id = w.id AND d.final = 0)"
+        )
+        return [(row["id"], row["refused"] or "") for row in rows]
+
+
+def _delivery(row: dict[str, Any]) -> Delivery:
+    return Delivery(**{**row, "state": DeliveryState(row["state"])})

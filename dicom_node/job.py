@@ -1,0 +1,131 @@
+"""The analyse stage: a Plan becomes a job folder, an executor runs it, and its exit status decides what comes next."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from analysis.contract import (
+    FEATURES_FILE,
+    JOB_FILE,
+    MASK_FILE,
+    PICTURES_FILE,
+    RESULT_FILE,
+    TIMING_FILE,
+    BundleIdentity,
+    ClinicalValue,
+    CtInput,
+    ExitCode,
+    JobRequest,
+    JobResult,
+    Outcome,
+    RoiInput,
+)
+from config.settings import Job
+from dicom_node.executors import process
+from dicom_node.plan import NotEligible, Plan
+from dicom_node.spool import Spool, link_or_copy, write_atomically
+from dicom_node.workitem import Permanent, Retryable
+from models.bundle import Bundle
+
+LOGGER = logging.getLogger(__name__)
+PROMISED = (FEATURES_FILE, MASK_FILE, PICTURES_FILE, TIMING_FILE)
+_TRY_AGAIN = frozenset({ExitCode.TEMPORARY, 125, 128 + 9, 128 + 15, -9, -15, -24})
+
+
+class Runner:
+    """Runs jobs one at a time with one bundle. `isolation` says what the kernel allowed at start."""
+
+    def __init__(self, spool: Spool, limits: Job, bundle: Bundle) -> None:
+        self._spool, self._limits, self._bundle = spool, limits, bundle
+        self.isolation = process.probe()
+        if limits.isolation == "required" and not self.isolation.namespace:
+            raise Permanent(
+                f"job isolation is required but not to be had ({self.isolation.text})",
+                'allow network namespaces, or set [job] isolation = "preferred"',
+            )
+
+    def analyse(self, key: str, plan: Plan, clinical: tuple[ClinicalValue, ...], path_of: Callable[[str], Path]) -> JobResult:
+        """Run the job of a plan and keep its results in the spool.
+
+        Raises
+        ------
+        Retryable
+            The job was killed, ran out of time, or says that it may pass.
+        Permanent
+            The job broke its promise (bug, unreadable input, bundle mismatch).
+        """
+        folder_in, folder_out = self._prepare(key, plan, clinical, path_of)
+        ended = process.run(folder_in, folder_out, self._limits, self.isolation)
+        result = classify(ended.exit_code, folder_out, key)
+        with self._spool.replace_results(key, "analysis") as folder:
+            for name in (*PROMISED, RESULT_FILE):
+                if (folder_out / name).is_file():
+                    shutil.move(folder_out / name, folder / name)
+        self._spool.drop_job(key)
+        return result
+
+    def state_not_eligible(self, key: str, refusal: NotEligible) -> JobResult:
+        """What the planner refused needs no job: the refusal itself is the result."""
+        result = JobResult(
+            key=key,
+            outcome=Outcome.NOT_SCORED,
+            reason=refusal.reason,
+            reason_detail=refusal.detail,
+            bundle=BundleIdentity(**self._bundle.identity._asdict()),
+        )
+        with self._spool.replace_results(key, "analysis") as folder:
+            write_atomically(folder / RESULT_FILE, result.model_dump_json(indent=1).encode())
+        return result
+
+    def _prepare(
+        self, key: str, plan: Plan, clinical: tuple[ClinicalValue, ...], path_of: Callable[[str], Path]
+    ) -> tuple[Path, Path]:
+        folder_in, folder_out = self._spool.fresh_job(key)
+        names = [f"{number:05d}.dcm" for number, _ in enumerate(plan.ct_sop_instance_uids, 1)]
+        for name, uid in zip(names, plan.ct_sop_instance_uids, strict=True):
+            link_or_copy(path_of(uid), folder_in / "ct" / name)
+        link_or_copy(path_of(plan.roi_sop_instance_uid), folder_in / "roi" / "roi.dcm")
+        shutil.copytree(self._bundle.folder, folder_in / "bundle")
+        request = JobRequest(
+            key=key,
+            ct=CtInput(files=tuple(names)),
+            roi=RoiInput(kind=plan.roi_kind, file="roi.dcm", numbers=plan.roi_numbers, combine=plan.combine),
+            clinical=clinical,
+            bundle_digest=self._bundle.digest,
+        )
+        write_atomically(folder_in / JOB_FILE, request.model_dump_json(indent=1).encode())
+        return folder_in, folder_out
+
+
+def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
+    """Exit status and result.json -> the result, or the decision as an exception. Pure but for reading the file."""
+    if exit_code is None:
+        raise Retryable("the job ran out of wall-clock time", "raise [job] wall_clock_seconds if studies are this large")
+    if exit_code in _TRY_AGAIN:
+        raise Retryable(f"the job ended with status {exit_code} (killed or out of memory)", "raise [job] memory_bytes")
+    if exit_code in (126, 127):
+        raise Permanent("the job could not be started", "reinstall Prognode: its Python or util-linux is incomplete")
+    if exit_code == ExitCode.CONFIG:
+        raise Permanent("the bundle or its schema does not fit this version", "run: prognode bundle verify")
+    if exit_code in (ExitCode.DATA_ERROR, ExitCode.NO_INPUT):
+        raise Permanent("the job could not read its input", f"read {process.LOG_FILE} in the job folder")
+    if exit_code != ExitCode.OK:
+        raise Permanent(f"the job failed with status {exit_code}", f"read {process.LOG_FILE} in the job folder")
+    try:
+        result = JobResult.model_validate_json((folder_out / RESULT_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise Permanent(f"the job ended well but its result is not valid ({type(error).__name__})",
+                        f"read {process.LOG_FILE} in the job folder") from None
+    if result.key != key:
+        raise Permanent("the job's result belongs to another work item", "report this: it is a bug")
+    return result
+
+
+def run_tool(module: str, arguments: list[str]) -> int:
+    """Run a command-line tool of the analysis package (`analysis.train`) as a child; gives its exit status."""
+    return process.run_module(module, arguments)

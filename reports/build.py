@@ -1,0 +1,168 @@
+"""The report stage's one door: result, pictures and evidence headers in; DICOM objects out. Pure: no I/O, no clock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from analysis.contract import JobResult
+from reports import page, sc, seg, sr_radiomics, sr_risk
+from reports.context import ReportContext
+from reports.evidence import frame_count, stand_in
+from reports.refusal import Refusal, refusal_of
+from reports.sr_content import ReportError
+from reports.sr_document import SR_SOP_CLASSES, Slot, document
+from reports.uids import content_parts, derive
+
+__all__ = ["Documents", "Refusal", "ReportError", "not_scored", "refusal_of", "scored"]
+
+Pictures = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What goes to the PACS, each in a series of its own. `page_pixels` is the page, (768, 1024, 3) uint8 RGB."""
+
+    risk_sr: Dataset
+    page: Dataset
+    page_pixels: NDArray[np.uint8]
+    radiomics_sr: Dataset | None = None
+    segmentation: Dataset | None = None
+
+
+def scored(
+    ct: Sequence[Dataset],
+    roi: Dataset,
+    mask: NDArray[np.bool_],
+    pictures: Pictures | None,
+    result: JobResult,
+    context: ReportContext,
+    sr_sop_class: str = SR_SOP_CLASSES[0],
+    frame_numbers: Sequence[int] | None = None,
+) -> Documents:
+    """All objects of a scored study, in the study of the CT.
+
+    Parameters
+    ----------
+    ct : sequence of Dataset
+        Headers in the order of the mask's slices; one header where the CT is multi-frame.
+    roi : Dataset
+        Header of the RTSTRUCT or SEG that was scored.
+    mask : bool array, (slices, rows, columns)
+    pictures : mapping of arrays, optional
+        As in OUT/pictures.npz; a missing view is left out of the page.
+    sr_sop_class : str
+        Comprehensive 3D, Comprehensive or Enhanced SR: what the destination accepted.
+    frame_numbers : sequence of int, optional
+        Multi-frame CT only: 1-based frame of each mask slice; default 1, 2, 3 ...
+
+    Raises
+    ------
+    ReportError, EvidenceError
+        Where result, mask and evidence do not fit together.
+    """
+    if not ct or result.roi is None or not result.scores:
+        raise ReportError("a scored report needs CT headers, a ROI and scores; use not_scored for anything else")
+    parts = content_parts(context, result)
+    key_image = _key_image(ct, result.roi.largest_slice, frame_numbers)
+    tracking_uid = _tracking_uid(roi, result.roi.numbers)
+    segmentation = seg.build(
+        ct, mask, tracking_uid, _slot("SEG", 3, result.bundle.synthetic, context, parts), context, frame_numbers
+    )
+    evidence = [*ct, roi]
+    risk_sr = document(
+        sr_sop_class,
+        sr_risk.scored(result, _seen(key_image), derive("finding", tracking_uid), context),
+        evidence,
+        _slot("Risk report", 0, result.bundle.synthetic, context, (*parts, sr_sop_class)),
+        context.previous_risk_sr,
+        context,
+    )
+    radiomics_sr = document(
+        sr_sop_class,
+        sr_radiomics.content(result, segmentation, str(ct[0].SeriesInstanceUID), _seen(key_image).dataset, context),
+        [*ct, segmentation, roi],
+        _slot("Radiomics", 2, result.bundle.synthetic, context, (*parts, sr_sop_class)),
+        context.previous_radiomics_sr,
+        context,
+    )
+    pixels = page.draw(result, pictures, context, standard_axial=page.is_standard_axial(key_image.dataset))
+    slot = _slot("Page", 1, result.bundle.synthetic, context, (*parts, sr_sop_class))
+    made = sc.build(pixels, ct, (key_image.dataset, key_image.frame), risk_sr, slot, context)
+    return Documents(risk_sr, made, pixels, radiomics_sr, segmentation)
+
+
+def not_scored(
+    evidence: Sequence[Dataset],
+    refusal: Refusal,
+    context: ReportContext,
+    sr_sop_class: str = SR_SOP_CLASSES[0],
+    pictures: Pictures | None = None,
+) -> Documents:
+    """Risk SR and page that say why there is no score, in the study of `evidence[0]`.
+
+    `evidence` is whatever there is, CT first where there is CT; an RTSTRUCT alone will do. `refusal_of(result)` makes
+    the refusal of a job's result; where no job ran, the planner's reason makes it.
+    """
+    if not evidence:
+        raise ReportError("a report needs at least one object as evidence: the one that asked for the score")
+    synthetic = refusal.bundle is not None and refusal.bundle.synthetic
+    parts = (*content_parts(context, None, repr(refusal)), *_evidence_uids(evidence), sr_sop_class)
+    image = evidence[0] if _is_image(evidence[0]) else None
+    risk_sr = document(
+        sr_sop_class,
+        sr_risk.not_scored(refusal, None if image is None else stand_in(image), context),
+        evidence,
+        _slot("Not scored", 0, synthetic, context, parts),
+        context.previous_risk_sr,
+        context,
+    )
+    standard = image is not None and page.is_standard_axial(image)
+    pixels = page.draw_refusal(refusal, pictures, context, standard_axial=standard)
+    slot = _slot("Not scored page", 1, synthetic, context, parts)
+    made = sc.build(pixels, evidence, None if image is None else (image, None), risk_sr, slot, context)
+    return Documents(risk_sr, made, pixels)
+
+
+def _slot(what: str, place: int, synthetic: bool, context: ReportContext, parts: tuple[str, ...]) -> Slot:
+    words = ["AI: Prognode", what.lower()] + (["SYNTHETIC"] if synthetic else []) + ["(research use)"]
+    return Slot(
+        series_instance_uid=derive(f"series {what}", *parts),
+        sop_instance_uid=derive(f"instance {what}", *parts),
+        series_number=context.series_number + place,
+        series_description=" ".join(words),
+    )
+
+
+def _key_image(
+    ct: Sequence[Dataset], largest_slice: int, frame_numbers: Sequence[int] | None
+) -> sr_risk.KeyImage:
+    if len(ct) == 1 and frame_count(ct[0]) > 1:
+        frame = frame_numbers[largest_slice] if frame_numbers is not None else largest_slice + 1
+        return sr_risk.KeyImage(ct[0], frame)
+    if not 0 <= largest_slice < len(ct):
+        raise ReportError(f"largest slice {largest_slice} is not one of {len(ct)} CT slices; analyse the series again")
+    return sr_risk.KeyImage(ct[largest_slice])
+
+
+def _seen(key_image: sr_risk.KeyImage) -> sr_risk.KeyImage:
+    return sr_risk.KeyImage(stand_in(key_image.dataset), key_image.frame)
+
+
+def _tracking_uid(roi: Dataset, numbers: Sequence[int]) -> str:
+    """The segment's own Tracking UID where the sender gave one; else one that all revisions of this ROI share."""
+    for segment in roi.get("SegmentSequence", []):
+        if len(numbers) == 1 and segment.get("SegmentNumber") == numbers[0] and segment.get("TrackingUID"):
+            return str(segment.TrackingUID)
+    return derive("tracking", str(roi.get("SOPInstanceUID", "")), *[str(number) for number in numbers])
+
+
+def _evidence_uids(evidence: Sequence[Dataset]) -> tuple[str, ...]:
+    return tuple(str(item.get("SOPInstanceUID", "")) for item in evidence)
+
+
+def _is_image(header: Dataset) -> bool:
+    return "Rows" in header and "Columns" in header

@@ -1,0 +1,105 @@
+"""Who reports, when, and as which revision: what a report needs beside the result and its evidence."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone, tzinfo
+
+from pydicom.dataset import Dataset
+
+MANUFACTURER = "Prognode"
+MODEL_NAME = "Prognode"
+
+_OFFSET = re.compile(r"([+-])(\d{2})([0-5]\d)")
+
+
+@dataclass(frozen=True)
+class DocumentReference:
+    """Where an SR of ours lies: an item of Predecessor Documents Sequence (0040,A360)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+
+
+def reference_to(document: Dataset) -> DocumentReference:
+    """The reference that the next revision's context carries."""
+    return DocumentReference(
+        sop_class_uid=str(document.SOPClassUID),
+        sop_instance_uid=str(document.SOPInstanceUID),
+        series_instance_uid=str(document.SeriesInstanceUID),
+        study_instance_uid=str(document.StudyInstanceUID),
+    )
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """Everything that enters a report and is neither evidence nor result.
+
+    Attributes
+    ----------
+    key : str
+        Content key of the work item.
+    created : datetime
+        From the job record, never from a clock: a rebuild gives the same bytes.
+    device_uid : str
+        Stable per installation (`uids.device_uid`).
+    previous_risk_sr, previous_radiomics_sr : DocumentReference or None
+        The SRs of revision n-1, which this one replaces.
+    series_number : int
+        First of four: risk SR, page, radiomics SR, SEG.
+    zone : tzinfo or None
+        The site's zone, used where the evidence has no Timezone Offset From UTC; None: the host's.
+    """
+
+    key: str
+    created: datetime
+    ae_title: str
+    software_version: str
+    device_uid: str
+    site: str = ""
+    revision: int = 1
+    previous_risk_sr: DocumentReference | None = None
+    previous_radiomics_sr: DocumentReference | None = None
+    series_number: int = 9000
+    zone: tzinfo | None = None
+
+
+def fingerprint(context: ReportContext) -> str:
+    """SHA-256 over every field: part of each UID, so that other content never meets an old UID."""
+    fields = asdict(context) | {"created": context.created.isoformat(), "zone": str(context.zone)}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def utc_offset(source: Dataset) -> str | None:
+    """Timezone Offset From UTC (0008,0201) of the evidence, None where absent or malformed.
+
+    >>> from pydicom import Dataset
+    >>> source = Dataset()
+    >>> source.TimezoneOffsetFromUTC = "+0530"
+    >>> utc_offset(source)
+    '+0530'
+    """
+    value = str(source.get("TimezoneOffsetFromUTC") or "").strip()
+    return value if _OFFSET.fullmatch(value) else None
+
+
+def local_time(context: ReportContext, source: Dataset) -> datetime:
+    """`created` as wall-clock time of the evidence, without zone.
+
+    The offset of the evidence wins (it is then copied to the output); else the site's zone. A naive `created` is
+    local already.
+    """
+    offset = utc_offset(source)
+    if offset is None:
+        if context.created.tzinfo is None:
+            return context.created
+        return context.created.astimezone(context.zone).replace(tzinfo=None)
+    sign = -1 if offset[0] == "-" else 1
+    zone = timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:])))
+    created = context.created
+    if created.tzinfo is None and context.zone is not None:
+        created = created.replace(tzinfo=context.zone)
+    return created.astimezone(zone).replace(tzinfo=None)

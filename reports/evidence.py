@@ -1,0 +1,129 @@
+"""Source headers for the report stage: patient and study attributes as the CT has them, and stand-ins for highdicom.
+
+highdicom copies names into its log and refuses legacy character sets, malformed dates and absent type 2 attributes
+(facts measured with 0.28.2). It is therefore given stand-ins without identity; identity is put in afterwards.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydicom import config as pydicom_config
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.valuerep import PersonName
+
+# Patient, Clinical Trial Subject, General Study, Patient Study and Clinical Trial Study modules (PS3.3 C.7.1, C.7.2).
+# The first eleven are type 1 or 2: present in every output, empty where the source has none.
+IDENTITY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
+    "StudyID", "AccessionNumber", "ReferringPhysicianName",
+    "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "OtherPatientIDsSequence",
+    "PatientBirthTime", "PatientBirthDateInAlternativeCalendar", "PatientAlternativeCalendar", "OtherPatientNames",
+    "EthnicGroup", "PatientComments", "QualityControlSubject", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence", "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
+    "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
+    "StudyDescription", "IssuerOfAccessionNumberSequence", "ReferringPhysicianIdentificationSequence",
+    "ConsultingPhysicianName", "PhysiciansOfRecord", "RequestingService", "ProcedureCodeSequence",
+    "ReasonForPerformedProcedureCodeSequence", "PatientAge", "PatientSize", "PatientWeight", "PatientBodyMassIndex",
+    "AdmissionID", "IssuerOfAdmissionIDSequence", "AdmittingDiagnosesDescription", "MedicalAlerts", "Allergies",
+    "SmokingStatus", "PregnancyStatus", "AdditionalPatientHistory", "PatientState", "PatientSexNeutered",
+)  # fmt: skip
+_REQUIRED = IDENTITY[:10]
+
+_IMAGE = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID",
+    "PositionReferenceIndicator", "ImageType", "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence",
+    "DimensionOrganizationSequence", "DimensionOrganizationType", "LossyImageCompression",
+    "LossyImageCompressionRatio", "LossyImageCompressionMethod", "BurnedInAnnotation",
+)  # fmt: skip
+
+
+class EvidenceError(ValueError):
+    """A source header lacks what every DICOM object must have; the text names the attribute."""
+
+
+def identity(source: Dataset) -> Dataset:
+    """Patient and study attributes of `source` as text independent of its character set.
+
+    Values are taken as they are, legal or not: a result whose identity differs from its study's is lost in the PACS.
+    Patient Sex alone is brought to M, F, O or empty, for PACS check it against the enumeration.
+    """
+    copied = Dataset()
+    for keyword in IDENTITY:
+        element = _element(source, keyword)
+        if element is not None:
+            copied.add(_as_text(element))
+        elif keyword in _REQUIRED:
+            setattr(copied, keyword, "")
+    sex = str(copied.PatientSex or "").strip().upper()
+    copied.PatientSex = sex if sex in {"M", "F", "O"} else ""
+    return copied
+
+
+def stand_in(source: Dataset) -> Dataset:
+    """What highdicom may see of a source: references and image plane, no person.
+
+    Raises
+    ------
+    EvidenceError
+        Where a UID that every reference needs is absent.
+    """
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        if not source.get(keyword):
+            raise EvidenceError(f"evidence has no {keyword}; send the object again with a complete header")
+    seen = Dataset()
+    for keyword in _IMAGE:
+        element = _element(source, keyword)
+        if element is not None:
+            seen.add(element)
+    for keyword in _REQUIRED:
+        if keyword not in seen:
+            setattr(seen, keyword, None if keyword in {"StudyDate", "StudyTime"} else "")
+    return seen
+
+
+def stand_ins(sources: Sequence[Dataset]) -> list[Dataset]:
+    """`stand_in` of each source, every SOP instance once."""
+    once = {str(source.get("SOPInstanceUID", "")): source for source in reversed(sources)}
+    return [stand_in(source) for source in reversed(once.values())]
+
+
+def frame_count(source: Dataset) -> int:
+    """Number Of Frames (0028,0008); 1 for single-frame objects."""
+    return int(source.get("NumberOfFrames") or 1)
+
+
+def _element(source: Dataset, keyword: str) -> DataElement | None:
+    return source[keyword] if keyword in source else None
+
+
+def _as_text(element: DataElement) -> DataElement:
+    """A copy whose text no longer depends on the source's character set; not validated (see `identity`)."""
+    value: Any = element.value
+    if element.VR == "SQ":
+        value = [_items_as_text(item) for item in value]
+    elif element.VR == "PN":
+        value = _names(value)
+    return DataElement(element.tag, element.VR, value, validation_mode=pydicom_config.IGNORE)
+
+
+def _names(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, str | PersonName):
+        return PersonName(str(value), validation_mode=pydicom_config.IGNORE)
+    return [_names(name) for name in value]
+
+
+def _items_as_text(item: Dataset) -> Dataset:
+    copied = Dataset()
+    for element in item:
+        if element.tag != Tag("SpecificCharacterSet"):
+            copied.add(_as_text(element))
+    return copied

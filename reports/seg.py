@@ -1,0 +1,123 @@
+"""SEG: the exact voxels that were scored, frozen as a BINARY segmentation of the CT."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
+from highdicom.seg import Segmentation as HighdicomSegmentation
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from reports import codes
+from reports.context import MANUFACTURER, MODEL_NAME, ReportContext, local_time
+from reports.evidence import EvidenceError, frame_count, stand_in
+from reports.finish import CHARACTER_SET, finish
+from reports.sr_document import Slot
+from reports.uids import derive
+
+SEGMENT_LABEL = "Region scored"
+
+
+def build(
+    ct: Sequence[Dataset],
+    mask: NDArray[np.bool_],
+    tracking_uid: str,
+    slot: Slot,
+    context: ReportContext,
+    frame_numbers: Sequence[int] | None = None,
+) -> Dataset:
+    """A SEG of one segment; empty frames are omitted.
+
+    Parameters
+    ----------
+    ct : sequence of Dataset
+        Headers in the order of the mask's slices; one header where the CT is multi-frame.
+    mask : bool array, (slices, rows, columns)
+    frame_numbers : sequence of int, optional
+        Multi-frame CT only: 1-based frame of each mask slice; default 1, 2, 3 ...
+
+    Raises
+    ------
+    EvidenceError
+        Where mask and CT do not fit, or the mask is empty.
+    """
+    frames = _frames(ct, mask, frame_numbers)
+    now = local_time(context, ct[0])
+    made: Dataset = HighdicomSegmentation(
+        source_images=[stand_in(header) for header in ct],
+        pixel_array=frames,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[_segment(tracking_uid, context)],
+        series_instance_uid=slot.series_instance_uid,
+        series_number=slot.series_number,
+        sop_instance_uid=slot.sop_instance_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MODEL_NAME,
+        software_versions=context.software_version[:64],
+        device_serial_number=context.software_version[:64],
+        content_description="Voxels of the contour that was scored",
+        content_label="REGION_SCORED",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=True,
+        specific_character_set=CHARACTER_SET,
+        content_date=now.date(),
+        content_time=now.time(),
+        series_description=slot.series_description,
+    )
+    _derive_dimension_uid(made, slot)
+    return finish(made, ct[0], context)
+
+
+def _frames(
+    ct: Sequence[Dataset], mask: NDArray[np.bool_], frame_numbers: Sequence[int] | None
+) -> NDArray[np.uint8]:
+    """The mask as highdicom wants it: one plane per source instance, or per frame of a multi-frame source."""
+    if mask.ndim != 3 or mask.shape[1:] != (int(ct[0].Rows), int(ct[0].Columns)):
+        raise EvidenceError(f"mask of shape {mask.shape} does not fit the CT's matrix; analyse the series again")
+    if not mask.any():
+        raise EvidenceError("the mask is empty; an empty ROI is a NOT_SCORED result, not a segmentation")
+    planes = np.ascontiguousarray(mask).astype(np.uint8)
+    total = frame_count(ct[0]) if len(ct) == 1 else len(ct)
+    numbers = list(frame_numbers) if frame_numbers is not None else list(range(1, len(mask) + 1))
+    if len(numbers) != len(mask) or not all(1 <= n <= total for n in numbers) or len(set(numbers)) != len(mask):
+        raise EvidenceError(f"{len(mask)} mask slices do not fit a CT of {total} slices; analyse the series again")
+    if len(ct) > 1 and len(mask) != total:
+        raise EvidenceError(f"{len(mask)} mask slices do not fit a CT of {total} slices; analyse the series again")
+    placed = np.zeros((total, *mask.shape[1:]), np.uint8)
+    placed[np.asarray(numbers) - 1] = planes
+    return placed
+
+
+def _segment(tracking_uid: str, context: ReportContext) -> SegmentDescription:
+    return SegmentDescription(
+        segment_number=1,
+        segment_label=SEGMENT_LABEL,
+        segmented_property_category=codes.ABNORMAL_STRUCTURE,
+        segmented_property_type=codes.NEOPLASM,
+        # Someone else drew the contour; we turned it into voxels.
+        algorithm_type=SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name="Contour to voxels, pixel-centre rule",
+            family=codes.MANUAL_PROCESSING,
+            version=context.software_version,
+            source=MANUFACTURER,
+        ),
+        tracking_uid=tracking_uid,
+        tracking_id=SEGMENT_LABEL,
+    )
+
+
+def _derive_dimension_uid(segmentation: Dataset, slot: Slot) -> None:
+    """highdicom draws a random Dimension Organization UID; a rebuild must give the same bytes."""
+    uid = derive("dimension organization", slot.sop_instance_uid)
+    for item in segmentation.DimensionOrganizationSequence:
+        item.DimensionOrganizationUID = uid
+    for item in segmentation.DimensionIndexSequence:
+        item.DimensionOrganizationUID = uid

@@ -1,0 +1,155 @@
+"""Content items that both SRs share: observation context, algorithm, texts, and the document around a content tree."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    ImageLibrary,
+    LanguageOfContentItemAndDescendants,
+    ObservationContext,
+    ObserverContext,
+    RelationshipTypeValues,
+    TextContentItem,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.sr.codedict import codes as pydicom_codes
+
+from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING, BundleIdentity
+from reports import codes, words
+from reports.context import MANUFACTURER, MODEL_NAME, ReportContext
+
+
+class ReportError(ValueError):
+    """The report cannot be written as asked; the text names the value and the remedy."""
+
+
+def number(value: float, what: str) -> float:
+    """A finite plain float for a NUM item; numpy scalars are converted, booleans and NaN are refused.
+
+    Raises
+    ------
+    ReportError
+        For anything that is not a finite number (it belongs among the failed features).
+    """
+    if isinstance(value, bool) or type(value).__name__ in {"bool", "bool_"}:
+        raise ReportError(f"{what}: a truth value is not a measurement; list the feature as failed")
+    plain = float(value)
+    if not math.isfinite(plain):
+        raise ReportError(f"{what}: {plain} is not a measurement; list the feature as failed")
+    return plain
+
+
+def text(name: Code, value: str) -> TextContentItem:
+    """A TEXT item in a container; control characters become spaces."""
+    clean = "".join(c if c.isprintable() else " " for c in value).strip() or "-"
+    return TextContentItem(name=name, value=clean, relationship_type=RelationshipTypeValues.CONTAINS)
+
+
+def code(name: Code, value: Code) -> CodeContentItem:
+    """A CODE item in a container."""
+    return CodeContentItem(name=name, value=value, relationship_type=RelationshipTypeValues.CONTAINS)
+
+
+def statements(bundle: BundleIdentity | None, context: ReportContext) -> list[ContentItem]:
+    """What every SR of ours says of itself first: use, synthetic bundle, revision."""
+    items: list[ContentItem] = [text(codes.STATEMENT_OF_USE, RESEARCH_USE)]
+    if bundle is not None and bundle.synthetic:
+        items.append(text(codes.WARNING, SYNTHETIC_WARNING))
+    if context.revision > 1:
+        items.append(text(codes.REVISION, f"{context.revision}, replaces revision {context.revision - 1}"))
+    return items
+
+
+def provenance(bundle: BundleIdentity | None, context: ReportContext) -> list[ContentItem]:
+    """Which bundle and which software, in full."""
+    items: list[ContentItem] = []
+    if bundle is not None:
+        items.append(text(codes.BUNDLE, words.bundle(bundle)))
+    items.append(text(codes.SOFTWARE, f"{MODEL_NAME} {context.software_version}"))
+    return items
+
+
+def algorithm(bundle: BundleIdentity, parameters: Sequence[str] = ()) -> AlgorithmIdentification:
+    """TID 4019. No manufacturer: the validators' edition does not know the row yet."""
+    return AlgorithmIdentification(
+        name=bundle.name,
+        version=f"{bundle.version} SHA-256 {bundle.digest}",
+        parameters=list(parameters) or None,
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+    )
+
+
+def measurement_report(
+    title: Code,
+    context: ReportContext,
+    groups: Sequence[Sequence[Dataset]],
+    evaluations: Iterable[ContentItem],
+    key_image: Dataset | None,
+) -> ContainerContentItem:
+    """Root container of TID 1500: context, one key image as library, measurement groups, evaluations.
+
+    highdicom's own MeasurementReport insists on a group, which a report of "not scored" has not. Its default Image
+    Library of fifteen items per slice is a quarter of a megabyte for sixty slices: one entry serves the viewers.
+    """
+    root = ContainerContentItem(name=title, template_id="1500")
+    items = ContentSequence()
+    items.extend(LanguageOfContentItemAndDescendants(Code("en", "RFC5646", "English")))
+    items.extend(_observer(context))
+    items.append(
+        CodeContentItem(pydicom_codes.DCM.ProcedureReported, codes.CT_PROCEDURE, RelationshipTypeValues.HAS_CONCEPT_MOD)
+    )
+    if key_image is not None:
+        items.extend(ImageLibrary([_without_plane(key_image)]))
+    if groups:
+        measurements = container(pydicom_codes.DCM.ImagingMeasurements, [item for group in groups for item in group])
+        items.append(measurements)
+    items.append(container(codes.QUALITATIVE_EVALUATIONS, evaluations))
+    root.ContentSequence = items
+    return root
+
+
+def container(name: Code, items: Iterable[Dataset]) -> ContainerContentItem:
+    """A CONTAINER within another."""
+    made = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
+    made.ContentSequence = ContentSequence(list(items))
+    return made
+
+
+def _observer(context: ReportContext) -> ObservationContext:
+    device = DeviceObserverIdentifyingAttributes(
+        uid=context.device_uid,
+        name=context.ae_title,
+        manufacturer_name=MANUFACTURER,
+        model_name=MODEL_NAME,
+        serial_number=context.software_version,
+        physical_location=context.site or None,
+    )
+    observer = ObserverContext(observer_type=pydicom_codes.DCM.Device, observer_identifying_attributes=device)
+    return ObservationContext(observer_device_context=observer)
+
+
+def _without_plane(image: Dataset) -> Dataset:
+    """A stand-in whose library entry has size and frame of reference only: the plane may be absent or per frame."""
+    plain = Dataset()
+    plain.update(image)
+    plain.Modality = ""
+    return plain
+
+
+def separate(item: Dataset) -> None:
+    """Set Continuity Of Content (0040,A050) to SEPARATE in every container, in place.
+
+    highdicom writes CONTINUOUS, and renderers then run the values together without their labels: "31.2 % 55.0 %
+    High risk". A reader must never have to guess which probability a number is.
+    """
+    if item.get("ValueType") == "CONTAINER":
+        item.ContinuityOfContent = "SEPARATE"
+    for child in item.get("ContentSequence", []):
+        separate(child)

@@ -1,0 +1,72 @@
+"""Radiomics SR: every measurement of the region scored (TID 1500, one TID 1411 group that references our SEG)."""
+
+from collections.abc import Iterator, Sequence
+
+from highdicom.sr import (
+    ContainerContentItem,
+    ContentItem,
+    Measurement,
+    ReferencedSegment,
+    SourceSeriesForSegmentation,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+
+from analysis import contract
+from reports import codes, words
+from reports.context import ReportContext
+from reports.sr_content import algorithm, measurement_report, number, provenance, statements, text
+
+
+def content(
+    result: contract.JobResult,
+    segmentation: Dataset,
+    ct_series_instance_uid: str,
+    key_image: Dataset,
+    context: ReportContext,
+) -> ContainerContentItem:
+    """Content of the radiomics SR; the segment's tracking identifiers name the group."""
+    segment = segmentation.SegmentSequence[0]
+    group = VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
+        referenced_segment=ReferencedSegment(
+            sop_class_uid=segmentation.SOPClassUID,
+            sop_instance_uid=segmentation.SOPInstanceUID,
+            segment_number=1,
+            source_series=SourceSeriesForSegmentation(referenced_series_instance_uid=ct_series_instance_uid),
+        ),
+        finding_type=codes.NEOPLASM,
+        algorithm_id=algorithm(result.bundle),
+        measurements=list(_measurements(result.measurements)),
+    )
+    return measurement_report(codes.IMAGING_REPORT, context, [group], _evaluations(result, context), key_image)
+
+
+def _measurements(measurements: Sequence[contract.Measurement]) -> Iterator[Measurement]:
+    taken: set[str] = set()
+    for item in measurements:
+        name = codes.feature(item, ibsi_taken=item.ibsi_id in taken)
+        if item.ibsi_id:
+            taken.add(item.ibsi_id)
+        yield Measurement(name=name, value=number(item.value, item.name), unit=codes.unit(item.unit))
+
+
+def _evaluations(result: contract.JobResult, context: ReportContext) -> list[ContentItem]:
+    items = statements(result.bundle, context)
+    if result.roi is not None:
+        items.append(text(codes.REGION, words.roi(result.roi)))
+    items += [text(codes.FAILED_FEATURE, f"{item.name}: {item.why}") for item in result.failed_features]
+    items += [text(codes.EXTRACTION, f"{name} = {value}") for name, value in sorted(result.extraction.items())]
+    items += [text(codes.LIFEX_NAMES, line) for line in _lifex_names(result.measurements)]
+    items += [text(codes.QUALITY, words.quality(flag)) for flag in result.quality]
+    return items + provenance(result.bundle, context)
+
+
+def _lifex_names(measurements: Sequence[contract.Measurement]) -> list[str]:
+    """One line per family: two texts per feature would double the document."""
+    families: dict[str, list[str]] = {}
+    for item in measurements:
+        if item.lifex_name:
+            families.setdefault(item.family, []).append(f"{item.lifex_name} = {item.name}")
+    return [f"{family}: {'; '.join(names)}" for family, names in families.items()]

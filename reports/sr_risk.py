@@ -1,0 +1,136 @@
+"""Risk SR: the five lines a radiologist needs, then what they rest on (TID 1500, one TID 1501 group)."""
+
+from dataclasses import dataclass
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    ContainerContentItem,
+    ContentItem,
+    Measurement,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    TrackingIdentifier,
+)
+from pydicom.dataset import Dataset
+
+from analysis.contract import REASONS, Endpoint, JobResult, RiskScore, validation_sentence
+from reports import codes, words
+from reports.context import ReportContext
+from reports.refusal import Refusal
+from reports.sr_content import algorithm, code, measurement_report, number, provenance, statements, text
+
+CONTRIBUTIONS_PER_ENDPOINT = 5
+
+
+@dataclass(frozen=True)
+class KeyImage:
+    """The slice with most of the tumour; `frame` is its Referenced Frame Number where the CT is multi-frame."""
+
+    dataset: Dataset
+    frame: int | None = None
+
+
+def scored(result: JobResult, key_image: KeyImage, tracking_uid: str, context: ReportContext) -> ContainerContentItem:
+    """Content of the risk SR of a scored study."""
+    return measurement_report(
+        codes.ONCOLOGY_REPORT,
+        context,
+        [_group(result, key_image, tracking_uid)],
+        _evaluations(result, context),
+        key_image.dataset,
+    )
+
+
+def not_scored(refusal: Refusal, key_image: Dataset | None, context: ReportContext) -> ContainerContentItem:
+    """Content of the SR that says why there is no score, and what would make one possible."""
+    wording = REASONS[refusal.reason]
+    items: list[ContentItem] = [
+        code(codes.OUTCOME, codes.NOT_SCORED),
+        code(codes.REASON, codes.reason(refusal.reason)),
+        text(codes.REASON_TEXT, wording.sentence),
+    ]
+    if refusal.detail:
+        items.append(text(codes.REASON_DETAIL, refusal.detail))
+    items.append(text(codes.REMEDY, wording.remedy))
+    items += [text(codes.QUALITY, words.quality(flag)) for flag in refusal.quality]
+    everything = [*statements(refusal.bundle, context), *items, *provenance(refusal.bundle, context)]
+    return measurement_report(codes.ONCOLOGY_REPORT, context, [], everything, key_image)
+
+
+def _group(result: JobResult, key_image: KeyImage, tracking_uid: str) -> MeasurementsAndQualitativeEvaluations:
+    identification = algorithm(result.bundle)
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=tracking_uid, identifier="Predicted survival"),
+        finding_type=codes.NEOPLASM,
+        measurements=[_measurement(score, identification) for score in result.scores],
+        qualitative_evaluations=[
+            QualitativeEvaluation(codes.risk_group_name(item.endpoint), codes.risk_group(item.group))
+            for item in result.groups
+        ],
+        source_images=[_source_image(key_image)],
+    )
+
+
+def _measurement(score: RiskScore, identification: AlgorithmIdentification) -> Measurement:
+    name = codes.probability(score.endpoint, score.horizon_months)
+    value = _percent(score.event_probability, name.meaning)
+    made = Measurement(name=name, value=value, unit=codes.PERCENT, algorithm_id=identification)
+    # TID 310 rows 5 and 6; in per cent, where highdicom's MeasurementProperties would say "no units".
+    for concept, distance in (
+        (codes.UPPER_UNCERTAINTY, _percent(score.upper, name.meaning) - value),
+        (codes.LOWER_UNCERTAINTY, value - _percent(score.lower, name.meaning)),
+    ):
+        item = NumContentItem(
+            concept, round(max(distance, 0.0), 1), codes.PERCENT, relationship_type=RelationshipTypeValues.HAS_PROPERTIES
+        )
+        made[0].ContentSequence.append(item)
+    return made
+
+
+def _percent(probability: float, what: str) -> float:
+    return round(100 * number(probability, what), 1)
+
+
+def _source_image(key_image: KeyImage) -> SourceImageForMeasurementGroup:
+    return SourceImageForMeasurementGroup(
+        referenced_sop_class_uid=key_image.dataset.SOPClassUID,
+        referenced_sop_instance_uid=key_image.dataset.SOPInstanceUID,
+        referenced_frame_numbers=None if key_image.frame is None else [key_image.frame],
+    )
+
+
+def _evaluations(result: JobResult, context: ReportContext) -> list[ContentItem]:
+    items = statements(result.bundle, context)
+    items += [text(codes.INTERVAL, _interval(score)) for score in result.scores]
+    items += [
+        text(codes.CLIPPED, f"{words.risk(score)}: set to the risk of death, which is never the larger one.")
+        for score in result.scores
+        if score.clipped
+    ]
+    if result.sub_model is not None:
+        items.append(text(codes.SUB_MODEL, words.sub_model(result.sub_model)))
+        items += [text(codes.VALIDATION, validation_sentence(p)) for p in result.sub_model.performance]
+    items += _contributions(result)
+    items += [text(codes.CLINICAL_VALUE, words.clinical_value(item)) for item in result.clinical]
+    items += [text(codes.QUALITY, words.quality(flag)) for flag in result.quality]
+    if result.roi is not None:
+        items.append(text(codes.REGION, words.roi(result.roi)))
+    return items + provenance(result.bundle, context)
+
+
+def _interval(score: RiskScore) -> str:
+    return f"{words.risk(score)}: {words.level(score.interval_level)} interval {words.interval(score)}"
+
+
+def _contributions(result: JobResult) -> list[ContentItem]:
+    items: list[ContentItem] = []
+    for endpoint in Endpoint:
+        mine = [item for item in result.contributions if item.endpoint == endpoint]
+        top = sorted(mine, key=lambda item: -abs(item.contribution))[:CONTRIBUTIONS_PER_ENDPOINT]
+        items += [text(codes.contribution_name(endpoint), words.contribution(item)) for item in top]
+    return items
+
+
