@@ -6,6 +6,7 @@ last line of defence inside the sandbox. Headers only; no pixel is read here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,7 @@ def _check_one_acquisition(planes: Sequence[Plane], distances: Floats) -> None:
     if len(kernels) > 1:
         raise NotScorable(Reason.SEVERAL_ACQUISITIONS, f"{len(kernels)} convolution kernels")
     numbers = [plane.acquisition_number for plane in planes]
-    blocks = 1 + sum(a != b for a, b in zip(numbers, numbers[1:], strict=False))
+    blocks = 1 + sum(a != b for a, b in pairwise(numbers))
     if blocks > len(set(numbers)):
         raise NotScorable(Reason.SEVERAL_ACQUISITIONS, f"{len(set(numbers))} acquisitions overlap in space")
     repeats = np.diff(np.flatnonzero(np.r_[True, np.diff(distances) > POSITION_JITTER_MM / 2, True]))
@@ -209,6 +210,6 @@ def _check_even(distances: Floats) -> float:
 def _second_opinion(positions: Floats, orientation: Sequence[float], step: float) -> None:
     """highdicom's own reading of the same positions; ours is the finer one, so a refusal here is unexpected."""
     tolerance = max(SPACING_RTOL * step, 2 * POSITION_JITTER_MM)
-    spacing, _ = get_volume_positions(positions, orientation, atol=tolerance, perpendicular_tol=1e-2)
+    spacing, _ = get_volume_positions(positions.tolist(), orientation, atol=tolerance, perpendicular_tol=1e-2)
     if spacing is None:
         raise NotScorable(Reason.UNEVEN_SLICE_SPACING, "the positions do not make a regular volume")

@@ -47,8 +47,10 @@ def write_mask(path: Path, volume: Volume, mask: Mask) -> None:
 
 def file_of_slices(volume: Volume, paths: list[Path]) -> tuple[str, ...]:
     """Name of the file that each slice of the volume came from."""
-    names = {str(dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).SOPInstanceUID): path.name
-             for path in paths}
+    names = {
+        str(dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).SOPInstanceUID): path.name
+        for path in paths
+    }
     return tuple(names[uid] for uid in volume.sop_instance_uids)
 
 

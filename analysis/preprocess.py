@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 (the field writes it so)
 from numpy.typing import NDArray
 from radiomics.imageoperations import getWaveletImage
 
@@ -88,7 +88,7 @@ def prepare(volume: Volume, mask: Mask, settings: ExtractionSettings) -> Prepare
         raise NotScorable(Reason.ROI_EMPTY)
     pad = np.max(list(_pads(settings, tuple(axis.step for axis in axes))), axis=0)
     starts = [axis.around(edge.start, edge.stop - 1, n) for axis, edge, n in zip(axes, box, pad, strict=True)]
-    cut: Window = tuple(axis.needed(*span) for axis, span in zip(axes, starts, strict=True))  # type: ignore[assignment]
+    cut = (axes[0].needed(*starts[0]), axes[1].needed(*starts[1]), axes[2].needed(*starts[2]))
     image = _interpolate(volume.array[cut], axes, starts, cut, settings.image_interpolator)
     inside = mask[cut] if all(axis.kept for axis in axes) else (
         _interpolate(mask[cut], axes, starts, cut, "linear") >= _NEARLY_HALF)
@@ -156,7 +156,8 @@ def images(prepared: Prepared, settings: ExtractionSettings) -> Iterator[tuple[s
             yield from _wavelets(_crop(prepared, (WAVELET_PAD,) * 3))
         else:
             sigma = log_sigma(image_type)
-            yield image_type, *name_prefixes(image_type), _log(_crop(prepared, _log_pad(sigma, prepared.spacing)), sigma)
+            around = _crop(prepared, _log_pad(sigma, prepared.spacing))
+            yield image_type, name_prefixes(image_type)[0], _log(around, sigma)
 
 
 def bounding_box(mask: Mask) -> Window | None:
@@ -209,7 +210,8 @@ def _equal_bins(values: Floats, bins: int) -> Levels:
     if high == low:
         return np.ones(values.shape, dtype=np.int32)
     levels = np.floor(bins * (values - low) / (high - low)).astype(np.int32) + 1
-    return np.minimum(levels, bins).astype(np.int32)
+    capped: Levels = np.minimum(levels, bins).astype(np.int32)
+    return capped
 
 
 # Filters ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ the rule that reproduces the IBSI phantom's reference mask and keeps contours dr
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,10 +121,8 @@ def _gap_flags(array: Mask) -> list[QualityFlag]:
                             "they were left out, not interpolated.")]
 
 
-class _Flags:
-    """Counts what happened to contours and says it once per kind."""
-
-    _TEXTS = {
+_TEXTS = MappingProxyType(
+    {
         "CONTOUR_OUTSIDE_IMAGE": "{} contours outside the CT were left out.",
         "CONTOUR_CUT_BY_IMAGE_EDGE": "{} contours reach over the edge of the CT and were cut there.",
         "CONTOUR_WITHOUT_AREA": "{} contours of fewer than 3 points enclose nothing and were left out.",
@@ -132,6 +132,11 @@ class _Flags:
                             "the shared voxels count as outside (even-odd rule).",
         "FRAME_OF_REFERENCE_ASSUMED": "{} ROIs name no frame of reference; that of the CT was assumed.",
     }
+)
+
+
+class _Flags:
+    """Counts what happened to contours and says it once per kind."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -144,7 +149,7 @@ class _Flags:
 
     @property
     def flags(self) -> list[QualityFlag]:
-        return [flag(code, self._TEXTS[code].format(count)) for code, count in self._counts.items()]
+        return [flag(code, _TEXTS[code].format(count)) for code, count in self._counts.items()]
 
 
 # Reading ----------------------------------------------------------------------------------------------------
@@ -197,7 +202,7 @@ def _points(contour: Dataset) -> NDArray[np.float64]:
     if kind not in CLOSED:
         raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED, f"contour of type {str(kind)[:16]}")
     # Straight from the bytes where they are still bytes: pydicom's DS objects are 50 times slower.
-    element = contour.get_item("ContourData")
+    element: Any = contour.get_item("ContourData")
     if element is None:
         values = np.empty(0)
     elif isinstance(element, RawDataElement):

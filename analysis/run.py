@@ -1,7 +1,7 @@
 """The job: `python -m analysis.run IN OUT`. Two folders, no network, no settings; result.json is written last.
 
-    IN/job.json  IN/ct/*.dcm  IN/roi/*.dcm  IN/bundle/     ->     OUT/features.json  OUT/mask.nii.gz
-                                                                  OUT/pictures.npz   OUT/timing.json  OUT/result.json
+IN/job.json  IN/ct/*.dcm  IN/roi/*.dcm  IN/bundle/     ->     OUT/features.json  OUT/mask.nii.gz
+                                                              OUT/pictures.npz   OUT/timing.json  OUT/result.json
 """
 
 import importlib.metadata

@@ -65,10 +65,10 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         origin = self.discretisation.origin_hu
-        if self.discretisation.method == "FBS" and origin is not None:
-            if self.resegment_hu is None or self.resegment_hu[0] < origin:
-                raise ExtractionSettingsInvalid(
-                    "FBS from a fixed origin needs resegment_hu that starts at or above origin_hu")
+        low = None if self.resegment_hu is None else self.resegment_hu[0]
+        if self.discretisation.method == "FBS" and origin is not None and (low is None or low < origin):
+            raise ExtractionSettingsInvalid(
+                "FBS from a fixed origin needs resegment_hu that starts at or above origin_hu")
         if self.resegment_hu is not None and self.resegment_hu[0] >= self.resegment_hu[1]:
             raise ExtractionSettingsInvalid("resegment_hu must rise")
         if self.outlier_sigma is not None and self.outlier_sigma <= 0:
@@ -114,7 +114,8 @@ class ExtractionSettings:
         unknown = set(values) - known
         if unknown:
             raise ExtractionSettingsInvalid(f"unknown extraction settings: {', '.join(sorted(unknown))}")
-        arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        arguments: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         try:
             if "discretisation" in arguments:
                 arguments["discretisation"] = Discretisation(**arguments["discretisation"])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 (the field writes it so)
 from numpy.typing import NDArray
 from radiomics import glcm, gldm, glrlm, glszm, ngtdm
 from radiomics import logger as radiomics_logger

@@ -112,6 +112,14 @@ class Arrivals:
         found = (Instance.from_json(row["header"]) for row in rows)
         return [instance for instance in found if not instance.is_roi]
 
+    def series(self, series_instance_uid: str) -> list[Instance]:
+        """The instances of a series, in order of their UIDs."""
+        rows = self._db.rows(
+            "SELECT header FROM instance WHERE series_instance_uid = ? AND current = 1 ORDER BY sop_instance_uid",
+            [series_instance_uid],
+        )
+        return [Instance.from_json(row["header"]) for row in rows]
+
     def last_arrival(self, series_instance_uids: Collection[str]) -> float | None:
         """When the newest instance of these series came, for the quiet timer."""
         marks = ", ".join("?" * len(series_instance_uids))

@@ -1,10 +1,8 @@
 """The analyse stage: a Plan becomes a job folder, an executor runs it, and its exit status decides what comes next."""
 
-import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -49,7 +47,9 @@ class Runner:
                 'allow network namespaces, or set [job] isolation = "preferred"',
             )
 
-    def analyse(self, key: str, plan: Plan, clinical: tuple[ClinicalValue, ...], path_of: Callable[[str], Path]) -> JobResult:
+    def analyse(
+        self, key: str, plan: Plan, clinical: tuple[ClinicalValue, ...], path_of: Callable[[str], Path]
+    ) -> JobResult:
         """Run the job of a plan and keep its results in the spool.
 
         Raises
@@ -86,7 +86,7 @@ class Runner:
         self, key: str, plan: Plan, clinical: tuple[ClinicalValue, ...], path_of: Callable[[str], Path]
     ) -> tuple[Path, Path]:
         folder_in, folder_out = self._spool.fresh_job(key)
-        names = [f"{number:05d}.dcm" for number, _ in enumerate(plan.ct_sop_instance_uids, 1)]
+        names = [self._spool.ct_name(position) for position in range(len(plan.ct_sop_instance_uids))]
         for name, uid in zip(names, plan.ct_sop_instance_uids, strict=True):
             link_or_copy(path_of(uid), folder_in / "ct" / name)
         link_or_copy(path_of(plan.roi_sop_instance_uid), folder_in / "roi" / "roi.dcm")
@@ -105,7 +105,9 @@ class Runner:
 def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
     """Exit status and result.json -> the result, or the decision as an exception. Pure but for reading the file."""
     if exit_code is None:
-        raise Retryable("the job ran out of wall-clock time", "raise [job] wall_clock_seconds if studies are this large")
+        raise Retryable(
+            "the job ran out of wall-clock time", "raise [job] wall_clock_seconds if studies are this large"
+        )
     if exit_code in _TRY_AGAIN:
         raise Retryable(f"the job ended with status {exit_code} (killed or out of memory)", "raise [job] memory_bytes")
     if exit_code in (126, 127):
@@ -119,8 +121,10 @@ def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
     try:
         result = JobResult.model_validate_json((folder_out / RESULT_FILE).read_bytes())
     except (OSError, ValidationError) as error:
-        raise Permanent(f"the job ended well but its result is not valid ({type(error).__name__})",
-                        f"read {process.LOG_FILE} in the job folder") from None
+        raise Permanent(
+            f"the job ended well but its result is not valid ({type(error).__name__})",
+            f"read {process.LOG_FILE} in the job folder",
+        ) from None
     if result.key != key:
         raise Permanent("the job's result belongs to another work item", "report this: it is a bug")
     return result

@@ -95,6 +95,11 @@ class Spool:
             (folder / name).mkdir(parents=True, mode=0o700)
         return folder / "in", folder / "out"
 
+    @staticmethod
+    def ct_name(position: int) -> str:
+        """Name of a CT file in a job folder, by its position (from 0) in the plan; no identifier in it."""
+        return f"{position + 1:05d}.dcm"
+
     def drop_job(self, key: str) -> None:
         shutil.rmtree(self.job(key), ignore_errors=True)
 

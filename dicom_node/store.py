@@ -83,6 +83,36 @@ class Store:
                     [series, study, latest.id],
                 )
 
+    def waiting_without_contour(self) -> list[WorkItem]:
+        rows = self._db.rows(
+            f"SELECT {_ITEM_COLUMNS} FROM work_item WHERE state = ? AND roi_sop_instance_uid IS NULL", [State.WAITING]
+        )
+        return [_item(row) for row in rows]
+
+    def schedule_waiting(
+        self,
+        item_id: int,
+        *,
+        key: str,
+        inputs_digest: str,
+        plan: str,
+        reason: str | None,
+        now: float,
+        **more: str | None,
+    ) -> None:
+        """Make a WAITING work item runnable."""
+        columns: dict[str, str | float | None] = {
+            "key": key,
+            "inputs_digest": inputs_digest,
+            "plan": plan,
+            "reason": reason,
+            "scheduled_at": now,
+            **more,
+        }
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._db.execute(f"UPDATE work_item SET {names} WHERE id = ?", [*columns.values(), item_id])
+        self._move(item_id, State.SCHEDULED, now, reason or "")
+
     def already_planned(self, inputs_digest: str) -> bool:
         """True when these very inputs have a work item: a re-send never runs twice."""
         return bool(
@@ -110,28 +140,37 @@ class Store:
         with self._db.immediate():
             if self._db.rows("SELECT 1 FROM work_item WHERE key = ?", [key]):
                 return False
-            columns: dict[str, str | float | None] = {
-                "study_instance_uid": study,
-                "ct_series_instance_uid": series,
-                "key": key,
-                "inputs_digest": inputs_digest,
-                "plan": plan,
-                "reason": reason,
-                "scheduled_at": now,
-            }
             latest = self._latest(roi.sop_instance_uid)
             if latest is not None and latest.state is State.WAITING:
-                names = ", ".join(f"{name} = ?" for name in columns)
-                self._db.execute(f"UPDATE work_item SET {names} WHERE id = ?", [*columns.values(), latest.id])
-                self._move(latest.id, State.SCHEDULED, now, reason or "")
+                self.schedule_waiting(
+                    latest.id,
+                    key=key,
+                    inputs_digest=inputs_digest,
+                    plan=plan,
+                    reason=reason,
+                    now=now,
+                    study_instance_uid=study,
+                    ct_series_instance_uid=series,
+                )
             else:
-                self._insert_revision(roi.sop_instance_uid, latest, columns, now)
+                self._insert_revision(
+                    roi.sop_instance_uid,
+                    latest,
+                    study,
+                    now,
+                    ct_series_instance_uid=series,
+                    key=key,
+                    inputs_digest=inputs_digest,
+                    plan=plan,
+                    reason=reason,
+                )
             self._contour_came(series, now)
         return True
 
     def _insert_revision(
-        self, roi_sop_instance_uid: str, latest: WorkItem | None, columns: dict[str, str | float | None], now: float
+        self, roi_sop_instance_uid: str, latest: WorkItem | None, study: str, now: float, **columns: str | None
     ) -> None:
+        """A new row: the first of this contour, or the next revision of what has been reported."""
         revision, predecessor = 1, None
         if latest is not None:
             revision, predecessor = latest.revision, latest.predecessor_key
@@ -139,9 +178,17 @@ class Store:
                 self._move(latest.id, State.CANCELED, now, "superseded before it was reported")
             elif latest.key is not None and latest.state is not State.CANCELED:
                 revision, predecessor = latest.revision + 1, latest.key
-        more: dict[str, Any] = {**columns, "roi_sop_instance_uid": roi_sop_instance_uid, "revision": revision}
-        study = more.pop("study_instance_uid")
-        self._insert_item(State.SCHEDULED, study, now, "scheduled", predecessor_key=predecessor, **more)
+        self._insert_item(
+            State.SCHEDULED,
+            study,
+            now,
+            "scheduled",
+            roi_sop_instance_uid=roi_sop_instance_uid,
+            scheduled_at=now,
+            revision=revision,
+            predecessor_key=predecessor,
+            **columns,
+        )
 
     def _contour_came(self, series: str | None, now: float) -> None:
         rows = self._db.rows(
@@ -191,6 +238,10 @@ class Store:
             [owner, now + lease_seconds, now, state, now, now],
         )
         return _item(rows[0]) if rows else None
+
+    def note(self, item_id: int, name: str, now: float, detail: str = "") -> None:
+        """Append to a work item's history without moving it."""
+        self._event(item_id, now, name, detail)
 
     def renew(self, item_id: int, owner: str, until: float) -> bool:
         """Keep a lease alive while its stage works. False when it was lost."""

@@ -10,12 +10,12 @@ from pydicom.dataset import Dataset
 
 from analysis.contract import JobResult
 from reports import page, sc, seg, sr_radiomics, sr_risk
-from reports.context import ReportContext
+from reports.context import ReportContext, local
 from reports.evidence import frame_count, stand_in
 from reports.refusal import Refusal, refusal_of
 from reports.sr_content import ReportError
 from reports.sr_document import SR_SOP_CLASSES, Slot, document
-from reports.uids import content_parts, derive
+from reports.uids import content_parts, derive, digest
 
 __all__ = ["Documents", "Refusal", "ReportError", "not_scored", "refusal_of", "scored"]
 
@@ -57,7 +57,7 @@ def scored(
     sr_sop_class : str
         Comprehensive 3D, Comprehensive or Enhanced SR: what the destination accepted.
     frame_numbers : sequence of int, optional
-        Multi-frame CT only: 1-based frame of each mask slice; default 1, 2, 3 ...
+        Multi-frame CT only: frame (from 1) of each mask slice; default: what the result says (geometry.frames).
 
     Raises
     ------
@@ -66,7 +66,9 @@ def scored(
     """
     if not ct or result.roi is None or not result.scores:
         raise ReportError("a scored report needs CT headers, a ROI and scores; use not_scored for anything else")
-    parts = content_parts(context, result)
+    if frame_numbers is None and result.geometry is not None and frame_count(ct[0]) > 1:
+        frame_numbers = result.geometry.frames
+    parts = content_parts(context, result, *_evidence_uids([*ct, roi]), digest(mask))
     key_image = _key_image(ct, result.roi.largest_slice, frame_numbers)
     tracking_uid = _tracking_uid(roi, result.roi.numbers)
     segmentation = seg.build(
@@ -89,8 +91,8 @@ def scored(
         context.previous_radiomics_sr,
         context,
     )
-    pixels = page.draw(result, pictures, context, standard_axial=page.is_standard_axial(key_image.dataset))
-    slot = _slot("Page", 1, result.bundle.synthetic, context, (*parts, sr_sop_class))
+    pixels = page.draw(result, pictures, local(context, ct[0]), page.key_slice(key_image.dataset))
+    slot = _slot("Page", 1, result.bundle.synthetic, context, (*parts, sr_sop_class, digest(pixels)))
     made = sc.build(pixels, ct, (key_image.dataset, key_image.frame), risk_sr, slot, context)
     return Documents(risk_sr, made, pixels, radiomics_sr, segmentation)
 
@@ -120,9 +122,9 @@ def not_scored(
         context.previous_risk_sr,
         context,
     )
-    standard = image is not None and page.is_standard_axial(image)
-    pixels = page.draw_refusal(refusal, pictures, context, standard_axial=standard)
-    slot = _slot("Not scored page", 1, synthetic, context, parts)
+    shown = None if image is None else page.key_slice(image)
+    pixels = page.draw_refusal(refusal, pictures, local(context, evidence[0]), shown)
+    slot = _slot("Not scored page", 1, synthetic, context, (*parts, digest(pixels)))
     made = sc.build(pixels, evidence, None if image is None else (image, None), risk_sr, slot, context)
     return Documents(risk_sr, made, pixels)
 
@@ -141,8 +143,10 @@ def _key_image(
     ct: Sequence[Dataset], largest_slice: int, frame_numbers: Sequence[int] | None
 ) -> sr_risk.KeyImage:
     if len(ct) == 1 and frame_count(ct[0]) > 1:
-        frame = frame_numbers[largest_slice] if frame_numbers is not None else largest_slice + 1
-        return sr_risk.KeyImage(ct[0], frame)
+        frames = frame_numbers if frame_numbers is not None else range(1, frame_count(ct[0]) + 1)
+        if not 0 <= largest_slice < len(frames):
+            raise ReportError(f"largest slice {largest_slice} is not one of {len(frames)}; analyse the series again")
+        return sr_risk.KeyImage(ct[0], frames[largest_slice])
     if not 0 <= largest_slice < len(ct):
         raise ReportError(f"largest slice {largest_slice} is not one of {len(ct)} CT slices; analyse the series again")
     return sr_risk.KeyImage(ct[largest_slice])
@@ -165,4 +169,4 @@ def _evidence_uids(evidence: Sequence[Dataset]) -> tuple[str, ...]:
 
 
 def _is_image(header: Dataset) -> bool:
-    return "Rows" in header and "Columns" in header
+    return "Rows" in header and "Columns" in header and header.get("Modality") in {"CT", "MR", "PT"}

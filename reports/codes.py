@@ -41,17 +41,13 @@ ONCOLOGY_REPORT: Final = dcm("126001", "Oncology Measurement Report")
 IMAGING_REPORT: Final = dcm("126000", "Imaging Measurement Report")
 ARTIFICIAL_INTELLIGENCE: Final = dcm("123110", "Artificial Intelligence")
 MANUAL_PROCESSING: Final = dcm("123109", "Manual Processing")
-CT_PROCEDURE: Final = Code("25045-6", "LN", "CT unspecified body region")  # CID 100
 NEOPLASM: Final = Code("372087000", "SCT", "Neoplasm, Primary")
 ABNORMAL_STRUCTURE: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
-UPPER_UNCERTAINTY: Final = Code("371886008", "SCT", "+, range of upper measurement uncertainty")
-LOWER_UNCERTAINTY: Final = Code("371885007", "SCT", "-, range of lower measurement uncertainty")
 PERCENT: Final = Code("%", "UCUM", "Percent")
 
 STATEMENT_OF_USE: Final = own("USE", "Statement of use")
 WARNING: Final = own("WARNING", "Warning")
-INTERVAL: Final = own("INTERVAL", "Interval of the predicted probability")
 SUB_MODEL: Final = own("SUB_MODEL", "Sub-model that spoke")
 VALIDATION: Final = own("VALIDATION", "Validation of this sub-model")
 CLIPPED: Final = own("CLIPPED", "Raised to the risk of death")
@@ -78,6 +74,12 @@ _GROUPS: Final = {  # CID 3118
     RiskGroup.UNCERTAIN: Code("64957009", "SCT", words.group(RiskGroup.UNCERTAIN)),
 }
 
+_PROCEDURES: Final = {  # CID 100
+    "CT": Code("25045-6", "LN", "CT unspecified body region"),
+    "MR": Code("25056-3", "LN", "MRI unspecified body region"),
+    "PT": Code("44136-0", "LN", "PET unspecified body region"),
+}
+
 _UNITS: Final = {
     "1": "no units",
     "[hnsf'U]": "Hounsfield unit",
@@ -101,6 +103,16 @@ def probability(endpoint: Endpoint, horizon_months: int) -> Code:
     return own(f"{endpoint}_{horizon_months}M_EVENT", meaning)
 
 
+def interval(endpoint: Endpoint, horizon_months: int) -> Code:
+    """Name of the text that holds the interval of a predicted event probability.
+
+    >>> interval(Endpoint.PFS, 36).meaning
+    'Interval, progression or death within 36 months'
+    """
+    meaning = f"Interval, {words.event(endpoint)} within {horizon_months} months"
+    return own(f"{endpoint}_{horizon_months}M_RANGE", meaning)
+
+
 def risk_group_name(endpoint: Endpoint) -> Code:
     """Name of the risk group of an endpoint."""
     return own(f"{endpoint}_RISK_GROUP", f"Model risk group, {words.survival(endpoint)}")
@@ -114,6 +126,11 @@ def contribution_name(endpoint: Endpoint) -> Code:
 def risk_group(group: RiskGroup) -> Code:
     """A risk group as CID 3118 has it."""
     return _GROUPS[group]
+
+
+def procedure(modality: str) -> Code:
+    """Procedure reported (121058, DCM) by modality of the images; CT where they are not known."""
+    return _PROCEDURES.get(modality, _PROCEDURES["CT"])
 
 
 def unit(ucum: str) -> Code:
@@ -163,8 +180,6 @@ def coding_schemes() -> list[CodingSchemeIdentificationItem]:
         CodingSchemeIdentificationItem(
             designator="IBSI",
             name="Image Biomarker Standardisation Initiative",
-            registry="DCM",
-            uid="1.2.840.10008.2.16.13",
             responsible_organization="IBSI",
         ),
     ]

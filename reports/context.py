@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 
 from pydicom.dataset import Dataset
@@ -103,3 +103,8 @@ def local_time(context: ReportContext, source: Dataset) -> datetime:
     if created.tzinfo is None and context.zone is not None:
         created = created.replace(tzinfo=context.zone)
     return created.astimezone(zone).replace(tzinfo=None)
+
+
+def local(context: ReportContext, source: Dataset) -> ReportContext:
+    """The same context with `created` as `local_time`, for texts that show it."""
+    return replace(context, created=local_time(context, source))

@@ -100,7 +100,8 @@ def frame_count(source: Dataset) -> int:
 
 
 def _element(source: Dataset, keyword: str) -> DataElement | None:
-    return source[keyword] if keyword in source else None
+    found: DataElement | None = source.get(Tag(keyword))  # by tag: by keyword it would be the value
+    return found
 
 
 def _as_text(element: DataElement) -> DataElement:

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pydicom.valuerep import DA, DT, TM
 
 from reports.context import MANUFACTURER, MODEL_NAME, ReportContext, local_time, utc_offset
@@ -58,7 +59,7 @@ def _times_below(dataset: Dataset, now: datetime) -> None:
 
 def _file_meta(dataset: Dataset, context: ReportContext) -> None:
     meta = dataset.file_meta
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = f"PROGNODE_{context.software_version}"[:16]
     if "FileMetaInformationGroupLength" in meta:
         del meta.FileMetaInformationGroupLength  # recomputed on writing

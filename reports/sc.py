@@ -68,7 +68,11 @@ def _page_attributes(made: Dataset, source: Dataset) -> None:
     made.ConversionType = "WSD"
     made.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     made.PatientOrientation = ""  # a viewer would draw L and P on a page of text
-    made.BodyPartExamined = str(source.get("BodyPartExamined") or "CHEST")[:16]
+    body_part = str(source.get("BodyPartExamined") or ("CHEST" if source.get("Modality") == "CT" else ""))[:16]
+    if body_part:
+        made.BodyPartExamined = body_part
+    else:
+        made.Laterality = ""  # type 2C where nothing says that the body part is not paired
     made.BurnedInAnnotation = "NO"  # the page carries no name and no identifier
     made.RecognizableVisualFeatures = "NO"
     made.ImageComments = RESEARCH_USE

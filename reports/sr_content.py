@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
+    CodedConcept,
     ContainerContentItem,
     ContentItem,
     ContentSequence,
@@ -18,8 +19,8 @@ from highdicom.sr import (
     TextContentItem,
 )
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
 from pydicom.sr.codedict import codes as pydicom_codes
+from pydicom.sr.coding import Code
 
 from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING, BundleIdentity
 from reports import codes, words
@@ -77,10 +78,13 @@ def provenance(bundle: BundleIdentity | None, context: ReportContext) -> list[Co
 
 
 def algorithm(bundle: BundleIdentity, parameters: Sequence[str] = ()) -> AlgorithmIdentification:
-    """TID 4019. No manufacturer: the validators' edition does not know the row yet."""
+    """TID 4019, with a digest short enough to be rendered in place; the whole one stands in `provenance`.
+
+    No manufacturer: the validators' edition does not know the row yet.
+    """
     return AlgorithmIdentification(
         name=bundle.name,
-        version=f"{bundle.version} SHA-256 {bundle.digest}",
+        version=f"{bundle.version}, SHA-256 {words.short_digest(bundle.digest)}",
         parameters=list(parameters) or None,
         family=codes.ARTIFICIAL_INTELLIGENCE,
     )
@@ -89,7 +93,7 @@ def algorithm(bundle: BundleIdentity, parameters: Sequence[str] = ()) -> Algorit
 def measurement_report(
     title: Code,
     context: ReportContext,
-    groups: Sequence[Sequence[Dataset]],
+    groups: Sequence[ContentSequence],
     evaluations: Iterable[ContentItem],
     key_image: Dataset | None,
 ) -> ContainerContentItem:
@@ -100,10 +104,11 @@ def measurement_report(
     """
     root = ContainerContentItem(name=title, template_id="1500")
     items = ContentSequence()
-    items.extend(LanguageOfContentItemAndDescendants(Code("en", "RFC5646", "English")))
+    items.extend(LanguageOfContentItemAndDescendants(CodedConcept("en", "RFC5646", "English")))
     items.extend(_observer(context))
+    procedure = codes.procedure("" if key_image is None else str(key_image.get("Modality", "")))
     items.append(
-        CodeContentItem(pydicom_codes.DCM.ProcedureReported, codes.CT_PROCEDURE, RelationshipTypeValues.HAS_CONCEPT_MOD)
+        CodeContentItem(pydicom_codes.DCM.ProcedureReported, procedure, RelationshipTypeValues.HAS_CONCEPT_MOD)
     )
     if key_image is not None:
         items.extend(ImageLibrary([_without_plane(key_image)]))
@@ -115,7 +120,7 @@ def measurement_report(
     return root
 
 
-def container(name: Code, items: Iterable[Dataset]) -> ContainerContentItem:
+def container(name: Code, items: Iterable[ContentItem]) -> ContainerContentItem:
     """A CONTAINER within another."""
     made = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
     made.ContentSequence = ContentSequence(list(items))

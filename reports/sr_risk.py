@@ -8,9 +8,7 @@ from highdicom.sr import (
     ContentItem,
     Measurement,
     MeasurementsAndQualitativeEvaluations,
-    NumContentItem,
     QualitativeEvaluation,
-    RelationshipTypeValues,
     SourceImageForMeasurementGroup,
     TrackingIdentifier,
 )
@@ -47,16 +45,17 @@ def scored(result: JobResult, key_image: KeyImage, tracking_uid: str, context: R
 def not_scored(refusal: Refusal, key_image: Dataset | None, context: ReportContext) -> ContainerContentItem:
     """Content of the SR that says why there is no score, and what would make one possible."""
     wording = REASONS[refusal.reason]
-    items: list[ContentItem] = [
+    verdict: list[ContentItem] = [
         code(codes.OUTCOME, codes.NOT_SCORED),
         code(codes.REASON, codes.reason(refusal.reason)),
-        text(codes.REASON_TEXT, wording.sentence),
     ]
+    items: list[ContentItem] = [text(codes.REASON_TEXT, wording.sentence)]
     if refusal.detail:
         items.append(text(codes.REASON_DETAIL, refusal.detail))
     items.append(text(codes.REMEDY, wording.remedy))
     items += [text(codes.QUALITY, words.quality(flag)) for flag in refusal.quality]
-    everything = [*statements(refusal.bundle, context), *items, *provenance(refusal.bundle, context)]
+    # TID 1500 row 13 (CODE) comes before row 13b (TEXT).
+    everything = [*verdict, *items, *statements(refusal.bundle, context), *provenance(refusal.bundle, context)]
     return measurement_report(codes.ONCOLOGY_REPORT, context, [], everything, key_image)
 
 
@@ -77,17 +76,8 @@ def _group(result: JobResult, key_image: KeyImage, tracking_uid: str) -> Measure
 def _measurement(score: RiskScore, identification: AlgorithmIdentification) -> Measurement:
     name = codes.probability(score.endpoint, score.horizon_months)
     value = _percent(score.event_probability, name.meaning)
-    made = Measurement(name=name, value=value, unit=codes.PERCENT, algorithm_id=identification)
-    # TID 310 rows 5 and 6; in per cent, where highdicom's MeasurementProperties would say "no units".
-    for concept, distance in (
-        (codes.UPPER_UNCERTAINTY, _percent(score.upper, name.meaning) - value),
-        (codes.LOWER_UNCERTAINTY, value - _percent(score.lower, name.meaning)),
-    ):
-        item = NumContentItem(
-            concept, round(max(distance, 0.0), 1), codes.PERCENT, relationship_type=RelationshipTypeValues.HAS_PROPERTIES
-        )
-        made[0].ContentSequence.append(item)
-    return made
+    # The interval is a text below: PixelMed takes the NUM children of TID 310 for those of TID 300 rows 9 and 10.
+    return Measurement(name=name, value=value, unit=codes.PERCENT, algorithm_id=identification)
 
 
 def _percent(probability: float, what: str) -> float:
@@ -104,7 +94,7 @@ def _source_image(key_image: KeyImage) -> SourceImageForMeasurementGroup:
 
 def _evaluations(result: JobResult, context: ReportContext) -> list[ContentItem]:
     items = statements(result.bundle, context)
-    items += [text(codes.INTERVAL, _interval(score)) for score in result.scores]
+    items += [_interval(score) for score in result.scores]
     items += [
         text(codes.CLIPPED, f"{words.risk(score)}: set to the risk of death, which is never the larger one.")
         for score in result.scores
@@ -121,8 +111,9 @@ def _evaluations(result: JobResult, context: ReportContext) -> list[ContentItem]
     return items + provenance(result.bundle, context)
 
 
-def _interval(score: RiskScore) -> str:
-    return f"{words.risk(score)}: {words.level(score.interval_level)} interval {words.interval(score)}"
+def _interval(score: RiskScore) -> ContentItem:
+    value = f"{words.interval(score)} ({words.level(score.interval_level)} interval)"
+    return text(codes.interval(score.endpoint, score.horizon_months), value)
 
 
 def _contributions(result: JobResult) -> list[ContentItem]:

@@ -1,8 +1,12 @@
 """UIDs derived from content: the same inputs give the same UID, and anything that changes content gives another."""
 
+import hashlib
 import json
 import uuid
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from analysis.contract import JobResult
 from reports.context import ReportContext, fingerprint
@@ -33,3 +37,9 @@ def content_parts(context: ReportContext, result: JobResult | None, *more: str) 
     """The parts that decide a report's content; `seconds` differs from run to run and enters no report."""
     dump = "" if result is None else result.model_dump_json(exclude={"seconds"})
     return (fingerprint(context), dump, *more)
+
+
+def digest(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's shape and values: part of the UID of an object that holds it."""
+    plain = np.ascontiguousarray(array)
+    return hashlib.sha256(repr((plain.shape, plain.dtype.str)).encode() + plain.tobytes()).hexdigest()

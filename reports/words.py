@@ -21,9 +21,9 @@ _EVENT: Final = {Endpoint.OS: "death", Endpoint.PFS: "progression or death"}
 _SURVIVAL: Final = {Endpoint.OS: "overall survival", Endpoint.PFS: "progression-free survival"}
 _GROUP: Final = {RiskGroup.LOW: "Low risk", RiskGroup.UNCERTAIN: "Uncertain risk", RiskGroup.HIGH: "High risk"}
 _MODALITY: Final = {
-    Modality.CLINICAL: "clinical values",
-    Modality.RADIOMIC: "radiomic features",
-    Modality.DEEP: "deep features",
+    Modality.CLINICAL: "clinical",
+    Modality.RADIOMIC: "radiomic",
+    Modality.DEEP: "deep",
 }
 
 
@@ -96,7 +96,7 @@ def sub_model(model: SubModel) -> str:
     """Which sub-model spoke, and what it did without.
 
     >>> sub_model(SubModel(modalities=("radiomic",), missing=("clinical",), performance=()))
-    'Radiomic features only. Not available: clinical values.'
+    'Radiomic only. Not available: clinical.'
     """
     names = [_MODALITY[modality] for modality in model.modalities]
     text = capital(" and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names))
@@ -122,6 +122,16 @@ def _number(number: float) -> str:
     if abs(number) >= 1000 or number == int(number):
         return f"{number:.0f}" if abs(number) < 1e9 else f"{number:.4g}"
     return f"{number:.4g}"
+
+
+def factor(item: Contribution) -> str:
+    """The value behind a contribution.
+
+    >>> factor(Contribution(endpoint="OS", modality="clinical", name="a", label="Albumin", value=38.0, unit="g/L",
+    ...                     contribution=-0.05, imputed=True))
+    '38 g/L, imputed'
+    """
+    return value(item.value, item.unit) + (", imputed" if item.imputed else "")
 
 
 def contribution(item: Contribution) -> str:

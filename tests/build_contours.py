@@ -17,7 +17,6 @@ Points = NDArray[np.float64]  # (n, 3) mm, patient coordinates
 Contours = Sequence[Points]
 
 
-
 def planes(ct: Sequence[Dataset] | Dataset) -> list[Points]:
     """ImagePositionPatient of each slice (or frame), mm, in the order given."""
     if isinstance(ct, Dataset):
@@ -101,19 +100,30 @@ def rtstruct(
     if series_level_references:
         images = [_reference(instance) for instance in instances]
         series = item_of(SeriesInstanceUID=first.SeriesInstanceUID, ContourImageSequence=images)
-        study = item_of(ReferencedSOPClassUID=STUDY_MANAGEMENT, ReferencedSOPInstanceUID=first.StudyInstanceUID,
-                      RTReferencedSeriesSequence=[series])
+        study = item_of(
+            ReferencedSOPClassUID=STUDY_MANAGEMENT,
+            ReferencedSOPInstanceUID=first.StudyInstanceUID,
+            RTReferencedSeriesSequence=[series],
+        )
         dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence = [study]
     every = ball_contours(ct, centre, radius) if contours is None else contours
     by_name = dict(every) if isinstance(every, Mapping) else dict.fromkeys(roi_names, every)
     dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
     dataset.RTROIObservationsSequence = []
     for number, (name, drawn) in enumerate(by_name.items(), start=1):
-        dataset.StructureSetROISequence.append(item_of(
-            ROINumber=number, ReferencedFrameOfReferenceUID=frame, ROIName=name, ROIGenerationAlgorithm="MANUAL"))
-        dataset.RTROIObservationsSequence.append(item_of(
-            ObservationNumber=number, ReferencedROINumber=number, ROIInterpreter="",
-            RTROIInterpretedType=interpreted_types[number - 1] if interpreted_types else ""))
+        dataset.StructureSetROISequence.append(
+            item_of(
+                ROINumber=number, ReferencedFrameOfReferenceUID=frame, ROIName=name, ROIGenerationAlgorithm="MANUAL"
+            )
+        )
+        dataset.RTROIObservationsSequence.append(
+            item_of(
+                ObservationNumber=number,
+                ReferencedROINumber=number,
+                ROIInterpreter="",
+                RTROIInterpretedType=interpreted_types[number - 1] if interpreted_types else "",
+            )
+        )
         items = [_contour(ct, points, geometric_type, contour_level_references) for points in drawn]
         roi = item_of(ReferencedROINumber=number, ROIDisplayColor=[255, 0, 0])
         if items:

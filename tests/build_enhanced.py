@@ -14,8 +14,18 @@ def enhanced_ct(ct: Sequence[Dataset], *, sop_instance_uid: str | None = None) -
     """One multi-frame Enhanced CT with the pixels and geometry of a CT series; frame k + 1 is ct[k]."""
     first = ct[0]
     dataset = copy.deepcopy(first)
-    for keyword in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness", "KVP",
-                    "RescaleIntercept", "RescaleSlope", "RescaleType", "ConvolutionKernel", "AcquisitionNumber"):
+    for keyword in (
+        "ImageOrientationPatient",
+        "ImagePositionPatient",
+        "PixelSpacing",
+        "SliceThickness",
+        "KVP",
+        "RescaleIntercept",
+        "RescaleSlope",
+        "RescaleType",
+        "ConvolutionKernel",
+        "AcquisitionNumber",
+    ):
         if keyword in dataset:
             delattr(dataset, keyword)
     series = uid("enhanced", first.SeriesInstanceUID)
@@ -33,9 +43,14 @@ def enhanced_ct(ct: Sequence[Dataset], *, sop_instance_uid: str | None = None) -
     dimensions = uid("dimensions", series)
     dataset.DimensionOrganizationType = "3D"
     dataset.DimensionOrganizationSequence = [item_of(DimensionOrganizationUID=dimensions)]
-    dataset.DimensionIndexSequence = [item_of(
-        DimensionOrganizationUID=dimensions, DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113,
-        DimensionDescriptionLabel="Position")]
+    dataset.DimensionIndexSequence = [
+        item_of(
+            DimensionOrganizationUID=dimensions,
+            DimensionIndexPointer=0x00200032,
+            FunctionalGroupPointer=0x00209113,
+            DimensionDescriptionLabel="Position",
+        )
+    ]
     dataset.add_new("PixelData", "OW", b"".join(instance.PixelData for instance in ct))
     return with_meta(dataset)
 
@@ -75,14 +90,21 @@ def _shared_groups(first: Dataset) -> Dataset:
 
 def _frame_groups(instance: Dataset, k: int) -> Dataset:
     content = item_of(
-        FrameAcquisitionNumber=1, FrameReferenceDateTime="20240102101500", FrameAcquisitionDateTime="20240102101500",
-        FrameAcquisitionDuration=500.0, DimensionIndexValues=k + 1, StackID="1", InStackPositionNumber=k + 1)
+        FrameAcquisitionNumber=1,
+        FrameReferenceDateTime="20240102101500",
+        FrameAcquisitionDateTime="20240102101500",
+        FrameAcquisitionDuration=500.0,
+        DimensionIndexValues=k + 1,
+        StackID="1",
+        InStackPositionNumber=k + 1,
+    )
     centre = [float(v) for v in instance.ImagePositionPatient]
     return item_of(
         FrameContentSequence=[content],
         PlanePositionSequence=[item_of(ImagePositionPatient=instance.ImagePositionPatient)],
-        CTPositionSequence=[item_of(TablePosition=100.0 + k, DataCollectionCenterPatient=centre,
-                                  ReconstructionTargetCenterPatient=centre)],
+        CTPositionSequence=[
+            item_of(
+                TablePosition=100.0 + k, DataCollectionCenterPatient=centre, ReconstructionTargetCenterPatient=centre
+            )
+        ],
     )
-
-

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from analysis.train.vessels import Segment, paint, tree
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating]  # drawn in single precision; intermediate steps may be double
 AIR, FAT, MUSCLE, LUNG, MARROW, CORTEX, BLOOD = -1000.0, -105.0, 52.0, -868.0, 190.0, 640.0, 165.0
 CAVITY_Y = -8.0  # the cavity lies before the middle of the body: the back is thicker than the front
 
@@ -93,7 +93,7 @@ def _field(grid: Grid, length_mm: float, rng: np.random.Generator) -> NDArray[np
         low = np.minimum(step.astype(int), out.shape[axis] - 2)
         weight = (step - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
         out = np.take(out, low, axis) * (1 - weight) + np.take(out, low + 1, axis) * weight
-    return out
+    return np.asarray(out, np.float32)
 
 
 def ellipse(x: Plane, y: Plane, centre: tuple[float, float], half: tuple[float, float], power: float = 2.0) -> Plane:

@@ -4,6 +4,7 @@ The chain is prlimit -> unshare -> setpriv -> python, each replacing the one bef
 for and it dies with its worker (PR_SET_PDEATHSIG): a job never outlives a killed node.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -39,7 +40,11 @@ def probe() -> Isolation:
     ):
         try:
             done = subprocess.run(
-                ["unshare", *namespace, "--", "true"], capture_output=True, timeout=10, check=False, env=_environment(None)
+                ["unshare", *namespace, "--", "true"],
+                capture_output=True,
+                timeout=10,
+                check=False,
+                env=_environment(None),
             )
         except (OSError, subprocess.TimeoutExpired):
             continue
@@ -92,10 +97,8 @@ def run_module(module: str, arguments: list[str]) -> int:
 
 def _kill_group(child: "subprocess.Popen[bytes]") -> None:
     """End what is left of the job's session: it, and anything it has started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 

@@ -1,0 +1,58 @@
+# Two commands do all the set-up on a fresh Debian 12: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := dicom_node analysis reports config models
+INPUT ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install deps demo test lint unit lock schema bundle validate benchmark clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## .venv with everything that running and testing need
+
+$(VENV)/.installed: requirements/locked.txt requirements/pyradiomics.txt pyproject.toml scripts/deps
+	@scripts/deps build
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Prognode needs Python 3.11 (pyradiomics does not build on newer ones); give it with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/locked.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation --no-deps -r requirements/pyradiomics.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+
+deps: ## Debian packages for the tests (Orthanc, DCMTK, validators) and for building
+	@scripts/deps build test
+
+demo: install ## the whole road once; make demo INPUT=DIR takes a folder of real DICOM
+	@$(BIN)/prognode demo $(if $(INPUT),--input "$(INPUT)")
+
+test: install deps lint unit ## lint, types, import contracts, and every test
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+schema: install ## regenerate the JSON Schemas in config/schema
+	$(BIN)/python scripts/schema.py
+
+bundle: install ## train the synthetic demo bundle again; the same digest comes out
+	scripts/demo-bundle $(BIN)/prognode
+
+validate: install ## DICOM validators over build/demo
+	$(BIN)/python -m tests.validators build/demo
+
+benchmark: install ## latency by stage, on the phantom and on a full chest
+	$(BIN)/python -m benchmarks.latency
+
+lock: ## renew the lock (needs uv)
+	scripts/lock
+
+clean: ## remove .venv and build
+	rm -rf $(VENV) build

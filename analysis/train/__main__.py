@@ -1,0 +1,95 @@
+"""`python -m analysis.train synth | train`: the commands behind `prognode cohort synth` and `prognode train`."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis.train.synth import SynthConfig, SynthError, make_cohort
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; gives the exit status (sysexits.h)."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis.train", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    synth = commands.add_parser("synth", help="make a synthetic cohort with a planted effect",
+                                epilog="example: python -m analysis.train synth 240 --out build/cohort")
+    synth.add_argument("count", type=int, help="number of patients")
+    synth.add_argument("--out", type=Path, required=True, help="new folder")
+    synth.add_argument("--mode", choices=("planted", "null"), default="planted")
+    synth.add_argument("--seed", type=int, default=SynthConfig.seed)
+    synth.add_argument("--matrix", type=int, default=SynthConfig.matrix, help="rows and columns of the CT")
+    synth.add_argument("--slices", type=int, default=SynthConfig.slices)
+    synth.add_argument("--slice-mm", type=float, default=SynthConfig.slice_mm)
+    synth.add_argument("--workers", type=int, default=2)
+    synth.add_argument("--no-images", action="store_true", help="the table and the truth alone")
+    synth.set_defaults(command=_synth)
+    train = commands.add_parser("train", help="train a bundle on a cohort",
+                                epilog="example: python -m analysis.train train cohort/cohort.toml --out bundle")
+    train.add_argument("cohort", type=Path, help="COHORT.toml")
+    train.add_argument("--out", type=Path, required=True, help="new folder of the bundle")
+    train.add_argument("--cache", type=Path, help="folder of extracted features (default: beside the cohort file)")
+    train.add_argument("--replace", action="store_true", help="replace the bundle that stands at --out")
+    train.add_argument("--workers", type=int, default=2)
+    train.set_defaults(command=_train)
+    return parser
+
+
+def _synth(options: argparse.Namespace) -> int:
+    config = SynthConfig(count=options.count, seed=options.seed, mode=options.mode, matrix=options.matrix,
+                         slices=options.slices, slice_mm=options.slice_mm, images=not options.no_images)
+    try:
+        make_cohort(config, options.out, options.workers, progress("patients", options.count))
+    except SynthError as error:
+        return _refuse(error, os.EX_USAGE)
+    except OSError as error:
+        return _refuse(error, os.EX_CANTCREAT)
+    return os.EX_OK
+
+
+def _train(options: argparse.Namespace) -> int:
+    # Here and not above: training needs the extra `train`, a synthetic cohort does not.
+    from analysis.train.cohort import CohortError  # noqa: PLC0415
+    from analysis.train.pipeline import train  # noqa: PLC0415
+
+    try:
+        summary = train(options.cohort, options.out, cache=options.cache, replace=options.replace,
+                        workers=options.workers, progress=progress)
+    except CohortError as error:
+        return _refuse(error, os.EX_DATAERR)
+    except FileNotFoundError as error:
+        return _refuse(error, os.EX_NOINPUT)
+    sys.stdout.write(summary + "\n")
+    return os.EX_OK
+
+
+def _refuse(error: Exception, status: int) -> int:
+    sys.stderr.write(f"{error}\n")
+    return status
+
+
+def progress(what: str, total: int) -> Callable[[int], None]:
+    """A counter on standard error: in place on a terminal, a line per tenth elsewhere."""
+    started = time.monotonic()
+    terminal = sys.stderr.isatty()
+
+    def show(done: int) -> None:
+        if terminal or done == total or done % max(1, total // 10) == 0:
+            seconds = time.monotonic() - started
+            end = "\r" if terminal and done < total else "\n"
+            sys.stderr.write(f"{what}: {done} of {total}, {seconds:.0f} s{end}")
+            sys.stderr.flush()
+
+    return show
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,114 @@
+"""A lung lesion of given volume, texture and margin, set into a synthetic chest."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from analysis.train.anatomy import Grid
+
+Volume = NDArray[np.float32]
+_CELL = 2.0  # mm: textures are drawn on this grid, whatever the matrix of the CT
+_HALF = 52.0  # mm: half of the block that holds any lesion with its spicules
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion; `heterogeneity` and `roughness` are latents in SD."""
+
+    volume_ml: float
+    heterogeneity: float
+    roughness: float
+
+    @property
+    def radius_mm(self) -> float:
+        """Radius of the sphere of this volume."""
+        return float((3000 * self.volume_ml / (4 * np.pi)) ** (1 / 3))
+
+
+def place(
+    lung: NDArray[np.bool_], grid: Grid, radius_mm: float, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """A centre (mm; z, y, x) in the lung, as far from its border as the lesion wants and the lung allows."""
+    steps = [max(1, round(5.0 / spacing)) for spacing in grid.spacing_mm]
+    coarse = np.pad(lung[:: steps[0], :: steps[1], :: steps[2]], 1)
+    spacing = [step * size for step, size in zip(steps, grid.spacing_mm, strict=True)]
+    depth = ndimage.distance_transform_edt(coarse, sampling=spacing)[1:-1, 1:-1, 1:-1]
+    axes = [grid.axis(index)[:: steps[index]] for index in range(3)]
+    reach = min(float(grid.axis(0)[-1]) - radius_mm - 8, 48.0)  # the whole lesion lies on the CT
+    depth[np.abs(axes[0]) > max(reach, 4.0)] = 0
+    candidates = np.argwhere(depth >= min(0.85 * radius_mm + 3, 0.93 * float(depth.max())))
+    z, y, x = candidates[rng.integers(len(candidates))]
+    return float(axes[0][z]), float(axes[1][y]), float(axes[2][x])
+
+
+def insert(hu: Volume, grid: Grid, lesion: Lesion, centre: tuple[float, float, float],
+           rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Paint the lesion into `hu` (in place) and return its mask, of the grid's shape."""
+    rough, texture = _noise(3.0, rng), _noise(1.6, rng)
+    stretch = np.exp(rng.normal(0, 0.12, 3))
+    spicules = _spicules(lesion, rng)
+    axes = [grid.axis(index) - point for index, point in enumerate(centre)]
+    box = tuple(slice(int(np.searchsorted(axis, -_HALF)), int(np.searchsorted(axis, _HALF))) for axis in axes)
+    z, y, x = np.meshgrid(*[axis[part] for axis, part in zip(axes, box, strict=True)], indexing="ij")
+    at = np.stack([(points + _HALF) / _CELL for points in (z, y, x)])
+    stretch /= np.prod(stretch) ** (1 / 3)
+    distance = np.sqrt((z / stretch[0]) ** 2 + (y / stretch[1]) ** 2 + (x / stretch[2]) ** 2)
+    distance = distance + 2.4 * np.exp(0.45 * lesion.roughness) * _sample(rough, at)
+    voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
+    wanted = max(8, round(lesion.volume_ml / voxel_ml))
+    edge = float(np.partition(distance, wanted, axis=None)[wanted])
+    inside = _solid(distance < edge)
+    view = hu[box]
+    tissue = 45.0 + 22.0 * np.exp(0.5 * lesion.heterogeneity) * _sample(texture, at)
+    _paint_spicules(view, (z, y, x), spicules, edge, grid)
+    cover = np.clip(0.5 + (edge - distance) / max(grid.spacing_mm[1], 1.2), 0, 1) * _near(inside)
+    view += (cover * (tissue - view)).astype(np.float32)
+    mask = np.zeros(hu.shape, np.bool_)
+    mask[box] = inside
+    return mask
+
+
+def _noise(sigma_cells: float, rng: np.random.Generator) -> Volume:
+    size = int(2 * _HALF / _CELL) + 2
+    field = ndimage.gaussian_filter(rng.standard_normal((size, size, size)), sigma_cells)
+    return np.asarray((field - field.mean()) / field.std(), np.float32)
+
+
+def _sample(field: Volume, at: NDArray[np.float32]) -> Volume:
+    return np.asarray(ndimage.map_coordinates(field, at, order=1, mode="nearest"), np.float32)
+
+
+def _solid(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest piece, without holes in any slice: what a radiologist would contour."""
+    labels, count = ndimage.label(inside)
+    if count > 1:
+        inside = labels == 1 + int(np.argmax(ndimage.sum_labels(inside, labels, range(1, count + 1))))
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in inside])
+
+
+def _near(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(ndimage.binary_dilation(inside, iterations=1), np.bool_)
+
+
+def _spicules(lesion: Lesion, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Directions (unit; z, y, x) and lengths mm of strands into the lung, shape (strands, 4)."""
+    count = int(np.clip(round(12 * np.exp(0.5 * lesion.roughness)), 3, 40))
+    directions = rng.normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    lengths = rng.uniform(4, 13, count) * np.exp(0.25 * lesion.roughness)
+    return np.column_stack([directions, lengths])
+
+
+def _paint_spicules(view: Volume, axes: tuple[Volume, Volume, Volume], spicules: NDArray[np.float64],
+                    radius: float, grid: Grid) -> None:
+    z, y, x = axes
+    width = max(grid.spacing_mm[1], 1.0)
+    for dz, dy, dx, length in spicules:
+        along = z * dz + y * dy + x * dx
+        across = np.sqrt(np.maximum(z * z + y * y + x * x - along * along, 0))
+        run = np.clip((along - radius + 4) / (length + 4), 0, 1)
+        thin = np.where((run > 0) & (run < 1), 1.3 * (1 - run), 0)
+        cover = np.clip(0.5 + (thin - across) / width, 0, 1) * np.minimum(1, thin / 0.8)
+        view += (cover * np.maximum(20 - view, 0)).astype(np.float32)

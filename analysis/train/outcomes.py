@@ -1,0 +1,120 @@
+"""Synthetic patients as numbers: latent tumour traits, clinical values, OS and PFS with a known truth.
+
+The planted effect is stated here once: a Weibull model of OS whose log hazard is a sum over latents, PFS as the
+earlier of progression and death, and censoring that knows nothing of the patient. What an image can show of the
+latents is drawn elsewhere; the oracle risk is what a perfect model would say.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mode = Literal["planted", "null"]
+HORIZONS = (12, 36)
+DAYS_PER_MONTH = 30.4375
+MISSING_PDL1 = 0.30
+
+# Log hazard of OS per unit of each latent; ECOG counts points. Sex, age, albumin and roughness have none.
+EFFECTS = {"volume": 0.45, "heterogeneity": 0.35, "ecog": 0.30, "nlr": 0.25, "pdl1": -0.25, "liver": 0.30}
+OS_SCALE, OS_SHAPE = 21.0, 1.1
+PROGRESSION_SCALE, PROGRESSION_SHAPE = 0.38 * OS_SCALE, 0.9
+
+
+@dataclass(frozen=True)
+class Patients:
+    """A synthetic cohort; every array has shape (patients,). Latents are standard normal; times in months."""
+
+    volume: Array  # log volume
+    heterogeneity: Array
+    roughness: Array
+    nlr: Array
+    pdl1: Array
+    albumin: Array
+    ecog: Array
+    liver: Array
+    age: Array
+    female: NDArray[np.bool_]
+    pdl1_missing: NDArray[np.bool_]
+    log_hazard: Array
+    os_time: Array
+    os_event: NDArray[np.bool_]
+    pfs_time: Array
+    pfs_event: NDArray[np.bool_]
+    mode: Mode
+
+    def __len__(self) -> int:
+        return len(self.volume)
+
+
+def draw(count: int, seed: int, mode: Mode = "planted") -> Patients:
+    """Draw patients and their outcomes; the same seed gives the same patients in either mode."""
+    rng = np.random.default_rng([seed, 1])
+    z = rng.standard_normal((6, count))
+    nlr = 0.3 * z[0] + math.sqrt(1 - 0.3**2) * z[3]
+    albumin = -0.4 * nlr + math.sqrt(1 - 0.4**2) * z[5]
+    nothing = np.zeros(count)
+    patients = Patients(
+        volume=z[0], heterogeneity=z[1], roughness=z[2], nlr=nlr, pdl1=z[4], albumin=albumin,
+        ecog=rng.choice(3, count, p=[0.3, 0.5, 0.2]).astype(np.float64),
+        liver=(rng.random(count) < 0.2).astype(np.float64),
+        age=np.clip(np.round(rng.normal(66, 9, count)), 35, 90), female=rng.random(count) < 0.42,
+        pdl1_missing=rng.random(count) < MISSING_PDL1, log_hazard=nothing, os_time=nothing,
+        os_event=nothing.astype(bool), pfs_time=nothing, pfs_event=nothing.astype(bool), mode=mode)
+    return outcomes(patients, seed, mode)
+
+
+def outcomes(patients: Patients, seed: int, mode: Mode = "planted") -> Patients:
+    """The same patients with outcomes drawn (again) from `seed`; in null mode nothing bears on them."""
+    rng = np.random.default_rng([seed, 2])
+    count = len(patients)
+    eta = np.zeros(count)
+    if mode == "planted":
+        eta = sum((weight * getattr(patients, name) for name, weight in EFFECTS.items()), eta)
+        eta = eta - EFFECTS["ecog"] * 0.9 - EFFECTS["liver"] * 0.2
+    progression = 0.7 * eta + (0.3 * patients.heterogeneity if mode == "planted" else 0.0)
+    death = OS_SCALE * (rng.standard_exponential(count) * np.exp(-eta)) ** (1 / OS_SHAPE)
+    relapse = PROGRESSION_SCALE * (rng.standard_exponential(count) * np.exp(-progression)) ** (1 / PROGRESSION_SHAPE)
+    first = np.minimum(death, relapse)
+    censored = np.minimum(rng.uniform(12, 60, count), rng.exponential(150, count))
+    return replace(
+        patients, log_hazard=eta, os_time=np.minimum(death, censored), os_event=death <= censored,
+        pfs_time=np.minimum(first, censored), pfs_event=first <= censored, mode=mode)
+
+
+def oracle_risk(patients: Patients, months: float) -> dict[str, Array]:
+    """True probability of the event by `months` given the latents, by endpoint."""
+    death = (months / OS_SCALE) ** OS_SHAPE * np.exp(patients.log_hazard)
+    planted = 0.3 * patients.heterogeneity if patients.mode == "planted" else np.zeros(len(patients))
+    relapse = (months / PROGRESSION_SCALE) ** PROGRESSION_SHAPE * np.exp(0.7 * patients.log_hazard + planted)
+    return {"OS": -np.expm1(-death), "PFS": -np.expm1(-(death + relapse))}
+
+
+def volume_ml(patients: Patients) -> Array:
+    """Lesion volume in millilitres, 1.5 to 110."""
+    return np.asarray(np.clip(30.0 * np.exp(0.9 * patients.volume), 1.5, 110.0))
+
+
+def clinical_rows(patients: Patients) -> list[dict[str, str]]:
+    """Clinical values and outcomes as a table's text cells, a row per patient; outcomes in days."""
+    nlr = np.exp(1.35 + 0.55 * patients.nlr)
+    albumin = np.clip(39.0 + 4.5 * patients.albumin, 15, 58)
+    pdl1 = np.array([100 * 0.5 * (1 + math.erf(z / math.sqrt(2))) for z in patients.pdl1])
+    return [
+        {
+            "age": f"{patients.age[i]:.0f}", "sex": "F" if patients.female[i] else "M",
+            "ecog": f"{patients.ecog[i]:.0f}", "nlr": f"{nlr[i]:.2f}", "albumin": f"{albumin[i]:.1f}",
+            "pdl1": "" if patients.pdl1_missing[i] else f"{pdl1[i]:.0f}",
+            "liver_metastases": "yes" if patients.liver[i] else "no",
+            "os_days": _days(patients.os_time[i]), "os_event": f"{patients.os_event[i]:d}",
+            "pfs_days": _days(patients.pfs_time[i]), "pfs_event": f"{patients.pfs_event[i]:d}",
+        }
+        for i in range(len(patients))
+    ]
+
+
+def _days(months: float) -> str:
+    return f"{max(1.0, math.ceil(months * DAYS_PER_MONTH)):.0f}"

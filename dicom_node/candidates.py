@@ -1,0 +1,134 @@
+"""Which ROI of a contour object is the tumour: names first, types as second evidence, and a policy for several.
+
+Pure. Never the first that comes: none or several is a reason, unless the site has decided otherwise.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from analysis.contract import Combine, Reason
+from config.settings import Planning
+from dicom_node.instance import Roi
+from dicom_node.workitem import ConfigError
+
+LONGEST_NAME = 64  # VR LO; a longer name is cut before any pattern sees it
+CLOSED = frozenset({"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"})
+
+# RT ROI Interpreted Type (3006,00A4) "GTV", and Segmented Property Type codes (CID 7159, 6102; SCT, then old SRT).
+TUMOUR_TYPES = frozenset({
+    "GTV",
+    "108369006", "372087000", "86049000", "14799000", "254637007", "126713003", "363346000",  # neoplasms
+    "52988006", "4147007", "27925004",  # lesion, mass, nodule
+    "M-8FFFF", "M-80003", "M-80000", "M-01100", "M-03000", "M-03010",
+})  # fmt: skip
+# Interpreted types that speak against a tumour. Some workstations write ORGAN for everything they draw, so these
+# count only where no single name decides.
+OTHER_TYPES = frozenset({
+    "EXTERNAL", "PTV", "CTV", "TREATED_VOLUME", "IRRAD_VOLUME", "BOLUS", "AVOIDANCE", "ORGAN", "MARKER", "REGISTRATION",
+    "ISOCENTER", "CONTRAST_AGENT", "CAVITY", "SUPPORT", "FIXATION", "DOSE_REGION", "CONTROL", "DOSE_MEASUREMENT",
+    "BRACHY_CHANNEL", "BRACHY_ACCESSORY", "BRACHY_SRC_APP", "BRACHY_CHNL_SHLD",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen ROI or segment numbers, ascending, and how they become one mask."""
+
+    numbers: tuple[int, ...]
+    combine: Combine
+    frame_of_reference_uids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class NoChoice:
+    """Why none was chosen; the detail has numbers, never names."""
+
+    reason: Reason
+    detail: str
+
+
+def choose(rois: Sequence[Roi], settings: Planning) -> Choice | NoChoice:
+    """Choose the tumour among the ROIs of one object.
+
+    Raises ConfigError for a pattern that is no regular expression.
+    """
+    include, exclude = _compiled(settings.roi_name_patterns), _compiled(settings.roi_exclude_patterns)
+    wanted = [roi for roi in rois if not _matches(roi.name, exclude)]
+    named = [roi for roi in wanted if _matches(roi.name, include)]
+    drawn = [roi for roi in wanted if roi.contours > 0 and _closed(roi)]
+    found = _narrowed([roi for roi in drawn if roi in named])
+    if not found and not named:
+        found = [roi for roi in drawn if _type(roi) in TUMOUR_TYPES] or _only(rois, drawn, settings)
+    if not found:
+        return _none(rois, named)
+    numbers = tuple(sorted({roi.number for roi in found}))
+    every = [roi.number for roi in rois]
+    if any(every.count(number) > 1 for number in numbers):
+        return NoChoice(Reason.ROI_UNREADABLE, "an ROI number is used more than once")
+    if len(found) > 1 and settings.several_rois == "reject":
+        return NoChoice(Reason.ROI_AMBIGUOUS, f"{len(found)} of {len(rois)} match: numbers {_listed(numbers)}")
+    combine = Combine.SINGLE if len(found) == 1 else Combine(settings.several_rois)
+    return Choice(numbers, combine, frozenset(roi.frame_of_reference_uid for roi in found) - {""})
+
+
+def _compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
+    compiled = []
+    for pattern in patterns:
+        try:
+            compiled.append(re.compile(pattern, re.IGNORECASE))
+        except re.error as error:
+            raise ConfigError(
+                f"[plan] roi_name_patterns or roi_exclude_patterns: {pattern!r} is not a regular expression ({error})"
+            ) from error
+    return compiled
+
+
+def _matches(name: str, patterns: Iterable[re.Pattern[str]]) -> bool:
+    text = unicodedata.normalize("NFKC", name[:LONGEST_NAME]).strip()[:LONGEST_NAME]
+    return any(pattern.search(text) for pattern in patterns)
+
+
+def _closed(roi: Roi) -> bool:
+    """Whether it has area: SEG segments name no geometric type, RTSTRUCT contours do."""
+    return not roi.geometric_types or any(kind in CLOSED for kind in roi.geometric_types)
+
+
+def _type(roi: Roi) -> str:
+    return roi.interpreted_type.strip().upper()
+
+
+def _narrowed(found: list[Roi]) -> list[Roi]:
+    """Of several that match by name, those whose type does not speak against them (if any are left)."""
+    if len(found) < 2:
+        return found
+    return [roi for roi in found if _type(roi) not in OTHER_TYPES] or found
+
+
+def _only(rois: Sequence[Roi], drawn: Sequence[Roi], settings: Planning) -> list[Roi]:
+    """The only ROI of an object, whatever its name: what a person means who draws one thing and names it nothing."""
+    filled = [roi for roi in rois if roi.contours > 0]
+    if settings.only_roi_if_unnamed and len(filled) == 1 and len(drawn) == 1 and _type(drawn[0]) not in OTHER_TYPES:
+        return list(drawn)
+    return []
+
+
+def _none(rois: Sequence[Roi], named: Sequence[Roi]) -> NoChoice:
+    relevant = named or rois
+    if relevant and not any(roi.contours for roi in relevant):
+        return NoChoice(Reason.ROI_EMPTY, f"{len(relevant)} of {len(rois)} ROIs could be meant, without any contour")
+    if relevant and not any(_closed(roi) for roi in relevant if roi.contours):
+        kinds = sorted({kind for roi in relevant for kind in roi.geometric_types})
+        return NoChoice(Reason.ROI_GEOMETRY_UNSUPPORTED, f"contours of type {', '.join(map(_word, kinds))} only")
+    return NoChoice(Reason.ROI_NOT_FOUND, f"none of {len(rois)} ROIs matches")
+
+
+def _word(text: str) -> str:
+    """A code string fit for a report: it comes from the network."""
+    return re.sub(r"[^A-Z_]", "?", text[:16].upper()) or "unknown"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return shown if len(numbers) <= 10 else f"{shown}, ..."

@@ -1,0 +1,109 @@
+"""`prognode check`: walks what the node stands on, in order, and explains each failure with its remedy."""
+
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from config.settings import Settings
+from dicom_node import deliver
+from dicom_node.executors import process
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.workitem import ConfigError
+from models.bundle import DEMO, BundleError, load
+
+PACKAGES = ("dicom_node", "analysis", "reports", "config", "models")
+DISTRIBUTION = "prognode"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `remedy` is empty when it is well."""
+
+    name: str
+    well: bool
+    text: str
+    remedy: str = ""
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Look at each thing in turn; nothing is changed but for the spool folder being made."""
+    yield _packages()
+    yield from _bundle(settings)
+    yield from _spool(settings)
+    yield _isolation(settings)
+    if not settings.peers:
+        yield Finding("peers", False, "no peer is configured", "add [[peers]] for the PACS and each sender")
+    for peer in settings.peers:
+        if peer.receives_results:
+            answer = deliver.echo(peer, settings)
+            yield Finding(f"C-ECHO {peer.ae_title}", answer.well, answer.text, "" if answer.well else answer.remedy)
+    if settings.peers and not settings.destinations():
+        yield Finding("destinations", False, "no peer receives results", "set receives_results = true for the PACS")
+
+
+def _packages() -> Finding:
+    """The five packages have short names: another distribution may have overwritten one of them."""
+    owners = importlib.metadata.packages_distributions()
+    foreign = {name: owners.get(name, []) for name in PACKAGES if set(owners.get(name, [])) - {DISTRIBUTION}}
+    if foreign:
+        return Finding(
+            "packages",
+            False,
+            f"also shipped by another distribution: {foreign}",
+            "install Prognode into a virtual environment of its own",
+        )
+    return Finding("packages", True, "each belongs to Prognode alone")
+
+
+def _bundle(settings: Settings) -> Iterator[Finding]:
+    try:
+        bundle = load(settings.bundle or DEMO)
+    except BundleError as error:
+        yield Finding("bundle", False, str(error), "install the bundle again, or correct `bundle` in the settings")
+        return
+    name, version, digest, synthetic = bundle.identity
+    note = "; SYNTHETIC - NOT FOR CLINICAL USE" if synthetic else ""
+    yield Finding("bundle", True, f"{name} {version}, sha256 {digest[:16]}{note}")
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    spool = Spool(settings.node.spool)
+    try:
+        spool.create()
+        Store.open(spool.store).close()
+    except (OSError, ConfigError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        yield Finding(
+            "spool", False, f"{settings.node.spool}: {text}", "give the service's user this folder (mode 0700)"
+        )
+        return
+    mode = settings.node.spool.stat().st_mode & 0o077
+    yield Finding(
+        "spool",
+        not mode,
+        f"{settings.node.spool} can be written",
+        "" if not mode else f"chmod 0700 {settings.node.spool}: others can read it",
+    )
+    free = spool.free_bytes()
+    enough = free > settings.receive.reserve_disk_bytes
+    yield Finding(
+        "disk",
+        enough,
+        f"{free / 1e9:.1f} GB free, {settings.receive.reserve_disk_bytes / 1e9:.1f} GB kept in reserve",
+        "" if enough else "free some space: C-STORE is answered with A700 until then",
+    )
+
+
+def _isolation(settings: Settings) -> Finding:
+    found = process.probe()
+    well = bool(found.namespace) or settings.job.isolation == "preferred"
+    who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
+    return Finding(
+        "job isolation",
+        well,
+        f"{found.text} (as {who}); memory {settings.job.memory_bytes / 1e9:.0f} GB, "
+        f"{settings.job.wall_clock_seconds:.0f} s",
+        "" if well else "allow network namespaces to this service",
+    )

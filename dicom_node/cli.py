@@ -1,0 +1,326 @@
+"""prognode: builds settings, store and logging, and hands them to the stages. Exit codes are sysexits."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from config.settings import Settings, SettingsError, load
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A DICOM node that scores a CT and its tumour contour. Research use only.",
+)
+bundle_app = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
+cohort_app = typer.Typer(no_args_is_help=True, help="Make cohorts.")
+app.add_typer(bundle_app, name="bundle")
+app.add_typer(cohort_app, name="cohort")
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_CONFIG", help="Settings file (TOML).")]
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(f"prognode: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _settings(config: Path | None) -> Settings:
+    try:
+        return load(config) if config else Settings()
+    except SettingsError as error:
+        _stop(str(error), os.EX_CONFIG)
+
+
+def _log(level: int = logging.INFO) -> None:
+    from dicom_node.quiet import quiet_libraries
+
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    quiet_libraries()
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def _bundle(settings: Settings):  # type: ignore[no-untyped-def]  # models is imported only by commands that need it
+    from models.bundle import DEMO, BundleError
+    from models.bundle import load as load_bundle
+
+    try:
+        return load_bundle(settings.bundle or DEMO)
+    except BundleError as error:
+        _stop(f"bundle: {error}", os.EX_CONFIG)
+
+
+def _wait_for_signal() -> None:
+    """Block until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+
+
+def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
+    from contextlib import ExitStack
+
+    from dicom_node.spool import Spool
+    from dicom_node.workitem import ConfigError, StageError
+
+    settings = _settings(config)
+    _log()
+    spool = Spool(settings.node.spool)
+    try:
+        spool.create()
+        with ExitStack() as running:
+            if working:
+                from dicom_node.job import Runner
+                from dicom_node.worker import Worker
+
+                bundle = _bundle(settings)
+                worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle))
+                worker.start()
+                running.callback(worker.stop)
+            if receiving:
+                from dicom_node.receive import Receiver
+
+                receiver = Receiver(settings, spool)
+                receiver.start()
+                running.callback(receiver.stop)
+                print(
+                    f"prognode: listening as {settings.node.ae_title} on {settings.node.host}:{receiver.port}",
+                    flush=True,
+                )
+            _wait_for_signal()
+    except (StageError, ConfigError) as error:
+        _stop(f"{error} {getattr(error, 'hint', '')}".strip(), os.EX_CONFIG)
+    except OSError as error:
+        _stop(
+            f"{error.filename or settings.node.host}: {error.strerror}",
+            os.EX_CANTCREAT if error.filename else os.EX_UNAVAILABLE,
+        )
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Receive and work in one process: the embedded default.
+
+    Example: prognode serve --config /etc/prognode/prognode.toml
+    """
+    _run(config, receiving=True, working=True)
+
+
+@app.command()
+def receive(config: Config = None) -> None:
+    """Only receive: C-STORE, C-ECHO and storage commitment reports.
+
+    Example: prognode receive --config /etc/prognode/prognode.toml
+    """
+    _run(config, receiving=True, working=False)
+
+
+@app.command()
+def work(config: Config = None) -> None:
+    """Only work: plan, analyse, report and deliver what has been received.
+
+    Example: prognode work --config /etc/prognode/prognode.toml
+    """
+    _run(config, receiving=False, working=True)
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="Folder with CT and RTSTRUCT or SEG, in any structure.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    config: Config = None,
+) -> None:
+    """Score a folder of DICOM files with no network: a sub-folder per work item, and summary.json.
+
+    Example: prognode score patient42/ --out results/
+    """
+    from dicom_node.score import SUMMARY
+    from dicom_node.score import score as run
+    from dicom_node.workitem import StageError
+
+    settings = _settings(config)
+    _log(logging.WARNING)
+    bundle = _bundle(settings)
+    try:
+        summary = run(folder, out, settings, bundle)
+    except FileNotFoundError as error:
+        _stop(str(error), os.EX_NOINPUT)
+    except StageError as error:
+        _stop(f"{error}; {error.hint}", os.EX_CONFIG)
+    except OSError as error:
+        _stop(f"{error.filename}: {error.strerror}", os.EX_CANTCREAT)
+    if bundle.manifest.synthetic:
+        print(f"bundle {bundle.manifest.name}: SYNTHETIC - NOT FOR CLINICAL USE")
+    for entry in summary["work_items"]:
+        where = out / entry["folder"] if entry["folder"] else entry["error"]
+        print(f"{entry['outcome']:<10} {entry['reason'] or '':<28} {where}")
+    for ignored in summary["ignored"][:20]:
+        print(f"ignored    {ignored['file']}: {ignored['why']}")
+    if len(summary["ignored"]) > 20:
+        print(f"ignored    {len(summary['ignored']) - 20} more, see {out / SUMMARY}")
+    if not summary["work_items"]:
+        _stop(f"{folder}: no CT and no contour object that can be read; see {out / SUMMARY}", os.EX_DATAERR)
+    if any(entry["outcome"] == "FAILED" for entry in summary["work_items"]):
+        raise typer.Exit(os.EX_SOFTWARE)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where to work; emptied first.")] = Path("build/demo"),
+    source: Annotated[
+        Path | None, typer.Option("--input", help="Folder of real DICOM instead of a synthetic patient.")
+    ] = None,
+) -> None:
+    """Run the whole road once: a node, a test PACS, one patient, and the result as a table and a picture.
+
+    Example: prognode demo --input patient42/
+    """
+    from dicom_node.demo import DemoError
+    from dicom_node.demo import demo as run
+
+    _log(logging.WARNING)
+    try:
+        run(folder, source, _bundle(Settings()))
+    except DemoError as error:
+        _stop(str(error), error.code)
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None, config: Config = None
+) -> None:
+    """Show the node's work items, or one study's way through the ten stops.
+
+    Example: prognode status --study 1.2.840.113619.2.55.3
+    """
+    from dicom_node import status as shown
+    from dicom_node.spool import Spool
+    from dicom_node.store import Store
+
+    settings = _settings(config)
+    spool = Spool(settings.node.spool)
+    if not spool.store.is_file():
+        _stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
+    store = Store.open(spool.store)
+    if study is None:
+        print(shown.overview(store, _bundle(settings).manifest.synthetic))
+        return
+    text = shown.of_study(store, spool, study)
+    if text is None:
+        _stop("this study is not known here: nothing of it has been received", os.EX_DATAERR)
+    print(text)
+
+
+@app.command()
+def retry(
+    study: Annotated[str | None, typer.Option("--study", help="Only work items of this Study Instance UID.")] = None,
+    config: Config = None,
+) -> None:
+    """Run failed work items again.
+
+    Example: prognode retry --study 1.2.840.113619.2.55.3
+    """
+    import time
+
+    from dicom_node.spool import Spool
+    from dicom_node.store import Store
+    from dicom_node.workitem import State
+
+    spool = Spool(_settings(config).node.spool)
+    if not spool.store.is_file():
+        _stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
+    store = Store.open(spool.store)
+    failed = [item for item in store.items(study, limit=1_000_000) if item.state is State.FAILED]
+    for item in failed:
+        store.retry(item.id, time.time())
+    print(f"{len(failed)} work items will run again")
+
+
+@app.command()
+def check(
+    config: Config = None, as_json: Annotated[bool, typer.Option("--json", help="For monitoring.")] = False
+) -> None:
+    """Walk through everything the node stands on; say what is wrong and what to do.
+
+    Example: prognode check --config /etc/prognode/prognode.toml
+    """
+    from dataclasses import asdict
+
+    from dicom_node.check import check as run
+
+    findings = []
+    for finding in run(_settings(config)):
+        findings.append(finding)
+        if not as_json:
+            print(f"{'ok  ' if finding.well else 'FAIL'} {finding.name}: {finding.text}")
+            if finding.remedy:
+                print(f"     to do: {finding.remedy}")
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(os.EX_CONFIG)
+
+
+@bundle_app.command("show")
+def bundle_show(
+    folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
+) -> None:
+    """Print a bundle's identity and model card.
+
+    Example: prognode bundle show /var/lib/prognode/bundle
+    """
+    bundle = _bundle(Settings(bundle=folder))
+    name, version, digest, synthetic = bundle.identity
+    print(f"{name} {version}\nsha256 {digest}{chr(10) + 'SYNTHETIC - NOT FOR CLINICAL USE' if synthetic else ''}\n")
+    print((bundle.folder / "model_card.md").read_text(encoding="utf-8"))
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
+) -> None:
+    """Check every digest and number of a bundle.
+
+    Example: prognode bundle verify /var/lib/prognode/bundle
+    """
+    bundle = _bundle(Settings(bundle=folder))
+    manifest = bundle.manifest
+    print(f"ok {manifest.name} {manifest.version} sha256 {bundle.digest}, {len(manifest.files)} files")
+
+
+@app.command(context_settings=PASS_ON)
+def train(context: typer.Context) -> None:
+    """Train a bundle on a cohort (needs the extra `train`). Options: prognode train -- --help
+
+    Example: prognode train cohort.toml --out bundle/
+    """
+    _tool(["train", *context.args])
+
+
+@cohort_app.command("synth", context_settings=PASS_ON)
+def cohort_synth(context: typer.Context) -> None:
+    """Make a synthetic cohort with a known planted effect. Options: prognode cohort synth -- --help
+
+    Example: prognode cohort synth 240 --out cohort/ --seed 1
+    """
+    _tool(["synth", *context.args])
+
+
+def _tool(arguments: list[str]) -> NoReturn:
+    from dicom_node.job import run_tool
+
+    raise typer.Exit(run_tool("analysis.train", arguments))
+
+
+def main() -> None:
+    app()

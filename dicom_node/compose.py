@@ -1,0 +1,150 @@
+"""The report stage: evidence headers and the job's result go into `reports`, Part 10 files come out into the spool."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from analysis.contract import MASK_FILE, PICTURES_FILE, RESULT_FILE, JobResult, Outcome
+from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.plan import NotEligible, Plan
+from dicom_node.spool import Spool
+from reports import build
+from reports.context import DocumentReference, ReportContext, reference_to
+from reports.sr_variant import as_sop_class
+
+RISK_SR, RADIOMICS_SR, SEGMENTATION, PAGE = "risk-sr", "radiomics-sr", "segmentation", "page-1"
+PAGE_PICTURE = "page-1.png"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Documents written, in the order they are sent: an SR never arrives before the SEG it refers to."""
+
+    documents: tuple[str, ...]
+
+
+def compose(
+    spool: Spool,
+    key: str,
+    decision: Plan | NotEligible,
+    path_of: Callable[[str], Path],
+    context: ReportContext,
+    sr_sop_classes: Sequence[str],
+) -> Composed:
+    """Write the objects of a work item into results/<key>/report, the same bytes each time.
+
+    The SRs are written in the first of `sr_sop_classes`, and once more for each other class as
+    `<document>.<class>.dcm`, for a PACS that refuses the first.
+
+    Raises
+    ------
+    OSError, ValueError
+        When the job's files or the evidence cannot be read.
+    """
+    analysis = spool.results(key, "analysis")
+    result = JobResult.model_validate_json((analysis / RESULT_FILE).read_bytes())
+    made = _build(analysis, result, decision, path_of, context, sr_sop_classes[0])
+    objects = {SEGMENTATION: made.segmentation, RISK_SR: made.risk_sr, RADIOMICS_SR: made.radiomics_sr, PAGE: made.page}
+    present = {name: dataset for name, dataset in objects.items() if dataset is not None}
+    with spool.replace_results(key, "report") as folder:
+        for name, dataset in present.items():
+            write_part10(dataset, folder / f"{name}.dcm")
+            if name in (RISK_SR, RADIOMICS_SR):
+                for other in sr_sop_classes[1:]:
+                    write_part10(as_sop_class(dataset, other), folder / variant_name(name, other))
+        (folder / PAGE_PICTURE).write_bytes(_png(made.page_pixels))
+    return Composed(tuple(present))
+
+
+def variant_name(document: str, sop_class_uid: str) -> str:
+    """File name of an SR in another SOP class than the preferred one."""
+    return f"{document}.{sop_class_uid}.dcm"
+
+
+def previous_documents(
+    spool: Spool, predecessor_key: str | None
+) -> tuple[DocumentReference | None, DocumentReference | None]:
+    """References to the risk and radiomics SR of the revision before, where there are any."""
+    if predecessor_key is None:
+        return None, None
+    folder = spool.results(predecessor_key, "report")
+    found = [_reference(folder / f"{name}.dcm") for name in (RISK_SR, RADIOMICS_SR)]
+    return found[0], found[1]
+
+
+def write_part10(dataset: Dataset, path: Path) -> None:
+    """Explicit VR Little Endian with our own file meta; the same data set gives the same bytes."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    dataset.file_meta = meta
+    dcmwrite(path, dataset, enforce_file_format=True)
+
+
+def _build(
+    analysis: Path,
+    result: JobResult,
+    decision: Plan | NotEligible,
+    path_of: Callable[[str], Path],
+    context: ReportContext,
+    sr_sop_class: str,
+) -> build.Documents:
+    pictures = _pictures(analysis / PICTURES_FILE)
+    if isinstance(decision, NotEligible):
+        evidence = _headers([uid for uid in decision.evidence if uid], path_of)
+        return build.not_scored(evidence, build.refusal_of(result), context, sr_sop_class, pictures)
+    roi = _headers([decision.roi_sop_instance_uid], path_of)[0]
+    if result.outcome is Outcome.NOT_SCORED:
+        evidence = [*_headers(decision.ct_sop_instance_uids, path_of), roi]
+        return build.not_scored(evidence, build.refusal_of(result), context, sr_sop_class, pictures)
+    if result.geometry is None:
+        raise ValueError("a scored result has no geometry; analyse the study again")
+    names = {Spool.ct_name(place): uid for place, uid in enumerate(decision.ct_sop_instance_uids)}
+    ordered = list(dict.fromkeys(names[name] for name in result.geometry.files))  # multi-frame: one file, many slices
+    multi_frame = len(ordered) == 1 and len(result.geometry.files) > 1
+    frames = result.geometry.frames if multi_frame else None
+    ct = _headers(ordered, path_of)
+    return build.scored(ct, roi, _mask(analysis / MASK_FILE), pictures, result, context, sr_sop_class, frames)
+
+
+def _headers(uids: Sequence[str], path_of: Callable[[str], Path]) -> list[Dataset]:
+    return [dcmread(path_of(uid), stop_before_pixels=True, force=True) for uid in uids]
+
+
+def _mask(path: Path) -> NDArray[np.bool_]:
+    """NIfTI voxels (column, row, slice) back to (slice, row, column)."""
+    voxels = np.asanyarray(nibabel.load(path).dataobj)
+    mask: NDArray[np.bool_] = voxels.transpose(2, 1, 0).astype(bool)
+    return mask
+
+
+def _pictures(path: Path) -> Mapping[str, NDArray[Any]] | None:
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _reference(path: Path) -> DocumentReference | None:
+    if not path.is_file():
+        return None
+    return reference_to(dcmread(path, stop_before_pixels=True))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()

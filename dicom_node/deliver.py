@@ -1,0 +1,413 @@
+"""SCU side of the last stage: C-STORE, storage commitment, C-FIND read-back and C-ECHO towards one peer.
+
+Knows no store: the worker reads the delivery rows, calls these, and writes what came of it.
+"""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
+from pynetdicom.status import code_to_category
+
+from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from config.settings import Deliver, Peer, Settings
+from dicom_node.commitment import read_report, request_dataset
+from dicom_node.elements import UnreadableHeader, ascii_text, escaped
+from dicom_node.quiet import quiet_libraries
+from dicom_node.workitem import DeliveryState, Retryable
+
+LOGGER = logging.getLogger(__name__)
+SAME_ASSOCIATION_SECONDS = 2.0  # how long a commitment report on the asking association is waited for
+
+
+class Variant(NamedTuple):
+    """One encoding of a document as a Part 10 file."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is to arrive: variants in the order of preference, of which one is sent (an SR has three, a SEG one)."""
+
+    name: str
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a C-STORE answer means: SENT, PENDING (try again) or FAILED (an operator has to act), and why in words."""
+
+    state: DeliveryState
+    message: str
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of one document. `status` is None when no answer came; the UIDs are those of the variant tried."""
+
+    name: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    status: int | None
+    category: str
+    state: DeliveryState
+    message: str
+
+
+@dataclass(frozen=True)
+class CommitmentAnswer:
+    """REPORTED on the same association, PENDING (it will come on the peer's own), NOT_OFFERED or REFUSED."""
+
+    kind: Literal["REPORTED", "PENDING", "NOT_OFFERED", "REFUSED"]
+    committed: frozenset[str] = frozenset()
+    failed: Mapping[str, int] | None = None  # SOP Instance UID -> Failure Reason (0008,1197)
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class EchoResult:
+    """Whether a peer answered C-ECHO, and the reason and remedy in words when it did not."""
+
+    ok: bool
+    message: str
+    hint: str = ""
+
+
+def delay(attempt: int, settings: Deliver) -> float:
+    """Seconds to wait after the `attempt`-th failed try (1, 2, ...): growing, up to the longest.
+
+    >>> [delay(n, Deliver()) for n in (1, 2, 3, 100_000)]
+    [5.0, 10.0, 20.0, 3600.0]
+    """
+    if settings.first_delay_seconds <= 0 or settings.delay_factor <= 1:
+        return min(settings.first_delay_seconds, settings.longest_delay_seconds)
+    grown = settings.first_delay_seconds
+    for _ in range(attempt - 1):
+        grown *= settings.delay_factor
+        if grown >= settings.longest_delay_seconds:
+            break
+    return min(grown, settings.longest_delay_seconds)
+
+
+_GENERAL = {  # PS3.7 Annex C
+    0x0111: (DeliveryState.SENT, "the peer says that it has this object already"),
+    0x0117: (DeliveryState.FAILED, "the peer says that the SOP Instance UID is not valid"),
+    0x0122: (DeliveryState.FAILED, "the peer does not store this SOP class; enable it there"),
+    0x0124: (DeliveryState.FAILED, "the peer does not let this node store; allow its AE title there"),
+    0x0211: (DeliveryState.FAILED, "the peer does not know C-STORE"),
+    0x0212: (DeliveryState.FAILED, "the peer calls the request mistyped"),
+}
+_RANGES = {  # PS3.4 B.2.3
+    0xA700: (DeliveryState.PENDING, "the peer is out of resources; it is asked again later"),
+    0xA800: (DeliveryState.FAILED, "the peer does not store this SOP class; enable it there"),
+    0xA900: (DeliveryState.FAILED, "the peer says that the object does not match its SOP class"),
+}
+
+
+def decide(status: int | None) -> Decision:
+    """What a C-STORE status means for the delivery. Unknown ones are tried again: losing a result is worse.
+
+    >>> [decide(status).state.name for status in (0x0000, 0xB000, 0xA700, 0xA900, 0xC000, 0x0110, None)]
+    ['SENT', 'SENT', 'PENDING', 'FAILED', 'FAILED', 'PENDING', 'PENDING']
+    """
+    if status is None:
+        return Decision(DeliveryState.PENDING, "no answer: the connection ended or the peer took too long")
+    category = code_to_category(status)
+    if category == "Success":
+        return Decision(DeliveryState.SENT, "")
+    if category == "Warning":
+        return Decision(DeliveryState.SENT, f"stored with warning {status:04X}H: the peer may have changed elements")
+    if status in _GENERAL:
+        state, words = _GENERAL[status]
+    elif status & 0xFF00 in _RANGES:
+        state, words = _RANGES[status & 0xFF00]
+    elif status & 0xF000 == 0xC000:
+        state, words = DeliveryState.FAILED, "the peer says that it cannot understand the object; its log says why"
+    else:
+        state, words = DeliveryState.PENDING, "the peer could not store the object; it is asked again later"
+    return Decision(state, f"status {status:04X}H: {words}")
+
+
+def send(peer: Peer, documents: Sequence[Document], settings: Settings) -> list[Sent]:
+    """Send each document as its first variant that the peer accepts; the files' bytes go out unchanged.
+
+    A peer that takes Implicit VR Little Endian alone gets the object re-encoded so (PS3.5 section 10.1).
+    Raises Retryable when no association comes about.
+    """
+    syntaxes = {v.path: _transfer_syntax(v.path) for document in documents for v in document.variants}
+    wanted = {(v.sop_class_uid, syntaxes[v.path]): None for document in documents for v in document.variants}
+    wanted.update({(cls, ImplicitVRLittleEndian): None for cls, ts in list(wanted) if not ts.is_encapsulated})
+    contexts = [build_context(cls, ts) for cls, ts in wanted]
+    sent: list[Sent] = []
+    with _association(peer, settings, contexts) as association:
+        offered = {(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in association.accepted_contexts}
+        for document in documents:
+            sent.append(_send_one(association, document, syntaxes, offered))
+            LOGGER.info("object.%s %s to %s %s", sent[-1].state.lower(), document.name, peer.ae_title, sent[-1].message)
+    return sent
+
+
+def _transfer_syntax(path: Path) -> UID:
+    return UID(str(read_file_meta_info(path).TransferSyntaxUID))
+
+
+def _send_one(
+    association: Association, document: Document, syntaxes: Mapping[Path, UID], offered: Collection[tuple[str, UID]]
+) -> Sent:
+    for variant in document.variants:
+        syntax = syntaxes[variant.path]
+        unchanged = (variant.sop_class_uid, syntax) in offered
+        if unchanged or (variant.sop_class_uid, ImplicitVRLittleEndian) in offered and not syntax.is_encapsulated:
+            answer = _store(association, variant.path if unchanged else dcmread(variant.path))
+            status = int(answer.Status) if "Status" in answer else None
+            decision = decide(status)
+            category = code_to_category(status) if status is not None else ""
+            return Sent(document.name, variant.sop_class_uid, variant.sop_instance_uid, status, category, *_both(decision))
+    first = document.variants[0]
+    words = "the peer accepts none of " + ", ".join(UID(v.sop_class_uid).name for v in document.variants)
+    return Sent(
+        document.name, first.sop_class_uid, first.sop_instance_uid, None, "", DeliveryState.FAILED,
+        f"{words}; enable one there, then retry",
+    )  # fmt: skip
+
+
+def _both(decision: Decision) -> tuple[DeliveryState, str]:
+    return decision.state, decision.message
+
+
+def _store(association: Association, what: Path | Dataset) -> Dataset:
+    """One C-STORE; an empty data set when the association has ended."""
+    try:
+        return association.send_c_store(what)
+    except RuntimeError:  # pynetdicom: no longer established
+        return Dataset()
+
+
+def request_commitment(
+    peer: Peer, instances: Sequence[tuple[str, str]], transaction_uid: str, settings: Settings
+) -> CommitmentAnswer:
+    """Ask for storage commitment of (SOP class, SOP instance) pairs; note the transaction before calling this.
+
+    A report on the asking association is waited for shortly; PENDING means that it will come to `receive`.
+    Raises Retryable when no association comes about or it is lost before the answer.
+    """
+    reports: list[tuple[str, list[str], dict[str, int]]] = []
+    arrived = threading.Event()
+
+    def on_report(event: evt.Event) -> tuple[int, None]:
+        try:
+            report = read_report(event.event_information)
+        except UnreadableHeader:
+            return 0x0110, None
+        if report[0] == transaction_uid:
+            reports.append(report)
+            arrived.set()
+        return 0x0000, None
+
+    contexts = [build_context(StorageCommitmentPushModel)]
+    with _association(peer, settings, contexts, [(evt.EVT_N_EVENT_REPORT, on_report)]) as association:
+        if not _accepts(association, StorageCommitmentPushModel):
+            return CommitmentAnswer("NOT_OFFERED", message="the peer does not offer storage commitment")
+        answer, _ = association.send_n_action(
+            request_dataset(transaction_uid, instances), 1, StorageCommitmentPushModel,
+            StorageCommitmentPushModelInstance,
+        )  # fmt: skip
+        if "Status" not in answer:
+            raise Retryable(f"{peer.ae_title} did not answer the request for storage commitment")
+        if code_to_category(answer.Status) not in ("Success", "Warning"):
+            return CommitmentAnswer("REFUSED", message=f"status {answer.Status:04X}H to the request")
+        _wait(arrived, association, min(SAME_ASSOCIATION_SECONDS, settings.deliver.commitment_wait_seconds))
+    if not reports:
+        return CommitmentAnswer("PENDING")
+    _, committed, failed = reports[0]
+    return CommitmentAnswer("REPORTED", frozenset(committed), failed)
+
+
+def _wait(arrived: threading.Event, association: Association, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not arrived.wait(0.02) and association.is_established and time.monotonic() < end:
+        pass
+
+
+def find(
+    peer: Peer, study_instance_uid: str, instances: Mapping[str, str], settings: Settings
+) -> frozenset[str] | None:
+    """Which SOP Instance UIDs the peer finds in this study; `instances` maps each to its Series Instance UID.
+
+    IMAGE level of the Study Root model (PS3.4 C.6.2): one request per series, with every unique key, which the
+    strictest SCP needs. None when the peer does not offer it or refuses the query. Raises Retryable.
+    """
+    seen: set[str] = set()
+    with _association(peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+        if not _accepts(association, StudyRootQueryRetrieveInformationModelFind):
+            return None
+        for series in sorted(set(instances.values())):
+            uids = sorted(uid for uid, in_series in instances.items() if in_series == series)
+            found = _find_in_series(association, study_instance_uid, series, uids)
+            if found is None:
+                return None
+            seen |= found
+    return frozenset(seen & set(instances))
+
+
+def _find_in_series(association: Association, study: str, series: str, uids: list[str]) -> set[str] | None:
+    query = Dataset()
+    query.QueryRetrieveLevel = "IMAGE"
+    query.StudyInstanceUID = study
+    if series:
+        query.SeriesInstanceUID = series
+    query.SOPInstanceUID = uids
+    seen: set[str] = set()
+    status: int | None = None
+    for answer, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+        status = int(answer.Status) if "Status" in answer else None
+        in_study = identifier is not None and ascii_text(identifier, "StudyInstanceUID") in ("", study)
+        if identifier is not None and in_study:
+            seen.add(ascii_text(identifier, "SOPInstanceUID"))
+    if status is None:
+        raise Retryable("the connection ended during C-FIND")
+    return seen if code_to_category(status) in ("Success", "Warning", "Pending") else None
+
+
+def echo(peer: Peer, settings: Settings) -> EchoResult:
+    """C-ECHO, for `prognode check`: says in words what is wrong and what to do."""
+    try:
+        with _association(peer, settings, []) as association:
+            if not _accepts(association, Verification):
+                return EchoResult(True, f"{peer.ae_title} accepts an association, but offers no C-ECHO")
+            answer = association.send_c_echo()
+    except Retryable as error:
+        return EchoResult(False, str(error), error.hint)
+    if "Status" in answer and answer.Status == 0x0000:
+        return EchoResult(True, f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO")
+    return EchoResult(False, f"{peer.ae_title} accepted the association, but did not answer C-ECHO", "look into its log")
+
+
+def _accepts(association: Association, abstract_syntax: UID) -> bool:
+    return any(cx.abstract_syntax == abstract_syntax for cx in association.accepted_contexts)
+
+
+@contextmanager
+def _association(
+    peer: Peer,
+    settings: Settings,
+    contexts: list[PresentationContext],
+    handlers: Sequence[tuple[Any, ...]] = (),
+) -> Iterator[Association]:
+    """An association with the peer, released at the end. Verification is proposed beside `contexts`, so a peer that
+    accepts none of those still answers. Raises Retryable with what to do."""
+    association = _associate(peer, settings, contexts, handlers)
+    accepted = association.acceptor.primitive is not None and association.acceptor.primitive.result == 0
+    if not association.is_established and not (accepted and not association.accepted_contexts):
+        raise _why_not(association, peer, settings)
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _associate(
+    peer: Peer, settings: Settings, contexts: list[PresentationContext], handlers: Sequence[tuple[Any, ...]]
+) -> Association:
+    quiet_libraries()
+    _config.LOG_HANDLER_LEVEL = "none"  # its handlers would log names and numbers
+    _config.STORE_SEND_CHUNKED_DATASET = True  # a path is sent as it lies on the disk, piece by piece
+    entity = AE(settings.node.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = settings.deliver.connect_timeout_seconds
+    entity.acse_timeout = settings.receive.acse_timeout_seconds
+    entity.dimse_timeout = settings.receive.dimse_timeout_seconds
+    entity.network_timeout = settings.receive.network_timeout_seconds
+    try:
+        return entity.associate(
+            peer.host,
+            peer.port,
+            contexts=[*contexts, build_context(Verification)],
+            ae_title=peer.ae_title,
+            max_pdu=settings.receive.maximum_pdu_bytes,
+            evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, _send_at_once)],
+        )
+    except socket.gaierror as error:
+        raise Retryable(
+            f"the host name of {peer.ae_title} cannot be resolved",
+            f"correct host in the [[peers]] entry of {peer.ae_title}, or the name service",
+        ) from error
+
+
+def _send_at_once(event: evt.Event) -> None:
+    # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _why_not(association: Association, peer: Peer, settings: Settings) -> Retryable:
+    """The reason for a missing association, in words, with the remedy."""
+    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    ours = settings.node.ae_title
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        source, diagnostic = primitive.result_source, primitive.diagnostic
+        if (source, diagnostic) == (1, 3):
+            return Retryable(
+                f"{where} does not know our AE title {ours}",
+                f"let {peer.ae_title} accept AE title {ours} from this host (port {settings.node.port})",
+            )
+        if (source, diagnostic) == (1, 7):
+            return Retryable(
+                f"{where} says that {peer.ae_title} is not its AE title",
+                f"correct ae_title in the [[peers]] entry of {peer.ae_title} (case counts)",
+            )
+        if source == 3:
+            return Retryable(f"{where} is busy (result {primitive.result}, reason {diagnostic})", "wait; it is tried again")
+        return Retryable(
+            f"{where} rejected the association: {escaped(str(primitive.reason_str))}", f"look into the log of {peer.ae_title}"
+        )
+    return _why_unreachable(peer, settings, where)
+
+
+def _why_unreachable(peer: Peer, settings: Settings, where: str) -> Retryable:
+    """pynetdicom does not say why a connection failed; one bare connect does."""
+    try:
+        with socket.create_connection((peer.host, peer.port), settings.deliver.connect_timeout_seconds):
+            return Retryable(
+                f"{where} took the connection, but did not answer the association request",
+                f"look whether a DICOM service (without TLS) listens on port {peer.port} there",
+            )
+    except ConnectionRefusedError:
+        return Retryable(
+            f"{where} refused the connection: nothing listens on port {peer.port}",
+            f"start {peer.ae_title}, or correct host and port in its [[peers]] entry",
+        )
+    except TimeoutError:
+        return Retryable(
+            f"{where} did not answer within {settings.deliver.connect_timeout_seconds:g} s",
+            "look at the firewall and at host and port in the [[peers]] entry",
+        )
+    except OSError as error:
+        return Retryable(
+            f"{where} cannot be reached: {error.strerror or type(error).__name__}",
+            "look at the network and at host in the [[peers]] entry",
+        )

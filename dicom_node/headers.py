@@ -1,0 +1,196 @@
+"""Reads a stored instance's header into facts (`Instance`), between receive and plan; pixels stay on disk.
+
+The bytes are hostile: whatever is odd ends in UnreadableHeader, which names the attribute and never quotes a value.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from config.identity import MANUFACTURER
+from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, texts, uid
+from dicom_node.frames import geometry_of, rescale_of
+from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, RTSTRUCT, SEG, Instance
+from dicom_node.references import References, rtstruct_facts, seg_facts
+
+__all__ = ["UnreadableHeader", "data_set_digest", "read"]
+
+UNDEFINED = 0xFFFFFFFF
+MAXIMUM_VALUE_BYTES = 65_536  # of an attribute that is no sequence
+MAXIMUM_SEQUENCE_BYTES = 268_435_456  # an RTSTRUCT of 5 million points has about 150 MB
+MAXIMUM_FRAGMENTS = 1_000_000
+_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_WITH_PIXELS = CT_CLASSES | {SEG, LABEL_MAP_SEG}
+_STRINGS = (
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer",
+    "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient",
+    "ImageOrientationPatient", "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
+    "RescaleIntercept", "RescaleSlope", "RescaleType",
+)  # fmt: skip
+_SEQUENCES = (
+    "ReferencedSeriesSequence", "SourceImageSequence", "SegmentSequence", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
+    "ROIContourSequence", "RTROIObservationsSequence",
+)  # fmt: skip
+_MAXIMUM_BYTES: Mapping[int, int] = {
+    **{Tag(keyword): MAXIMUM_VALUE_BYTES for keyword in _STRINGS},
+    **{Tag(keyword): MAXIMUM_SEQUENCE_BYTES for keyword in _SEQUENCES},
+}
+
+
+def read(path: Path, digest: str) -> Instance:
+    """Facts of a Part 10 file whose data set has the SHA-256 `digest`.
+
+    Raises
+    ------
+    UnreadableHeader
+        When the file is no DICOM, is cut short, lacks an identifying UID, is encoded in another transfer syntax than
+        its meta header says, or has more references, ROIs or frames than any real object.
+    OSError
+        When the disk cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            syntax = _transfer_syntax(stream)
+            dataset = _header(stream, syntax, path.stat().st_size)
+            return _instance(dataset, syntax, digest)
+    except (UnreadableHeader, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the boundary to hostile bytes: pydicom raises whatever they provoke
+        raise UnreadableHeader(f"cannot be parsed as DICOM ({type(error).__name__})") from None
+
+
+def _transfer_syntax(stream: BinaryIO) -> UID:
+    """Transfer Syntax UID of the meta header; leaves the stream at the data set, whose encoding must be that one."""
+    stream.seek(128)
+    if stream.read(4) != b"DICM":
+        raise UnreadableHeader("has no DICOM Part 10 header (DICM is missing at byte 128)")
+    meta = _meta_header(stream)
+    syntax = UID(uid(meta, "TransferSyntaxUID", required=True))
+    if not syntax.is_transfer_syntax or syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
+        raise UnreadableHeader("TransferSyntaxUID is none that this node reads (deflated and big endian are not)")
+    first = stream.read(6)
+    stream.seek(-len(first), 1)
+    if len(first) < 6:
+        raise UnreadableHeader("has no data set after its meta header")
+    explicit = all(0x41 <= letter <= 0x5A for letter in first[4:6])
+    if explicit == (syntax == ImplicitVRLittleEndian):
+        raise UnreadableHeader("TransferSyntaxUID of the meta header is not the encoding of the data set")
+    return syntax
+
+
+def _meta_header(stream: BinaryIO) -> Dataset:
+    """Group 0002 by itself: always Explicit VR Little Endian (PS3.10 section 7.1)."""
+    stream.seek(132)
+
+    def past_the_group(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag.group == 0x0002 and length > MAXIMUM_VALUE_BYTES:
+            raise UnreadableHeader("the meta header is damaged")
+        return tag.group != 0x0002
+
+    start = stream.read(6)
+    stream.seek(132)
+    if start[:2] != b"\x02\x00" or not start[4:6].isalpha():
+        raise UnreadableHeader("the meta header is damaged")
+    return read_dataset(stream, False, True, stop_when=past_the_group)
+
+
+def _header(stream: BinaryIO, syntax: UID, size: int) -> Dataset:
+    """The wanted attributes before the pixels; makes sure that the pixels are whole."""
+    pixels: list[tuple[int, int]] = []
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        position = stream.tell()
+        if tag in _PIXELS:
+            pixels.append((position, length))
+            return True
+        if length != UNDEFINED and position + length > size:
+            raise UnreadableHeader(f"the data set is cut short in {_name(tag)}")
+        if length != UNDEFINED and length > _MAXIMUM_BYTES.get(tag, size):
+            raise UnreadableHeader(f"{_name(tag)} has {length} bytes")
+        return False
+
+    dataset = read_dataset(
+        stream, syntax == ImplicitVRLittleEndian, True, stop_when=at_pixels, specific_tags=list(_MAXIMUM_BYTES)
+    )
+    if pixels:
+        _check_pixels_whole(stream, *pixels[0], size)
+    elif uid(dataset, "SOPClassUID", required=True) in _WITH_PIXELS:
+        raise UnreadableHeader("PixelData is absent, or the data set is cut short before it")
+    return dataset
+
+
+def _check_pixels_whole(stream: BinaryIO, position: int, length: int, size: int) -> None:
+    if length != UNDEFINED:
+        if position + length > size:
+            raise UnreadableHeader("the data set is cut short in PixelData")
+        return
+    stream.seek(position)
+    for _ in range(MAXIMUM_FRAGMENTS):
+        head = stream.read(8)
+        fragment = int.from_bytes(head[4:8], "little")
+        if head[:4] == b"\xfe\xff\xdd\xe0" and len(head) == 8:
+            return
+        if head[:4] != b"\xfe\xff\x00\xe0" or stream.tell() + fragment > size:
+            break
+        stream.seek(fragment, 1)
+    raise UnreadableHeader("the data set is cut short in PixelData")
+
+
+def _instance(dataset: Dataset, syntax: UID, digest: str) -> Instance:
+    sop_class_uid = uid(dataset, "SOPClassUID", required=True)
+    encodings = encodings_of(dataset)
+    facts = References()
+    if sop_class_uid == RTSTRUCT:
+        facts = rtstruct_facts(dataset, encodings)
+    elif sop_class_uid in (SEG, LABEL_MAP_SEG):
+        facts = seg_facts(dataset, encodings, label_map=sop_class_uid == LABEL_MAP_SEG)
+    rescale, rescale_type = rescale_of(dataset)
+    return Instance(
+        sop_instance_uid=uid(dataset, "SOPInstanceUID", required=True),
+        sop_class_uid=sop_class_uid,
+        series_instance_uid=uid(dataset, "SeriesInstanceUID", required=True),
+        study_instance_uid=uid(dataset, "StudyInstanceUID", required=True),
+        transfer_syntax_uid=str(syntax),
+        digest=digest,
+        modality=ascii_text(dataset, "Modality", 16),
+        frame_of_reference_uid=uid(dataset, "FrameOfReferenceUID") or facts.frame_of_reference_uid,
+        image_type=texts(dataset, "ImageType"),
+        geometry=geometry_of(dataset),
+        rescale=rescale,
+        rescale_type=rescale_type,
+        acquisition_number=ascii_text(dataset, "AcquisitionNumber", 16),
+        instance_number=ascii_text(dataset, "InstanceNumber", 16),
+        own=ascii_text(dataset, "Manufacturer") == MANUFACTURER,
+        rois=facts.rois,
+        referenced_sop_instance_uids=facts.sop_instance_uids,
+        referenced_series_instance_uids=facts.series_instance_uids,
+        referenced_sop_class_uids=facts.sop_class_uids,
+        references_from_contours=facts.from_contours,
+    )
+
+
+def _name(tag: BaseTag) -> str:
+    return keyword_for_tag(tag) or f"({tag.group:04X},{tag.element:04X})"
+
+
+def data_set_digest(path: Path) -> str:
+    """SHA-256 of a Part 10 file's data set, as `receive` computes it on the way in; the meta header is not part of it.
+
+    Raises UnreadableHeader for a file that is no DICOM.
+    """
+    with path.open("rb") as stream:
+        try:
+            _transfer_syntax(stream)
+        except (UnreadableHeader, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `read`
+            raise UnreadableHeader(f"cannot be parsed as DICOM ({type(error).__name__})") from None
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,193 @@
+"""The receiving end of `receive`: a C-STORE's data set goes from the socket to a file in the spool, hashed on the way.
+
+pynetdicom's own chunked mode writes to the system's temporary folder: another file system, so a second copy, and a leak
+when the sender aborts. Here its DIMSE provider is subclassed, and nothing of an object is ever held in memory.
+"""
+
+import hashlib
+import logging
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import FileMetaDataset
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import RequestHandler
+
+from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.elements import is_uid
+from dicom_node.spool import Spool
+
+LOGGER = logging.getLogger(__name__)
+BUFFER_BYTES = 1 << 20
+ROOM_CHECK_BYTES = 1 << 26  # how much is written between two looks at the free space
+MAXIMUM_COMMAND_BYTES = 1 << 24  # command sets, and the data sets of everything but C-STORE, stay in memory
+
+
+class Incoming:
+    """One object being written: Part 10 header, then the data set's bytes as they come.
+
+    `name`, `write`, `close` and `file.flush` are what pynetdicom expects of its temporary file. A disk error is kept in
+    `error` for the answer (the rest of the object is read and dropped); raising here would abort the association.
+    """
+
+    def __init__(self, path: Path, spool: Spool, reserve_bytes: int) -> None:
+        self.path = path
+        self.name = str(path)
+        self.file = self
+        self.error: str | None = None
+        self.size = 0
+        self._spool = spool
+        self._reserve_bytes = reserve_bytes
+        self._checked_at = 0
+        self._digest = hashlib.sha256()
+        self._stream: Any = None
+
+    def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
+        """Begin the file with a correct meta header (PS3.10 section 7.1) of our own making."""
+        meta = FileMetaDataset()
+        meta.FileMetaInformationVersion = b"\x00\x01"
+        meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+        meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+        meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+        meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+        meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+        try:
+            self._check_room()
+            if self.error is None:
+                self._stream = self.path.open("xb", buffering=BUFFER_BYTES)
+                self._stream.write(b"\0" * 128 + b"DICM")
+                write_file_meta_info(self._stream, meta)
+        except OSError as error:
+            self._fail(error)
+
+    def write(self, data: bytes) -> int:
+        """Take a fragment of the data set."""
+        self.size += len(data)
+        if self._stream is not None and self.error is None:
+            self._digest.update(data)
+            try:
+                if self.size - self._checked_at > ROOM_CHECK_BYTES:
+                    self._checked_at = self.size
+                    self._check_room()
+                self._stream.write(data)
+            except OSError as error:
+                self._fail(error)
+        return len(data)
+
+    def flush(self) -> None:
+        """Called by pynetdicom after every fragment: the buffer is ours to empty."""
+
+    def close(self) -> None:
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            try:
+                stream.close()
+            except OSError as error:
+                self._fail(error)
+
+    def complete(self) -> str:
+        """Make the bytes durable; gives the SHA-256 of the data set. Raises OSError."""
+        if self._stream is None:
+            raise OSError("no file was opened")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self.close()
+        return self._digest.hexdigest()
+
+    def discard(self) -> None:
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _check_room(self) -> None:
+        if self._spool.free_bytes() < self._reserve_bytes:
+            self.error = "disk space is below the reserve"
+
+    def _fail(self, error: OSError) -> None:
+        self.error = f"disk: {error.strerror or type(error).__name__}"
+
+
+class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom is not typed here
+    """A DIMSE provider that gives each C-STORE a file in the spool."""
+
+    def __init__(self, association: Association, spool: Spool, reserve_bytes: int) -> None:
+        super().__init__(association)
+        self.message: Any = None
+        self._spool = spool
+        self._reserve_bytes = reserve_bytes
+        self._lock = threading.Lock()
+        self._open: set[Incoming] = set()
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take P-DATA, one PDV at a time: the file has to stand before the first byte of its data set."""
+        try:
+            for context_id, data in primitive.presentation_data_value_list:
+                self._prepare(is_command=bool(data[0] & 1))
+                single = P_DATA()
+                single.presentation_data_value_list = [[context_id, data]]
+                super().receive_primitive(single)
+        except Exception as error:  # noqa: BLE001 - the boundary to hostile bytes: else pynetdicom's thread dies of it
+            LOGGER.warning("association.aborted a message cannot be understood (%s)", type(error).__name__)
+            self.message = None
+            self.dul.event_queue.put("Evt19")  # invalid PDU: the state machine aborts the association
+
+    def _prepare(self, *, is_command: bool) -> None:
+        message = self.message
+        if message is None:
+            return
+        if message.encoded_command_set.tell() > MAXIMUM_COMMAND_BYTES:
+            raise ValueError("a command set is too long")
+        if is_command or message._data_set_file is not None:
+            return
+        if isinstance(message, C_STORE_RQ):
+            message._data_set_file = self._begin(message)
+            message._data_set_path = message._data_set_file.path
+        elif message.data_set.tell() > MAXIMUM_COMMAND_BYTES:
+            raise ValueError("a message other than C-STORE is too long")
+
+    def _begin(self, message: C_STORE_RQ) -> Incoming:
+        incoming = Incoming(self._spool.new_incoming(), self._spool, self._reserve_bytes)
+        with self._lock:
+            self._open.add(incoming)
+        command = message.command_set
+        uids = [str(command.get(k, "")) for k in ("AffectedSOPClassUID", "AffectedSOPInstanceUID")]
+        context = self.assoc._accepted_cx.get(message.context_id)
+        if context is not None and all(map(is_uid, uids)):  # else the answer is a refusal and needs no file
+            incoming.open(uids[0], uids[1], str(context.transfer_syntax[0]))
+        return incoming
+
+    def take(self, incoming: Incoming | None) -> bool:
+        """Whether a complete object is the caller's to keep; it is not when the connection has ended already."""
+        with self._lock:
+            if incoming not in self._open:
+                return False
+            self._open.discard(incoming)
+            return True
+
+    def discard_unfinished(self) -> None:
+        """Remove what an ended connection left half-written."""
+        with self._lock:
+            left, self._open = self._open, set()
+        for incoming in left:
+            incoming.discard()
+
+
+def request_handler(spool: Spool, reserve_bytes: int) -> type[RequestHandler]:
+    """A request handler whose associations write into this spool (socketserver wants a class, so it is made here)."""
+
+    class SpoolingRequestHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom is not typed here
+        def _create_association(self) -> Association:
+            # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            association = super()._create_association()
+            association.dimse = SpoolingProvider(association, spool, reserve_bytes)
+            return association
+
+    return SpoolingRequestHandler

@@ -1,0 +1,336 @@
+"""Storage SCP, C-ECHO, listener for storage commitment reports: the first stage, bytes -> spool -> row -> 0x0000.
+
+A success is answered only when file, file name and row are all on disk. What is refused leaves nothing behind.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import AE, _config, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+from pynetdicom.transport import ThreadedAssociationServer
+
+from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from config.settings import Peer, Settings
+from dicom_node import headers
+from dicom_node.commitment import read_report
+from dicom_node.elements import UnreadableHeader, escaped, is_uid
+from dicom_node.incoming import Incoming, request_handler
+from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
+from dicom_node.quiet import quiet_libraries
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+
+LOGGER = logging.getLogger(__name__)
+
+SUCCESS = 0x0000
+PROCESSING_FAILURE = 0x0110
+INVALID_INSTANCE = 0x0117
+NOT_AUTHORISED = 0x0124
+OUT_OF_RESOURCES = 0xA700
+MISMATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+T = TypeVar("T")
+
+
+class Refusal(Exception):
+    """An object is not taken; `status` is the C-STORE status (PS3.4 B.2.3), the text its error comment: no values."""
+
+    def __init__(self, status: int, comment: str) -> None:
+        super().__init__(comment)
+        self.status = status
+
+
+def transfer_syntaxes() -> list[UID]:
+    """What each context is offered with, best first: native little endian, then each compressed one we can decode.
+
+    Not deflated (a small object may grow without bound) and not big endian (retired).
+    """
+    skipped = {ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
+    return [ExplicitVRLittleEndian, ImplicitVRLittleEndian, *(s for s in AllTransferSyntaxes if _decodable(s, skipped))]
+
+
+def _decodable(syntax: UID, skipped: set[UID]) -> bool:
+    if syntax in skipped or not syntax.is_compressed:
+        return False
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:  # video, JPIP: pydicom knows no decoder at all
+        return False
+
+
+def refusal_words(settings: Settings, calling: str, called: str, host: str) -> str:
+    """Why an association was refused and what to put where."""
+    ours = settings.node.ae_title
+    if called.strip() != ours:
+        return (
+            f'called AE title "{escaped(called)}" by "{escaped(calling)}" at {host} is not ours; at the sender, set '
+            f'this node\'s AE title to "{ours}" (case counts), or set [node] ae_title = "{escaped(called)}" here'
+        )
+    peer = _peer(settings, calling)
+    if settings.receive.known_callers_only and not _may_associate(peer):
+        near = [p.ae_title for p in settings.peers if p.ae_title.lower() == calling.strip().lower()]
+        if peer is not None:
+            remedy = f'set sends = true in the [[peers]] entry with ae_title = "{escaped(calling)}"'
+        elif near:
+            remedy = f'the settings have "{escaped(near[0])}" (case counts): correct ae_title there or at the sender'
+        else:
+            remedy = (
+                f'add to the settings [[peers]] with ae_title = "{escaped(calling)}" and host = "{host}", '
+                "or set [receive] known_callers_only = false"
+            )
+        return f'calling AE title "{escaped(calling)}" at {host} is not a known sender; {remedy}'
+    return (
+        f'"{escaped(calling)}" at {host}: all {settings.receive.maximum_associations} associations are in use; it may '
+        "try again, or raise [receive] maximum_associations"
+    )
+
+
+def _peer(settings: Settings, ae_title: str) -> Peer | None:
+    return next((peer for peer in settings.peers if peer.ae_title.strip() == ae_title.strip()), None)
+
+
+def _may_associate(peer: Peer | None) -> bool:
+    """A destination may call too: it reports storage commitment on an association of its own."""
+    return peer is not None and (peer.sends or peer.receives_results)
+
+
+class Ledger:
+    """The store, on a thread of its own: SQLite takes one writer at a time, and a connection belongs to its thread."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._store: Store | None = None
+
+    def call(self, work: Callable[[Store], T]) -> T:
+        """Run `work(store)` on the store's thread and give its result, or raise its exception."""
+
+        def run() -> T:
+            if self._store is None:
+                self._store = Store.open(self._spool.store)
+            return work(self._store)
+
+        return self._thread.submit(run).result()
+
+    def close(self) -> None:
+        def end() -> None:
+            if self._store is not None:
+                self._store.close()
+
+        self._thread.submit(end).result()
+        self._thread.shutdown()
+
+
+class Receiver:
+    """The listening node. `start` returns when the port is open; `port` then says which one it is.
+
+    Parameters
+    ----------
+    settings : Settings
+        `node.port` 0 takes a free port.
+    spool : Spool
+        Created, and swept of half-written files, at start.
+    clock : callable
+        Seconds since the epoch, for the rows.
+    """
+
+    def __init__(self, settings: Settings, spool: Spool, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._clock = clock
+        self._server: ThreadedAssociationServer | None = None
+        self._ledger: Ledger | None = None
+        self.port = settings.node.port
+
+    def start(self) -> None:
+        """Open the port. Raises OSError when it is taken or the spool cannot be written, ConfigError for the store."""
+        quiet_libraries()
+        _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every message, and would log names and numbers
+        self._spool.create()
+        swept = self._spool.sweep_incoming()
+        if swept:
+            LOGGER.info("spool.swept %d half-written files of an earlier run", swept)
+        self._ledger = Ledger(self._spool)
+        self._ledger.call(lambda store: None)  # a store that cannot be opened must stop the start, not the first sender
+        self._server = self._listen()
+        self.port = int(self._server.server_address[1])
+        LOGGER.info("receive.listening AE title %s, port %d", self._settings.node.ae_title, self.port)
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Close the port, let running associations end for `grace_seconds`, abort the rest, close the store."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            running = server.active_associations
+            server.shutdown()
+            end = time.monotonic() + grace_seconds
+            for association in running:
+                association.join(max(0.0, end - time.monotonic()))
+            for association in running:
+                if association.is_alive():
+                    association.abort()
+                    association.join(self._settings.receive.network_timeout_seconds)
+        if self._ledger is not None:
+            ledger, self._ledger = self._ledger, None
+            ledger.close()
+
+    def _listen(self) -> ThreadedAssociationServer:
+        entity = application_entity(self._settings)
+        handlers = [
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_EVENT_REPORT, self._on_event_report),
+            (evt.EVT_REJECTED, self._on_rejected),
+            (evt.EVT_CONN_CLOSE, lambda event: event.assoc.dimse.discard_unfinished()),
+        ]
+        server = entity.make_server(
+            (self._settings.node.host, self._settings.node.port),
+            evt_handlers=handlers,
+            server_class=_Server,
+            request_handler=request_handler(self._spool, self._settings.receive.reserve_disk_bytes),
+        )
+        entity._servers.append(server)  # as AE.start_server does; its shutdown() takes it out again
+        threading.Thread(target=server.serve_forever, args=(0.1,), name="receive", daemon=True).start()
+        return server
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        calling = str(event.assoc.requestor.ae_title)
+        called = str(event.assoc.requestor.primitive.called_ae_title)
+        LOGGER.warning(
+            "association.refused %s",
+            refusal_words(self._settings, calling, called, event.assoc.requestor.address_info.address),
+        )
+
+    def _on_store(self, event: evt.Event) -> int | Dataset:
+        calling = str(event.assoc.requestor.ae_title)
+        incoming: Incoming | None = event.request._dataset_file
+        try:
+            instance, new = self._keep(event, incoming, calling)
+        except Refusal as refusal:
+            LOGGER.warning(
+                'instance.refused from "%s": status %04XH, %s', escaped(calling), refusal.status, refusal
+            )
+            return _answer(refusal.status, str(refusal))
+        finally:
+            if incoming is not None:
+                incoming.discard()  # nothing to do when it was kept: it has another name by then
+        LOGGER.debug(
+            "instance.stored %s, class %s, from %s%s",
+            instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already",
+        )  # fmt: skip
+        return SUCCESS
+
+    def _keep(self, event: evt.Event, incoming: Incoming | None, calling: str) -> tuple[Instance, bool]:
+        peer = _peer(self._settings, calling)
+        if self._settings.receive.known_callers_only and (peer is None or not peer.sends):
+            raise Refusal(NOT_AUTHORISED, "sends = false for this AE title in the node's settings")
+        if not is_uid(str(event.request.AffectedSOPInstanceUID)):
+            raise Refusal(INVALID_INSTANCE, "Affected SOP Instance UID is not a UID")
+        if incoming is None or not incoming.size:
+            raise Refusal(CANNOT_UNDERSTAND, "there is no data set")
+        if not event.assoc.dimse.take(incoming):
+            raise Refusal(PROCESSING_FAILURE, "the connection ended")
+        if incoming.error is not None:
+            raise Refusal(OUT_OF_RESOURCES, incoming.error)
+        try:
+            digest = incoming.complete()
+            instance = self._read(event, incoming, digest)
+            self._spool.keep_instance(incoming.path, instance.sop_instance_uid, digest)
+        except OSError as error:
+            raise Refusal(OUT_OF_RESOURCES, f"disk: {error.strerror or type(error).__name__}") from error
+        return instance, self._record(instance, calling)
+
+    def _read(self, event: evt.Event, incoming: Incoming, digest: str) -> Instance:
+        try:
+            instance = headers.read(incoming.path, digest)
+        except UnreadableHeader as error:
+            raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
+        if instance.sop_class_uid != str(event.request.AffectedSOPClassUID):
+            raise Refusal(MISMATCH, "SOP Class UID of data set and command differ")
+        if instance.sop_instance_uid != str(event.request.AffectedSOPInstanceUID):
+            raise Refusal(MISMATCH, "SOP Instance UID of data set and command differ")
+        return instance
+
+    def _record(self, instance: Instance, calling: str) -> bool:
+        try:
+            return self._ledger_call(lambda store: store.add_instance(instance, calling, self._clock()))
+        except Exception as error:  # whatever the store says, the sender has to hear "try again"
+            LOGGER.error("store.failed %s; the sender was told to try again", type(error).__name__)
+            raise Refusal(OUT_OF_RESOURCES, "the node's store cannot be written") from error
+
+    def _ledger_call(self, work: Callable[[Store], T]) -> T:
+        ledger = self._ledger
+        if ledger is None:
+            raise RuntimeError("the receiver is stopped")
+        return ledger.call(work)
+
+    def _on_event_report(self, event: evt.Event) -> tuple[int, None]:
+        """A storage commitment report (PS3.4 J.3.3) that came on an association of the peer's own."""
+        try:
+            transaction_uid, committed, failed = read_report(event.event_information)
+        except UnreadableHeader as error:
+            LOGGER.warning("commitment.unreadable %s", error)
+            return PROCESSING_FAILURE, None
+        calling = escaped(str(event.assoc.requestor.ae_title))
+        try:
+            known = self._ledger_call(
+                lambda store: store.deliveries.commitment_report(transaction_uid, committed, failed, self._clock())
+            )
+        except Exception as error:  # noqa: BLE001 - whatever the store says, the peer has to hear that it did not take
+            LOGGER.error("store.failed %s; the commitment report was not taken", type(error).__name__)
+            return PROCESSING_FAILURE, None
+        if not known:  # not an error to the peer: it would report for ever
+            LOGGER.warning("commitment.unknown from %s: no open delivery has this transaction", calling)
+        LOGGER.info("commitment.reported by %s: %d committed, %d failed", calling, len(committed), len(failed))
+        return SUCCESS, None
+
+
+class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is not typed here
+    request_queue_size = 128  # idle connections must not fill the queue of the port
+    daemon_threads = True
+
+
+def application_entity(settings: Settings) -> AE:
+    """The listening AE: titles, limits, time-outs and presentation contexts as the settings have them."""
+    entity = AE(settings.node.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.maximum_pdu_size = settings.receive.maximum_pdu_bytes
+    entity.maximum_associations = settings.receive.maximum_associations
+    entity.acse_timeout = settings.receive.acse_timeout_seconds
+    entity.dimse_timeout = settings.receive.dimse_timeout_seconds
+    entity.network_timeout = settings.receive.network_timeout_seconds
+    entity.require_called_aet = True
+    if settings.receive.known_callers_only:
+        known = [peer.ae_title for peer in settings.peers if _may_associate(peer)]
+        # pynetdicom takes an empty list for "everybody": with no known sender, nobody guesses this title
+        entity.require_calling_aet = known or [secrets.token_hex(8)]
+    syntaxes = transfer_syntaxes()
+    for sop_class_uid in sorted(CT_CLASSES | ROI_CLASSES):
+        entity.add_supported_context(sop_class_uid, syntaxes)
+    entity.add_supported_context(Verification)
+    # The peer is the SCP of storage commitment and reports with the SCP role proposed; some propose no role at all.
+    entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    return entity
+
+
+def _answer(status: int, comment: str) -> Dataset:
+    answer = Dataset()
+    answer.Status = status
+    answer.ErrorComment = comment[:64]  # LO: 64 characters (PS3.5 section 6.2)
+    return answer

@@ -1,0 +1,183 @@
+"""The plan stage at work: what has arrived is handed to the pure planner, and its decisions become work items."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from analysis.contract import ClinicalValue, Reason
+from config.identity import VERSION
+from config.settings import Settings
+from dicom_node import clinical_table, plan
+from dicom_node.instance import Instance
+from dicom_node.plan import NotEligible, Plan, Waiting
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.workitem import StageError
+from models.bundle import Bundle
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The JSON in work_item.plan: the decision, and the clinical values frozen with it."""
+
+    decision: Plan | NotEligible
+    clinical: tuple[ClinicalValue, ...]
+
+    def to_json(self) -> str:
+        values = [value.model_dump(mode="json") for value in self.clinical]
+        return json.dumps({"decision": json.loads(self.decision.to_json()), "clinical": values})
+
+    @staticmethod
+    def from_json(text: str) -> "Ticket":
+        data = json.loads(text)
+        clinical = tuple(ClinicalValue.model_validate(value) for value in data["clinical"])
+        return Ticket(plan.from_json(json.dumps(data["decision"])), clinical)
+
+
+class Scheduler:
+    """Looks at new arrivals, and again at what waits. One per thread, as its store is."""
+
+    def __init__(
+        self,
+        store: Store,
+        spool: Spool,
+        settings: Settings,
+        bundle: Bundle,
+        clock: Callable[[], float] = time.time,
+        *,
+        final: bool = False,
+    ) -> None:
+        """`final`: nothing more will come (`prognode score`), so nothing is waited for."""
+        self._store, self._spool, self._settings, self._bundle = store, spool, settings, bundle
+        self._clock, self._final = clock, final
+
+    def take_arrivals(self) -> bool:
+        """Plan everything that the arrivals since the last call touch. False when there were none."""
+        arrivals = self._store.arrivals.unplanned()
+        rois: dict[str, None] = {}
+        for _, instance in arrivals:
+            if instance.is_roi:
+                rois[instance.sop_instance_uid] = None
+            else:
+                touched = self._store.arrivals.rois_touched_by(instance.sop_instance_uid, instance.series_instance_uid)
+                rois |= dict.fromkeys(sorted(touched))
+        for uid in rois:
+            self.look_at(uid)
+        for _, instance in arrivals:  # after the contours: a CT that has one needs no waiting row
+            if instance.is_ct:
+                self._store.wait_for_contour(instance, Reason.NO_CONTOUR, self._clock())
+        self._store.arrivals.mark_planned(row for row, _ in arrivals)
+        return bool(arrivals)
+
+    def look_at_waiting(self) -> None:
+        """Decide again what only time can have changed: quiet series, images that never came, a mended table."""
+        for uid in self._store.waiting_rois():
+            self.look_at(uid)
+
+    def refuse_without_contour(self) -> None:
+        """Nothing more will come: a CT that still has no contour is told so."""
+        for item in self._store.waiting_without_contour():
+            images = self._store.arrivals.series(item.ct_series_instance_uid or "")
+            refusal = NotEligible(
+                reason=Reason.NO_CONTOUR,
+                detail=f"{len(images)} images",
+                evidence=tuple(image.sop_instance_uid for image in images),
+                study_instance_uid=item.study_instance_uid,
+                roi_sop_instance_uid="",
+                ct_series_instance_uid=item.ct_series_instance_uid,
+            )
+            digests = {"": "", **{image.sop_instance_uid: image.digest for image in images}}
+            self._store.schedule_waiting(
+                item.id,
+                key=self._key(refusal, digests, (), self._bundle.digest),
+                inputs_digest=self._key(refusal, digests, (), ""),
+                plan=Ticket(refusal, ()).to_json(),
+                reason=refusal.reason,
+                now=self._clock(),
+            )
+
+    def look_at(self, roi_sop_instance_uid: str) -> None:
+        """Decide one contour object and write the decision down."""
+        roi = self._store.arrivals.instance(roi_sop_instance_uid)
+        if roi is None or roi.own:
+            return
+        images = self._store.arrivals.images_for(roi)
+        decision = plan.decide(
+            roi, images, self._settings.plan, waited_seconds=self._waited(roi), quiet=self._quiet(roi, images)
+        )
+        if isinstance(decision, Waiting):
+            self._wait(
+                roi, decision.reason, decision.detail, decision.study_instance_uid, decision.ct_series_instance_uid
+            )
+            return
+        try:
+            self._schedule(roi, images, decision)
+        except StageError as error:
+            LOGGER.warning("plan.held the clinical values of a study cannot be had: %s; %s", error, error.hint)
+            study, series = decision.study_instance_uid, decision.ct_series_instance_uid
+            self._wait(roi, "CLINICAL_VALUES_UNAVAILABLE", f"{error}; {error.hint}", study, series)
+
+    def _schedule(self, roi: Instance, images: list[Instance], decision: Plan | NotEligible) -> None:
+        digests = {item.sop_instance_uid: item.digest for item in [roi, *images]}
+        inputs_digest = self._key(decision, digests, (), "")
+        if self._store.already_planned(inputs_digest):
+            return
+        clinical = self._clinical(decision, digests) if isinstance(decision, Plan) else ()
+        reason = None if isinstance(decision, Plan) else str(decision.reason)
+        key = self._key(decision, digests, clinical, self._bundle.digest)
+        made = self._store.schedule(
+            roi,
+            study=decision.study_instance_uid,
+            series=decision.ct_series_instance_uid,
+            key=key,
+            inputs_digest=inputs_digest,
+            plan=Ticket(decision, clinical).to_json(),
+            reason=reason,
+            now=self._clock(),
+        )
+        if made:
+            LOGGER.info("plan.scheduled work item %s: %s", key[:12], reason or "eligible")
+
+    def _key(
+        self,
+        decision: Plan | NotEligible,
+        digests: dict[str, str],
+        clinical: tuple[ClinicalValue, ...],
+        bundle_digest: str,
+    ) -> str:
+        written = {"series_number": self._settings.report.series_number, "ae_title": self._settings.node.ae_title}
+        return plan.key(
+            decision,
+            digests,
+            clinical=clinical,
+            bundle_digest=bundle_digest,
+            pipeline_version=VERSION,
+            config=written,
+        )
+
+    def _clinical(self, decision: Plan, digests: dict[str, str]) -> tuple[ClinicalValue, ...]:
+        wanted = frozenset(predictor.name for predictor in self._bundle.manifest.clinical)
+        uid = decision.ct_sop_instance_uids[0]
+        path = self._spool.instance_path(uid, digests[uid])
+        return clinical_table.snapshot(path, self._settings.clinical, wanted)
+
+    def _wait(self, roi: Instance, reason: str, detail: str, study: str, series: str | None) -> None:
+        self._store.wait_for_images(roi, study, series, reason, detail, self._clock())
+
+    def _waited(self, roi: Instance) -> float:
+        if self._final:
+            return math.inf
+        return max(0.0, self._clock() - self._store.arrivals.first_received(roi.sop_instance_uid))
+
+    def _quiet(self, roi: Instance, images: list[Instance]) -> bool:
+        """True when nothing has come for a while: the fallback for contours that do not list a whole series."""
+        if self._final:
+            return True
+        series = {image.series_instance_uid for image in images} | {roi.series_instance_uid}
+        latest = self._store.arrivals.last_arrival(series)
+        return latest is not None and self._clock() - latest >= self._settings.plan.quiet_seconds

@@ -1,0 +1,131 @@
+"""`prognode score`: a folder goes the same road as an association, with no network and nothing left to wait for."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from analysis.contract import FEATURES_FILE, MASK_FILE, REASONS, RESULT_FILE, JobResult, Reason
+from config.settings import Settings
+from dicom_node import headers
+from dicom_node.compose import PAGE, PAGE_PICTURE, RADIOMICS_SR, RISK_SR, SEGMENTATION
+from dicom_node.elements import UnreadableHeader
+from dicom_node.instance import Instance
+from dicom_node.job import Runner
+from dicom_node.schedule import Scheduler
+from dicom_node.spool import Spool, link_or_copy
+from dicom_node.store import Store
+from dicom_node.worker import Worker
+from dicom_node.workitem import State, WorkItem
+from models.bundle import Bundle
+
+LOGGER = logging.getLogger(__name__)
+SUMMARY = "summary.json"
+RESULTS = (RESULT_FILE, FEATURES_FILE, MASK_FILE)
+REPORTS = (*(f"{name}.dcm" for name in (RISK_SR, RADIOMICS_SR, PAGE, SEGMENTATION)), PAGE_PICTURE)
+
+
+def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[str, Any]:
+    """Score every contour in `folder`; write a sub-folder per work item and summary.json into `out`.
+
+    Times in the reports are the newest modification time among the inputs, so that the same folder gives the same
+    bytes again.
+
+    Returns
+    -------
+    dict
+        What summary.json holds: `work_items`, and `ignored` files with the reason.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such folder, or no file in it.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no files here; give a folder with the CT and its RTSTRUCT or SEG")
+    moment = max(path.stat().st_mtime for path in paths)
+    out.mkdir(parents=True, exist_ok=True)
+    offline = replace(settings, peers=())
+    with tempfile.TemporaryDirectory(dir=out, prefix=".spool-") as scratch:
+        spool = Spool(Path(scratch))
+        spool.create()
+        store = Store.open(spool.store)
+        ignored = [
+            {"file": str(path.relative_to(folder)), "why": why} for path, why in _take(paths, spool, store, moment)
+        ]
+        scheduler = Scheduler(store, spool, offline, bundle, lambda: moment, final=True)
+        scheduler.take_arrivals()
+        scheduler.refuse_without_contour()
+        worker = Worker(offline, spool, bundle, Runner(spool, offline.job, bundle), lambda: moment)
+        while worker.step_analyse() or worker.step_report():
+            pass
+        worker.step_deliver()
+        shown = [item for item in reversed(store.items(limit=1_000_000)) if item.state is not State.CANCELED]
+        summary = {"work_items": [_entry(item, store, spool, out) for item in shown], "ignored": ignored}
+        store.close()
+    (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def _take(paths: list[Path], spool: Spool, store: Store, moment: float) -> Iterator[tuple[Path, str]]:
+    """Put files into the spool as a receiver would; yields those that were not taken, and why."""
+    for path in paths:
+        try:
+            digest = headers.data_set_digest(path)
+            instance = headers.read(path, digest)
+        except UnreadableHeader as error:
+            yield path, str(error)
+            continue
+        if not (instance.is_ct or instance.is_roi):
+            yield path, "neither CT nor RTSTRUCT nor SEG"
+            continue
+        _keep(path, instance, spool, store, moment)
+        if instance.own:
+            yield path, "made by Prognode itself"
+
+
+def _keep(path: Path, instance: Instance, spool: Spool, store: Store, moment: float) -> None:
+    incoming = spool.new_incoming()
+    link_or_copy(path.resolve(), incoming)
+    spool.keep_instance(incoming, instance.sop_instance_uid, instance.digest)
+    store.arrivals.add(instance, "score", moment)
+
+
+def _entry(item: WorkItem, store: Store, spool: Spool, out: Path) -> dict[str, Any]:
+    key = item.key or ""
+    entry: dict[str, Any] = {
+        "key": key,
+        "outcome": item.outcome or str(item.state),
+        "reason": item.reason,
+        "folder": key[:16],
+        "revision": item.revision,
+        "study_instance_uid": item.study_instance_uid,
+        "ct_series_instance_uid": item.ct_series_instance_uid,
+        "roi_sop_instance_uid": item.roi_sop_instance_uid,
+    }
+    if item.reason in set(Reason):
+        text = REASONS[Reason(item.reason)]
+        entry |= {"sentence": text.sentence, "remedy": text.remedy}
+    if item.state is State.FAILED:
+        row = store.details(item.id)
+        entry |= {"outcome": "FAILED", "error": row["events"][-1]["detail"], "hint": row["hint"], "folder": None}
+        return entry
+    target = out / key[:16]
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir()
+    for part, names in (("analysis", RESULTS), ("report", REPORTS)):
+        for name in names:
+            source = spool.results(key, part) / name
+            if source.is_file():
+                shutil.copyfile(source, target / name)
+    result = JobResult.model_validate_json((target / RESULT_FILE).read_bytes())
+    entry |= {"reason_detail": result.reason_detail, "bundle": result.bundle.model_dump()}
+    entry["scores"] = [score.model_dump(mode="json") for score in result.scores]
+    entry["sub_model"] = list(result.sub_model.modalities) if result.sub_model else None
+    return entry

@@ -1,0 +1,260 @@
+"""The loop: claim -> do -> advance, for each stage. The only place where exceptions become decisions.
+
+APScheduler is the clock and nothing more; what must not be forgotten is a row with `run_after`.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from analysis.contract import Outcome
+from config.identity import VERSION
+from config.settings import Settings
+from dicom_node import compose
+from dicom_node.dispatch import Dispatcher
+from dicom_node.job import Runner
+from dicom_node.plan import Plan
+from dicom_node.schedule import Scheduler, Ticket
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.workitem import LeaseLost, Permanent, Retryable, State, WorkItem
+from models.bundle import Bundle
+from reports.context import ReportContext
+from reports.uids import device_uid
+
+LOGGER = logging.getLogger(__name__)
+LEASE_SECONDS = 60.0
+TICK_SECONDS = 0.2
+LOOK_AGAIN_SECONDS = 5.0
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 600.0
+
+
+class Worker:
+    """One worker of one node. `step_*` take the next thing of a stage and say whether there was one."""
+
+    def __init__(
+        self, settings: Settings, spool: Spool, bundle: Bundle, runner: Runner, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._settings, self._spool, self._bundle, self._runner, self._clock = settings, spool, bundle, runner, clock
+        self._owner = owner_id()
+        self._local = threading.local()
+        self._looked = 0.0
+        self._clock_work: BackgroundScheduler | None = None
+
+    # -- stages ----------------------------------------------------------------------------------------------
+
+    def step_plan(self) -> bool:
+        """Arrivals -> work items."""
+        scheduler = Scheduler(self._store, self._spool, self._settings, self._bundle, self._clock)
+        if self._clock() - self._looked >= LOOK_AGAIN_SECONDS:
+            self._looked = self._clock()
+            scheduler.look_at_waiting()
+        return scheduler.take_arrivals()
+
+    def step_analyse(self) -> bool:
+        """SCHEDULED -> ANALYSED."""
+        return self._take(State.SCHEDULED, self._analyse)
+
+    def step_report(self) -> bool:
+        """ANALYSED -> REPORTED, with a delivery row per object and destination."""
+        return self._take(State.ANALYSED, self._report)
+
+    def step_deliver(self) -> bool:
+        """Objects on their way to their destinations; REPORTED -> COMPLETED when all are there."""
+        self._store.complete_delivered(self._clock())
+        return Dispatcher(self._store, self._spool, self._settings, self._clock).deliver_due()
+
+    def _analyse(self, item: WorkItem) -> None:
+        ticket = Ticket.from_json(item.plan or "")
+        key = item.key or ""
+        if isinstance(ticket.decision, Plan):
+            result = self._runner.analyse(key, ticket.decision, ticket.clinical, self._path_of)
+        else:
+            result = self._runner.state_not_eligible(key, ticket.decision)
+        reason = str(result.reason) if result.reason else None
+        self._advance(
+            item,
+            State.ANALYSED,
+            result.outcome if result.outcome is Outcome.SCORED else reason or "",
+            outcome=result.outcome,
+            reason=reason,
+        )
+
+    def _report(self, item: WorkItem) -> None:
+        ticket = Ticket.from_json(item.plan or "")
+        composed = compose.compose(
+            self._spool,
+            item.key or "",
+            ticket.decision,
+            self._path_of,
+            context_of(item, self._settings, self._spool),
+            self._settings.report.sr_sop_classes,
+        )
+        destinations = [peer.ae_title for peer in self._settings.destinations()]
+        rows = [(document, destination) for destination in destinations for document in composed.documents]
+        self._advance(item, State.REPORTED, f"{len(composed.documents)} objects", deliveries=rows)
+
+    # -- claim, do, advance ----------------------------------------------------------------------------------
+
+    def _take(self, state: State, work: Callable[[WorkItem], None]) -> bool:
+        item = self._store.claim(state, self._owner, LEASE_SECONDS, self._clock())
+        if item is None:
+            return False
+        self._store.note(item.id, f"{state.lower()} claimed", self._clock(), f"attempt {item.attempts}")
+        try:
+            with self._kept_alive(item):
+                work(item)
+        except LeaseLost as error:
+            LOGGER.warning("lease.lost %s", error)
+        except Retryable as error:
+            self._postpone(item, error)
+        except Permanent as error:
+            self._fail(item, str(error), error.hint)
+        except OSError as error:  # a full or broken disk may pass; the text of an OSError holds no PHI but a path
+            self._postpone(item, Retryable(f"{type(error).__name__}: {error.strerror}", "check the spool's disk"))
+        except Exception as error:
+            # The text may quote a header: only its type is logged, the trace goes to debug.
+            LOGGER.debug("stage.bug", exc_info=True)
+            self._fail(item, f"{type(error).__name__} in stage {state}", "report this: it is a bug")
+        return True
+
+    def _postpone(self, item: WorkItem, error: Retryable) -> None:
+        if item.attempts >= self._settings.job.attempts:
+            self._fail(item, f"{error} ({item.attempts} attempts)", error.hint)
+            return
+        wait = min(FIRST_RETRY_SECONDS * 2.0 ** (item.attempts - 1), LONGEST_RETRY_SECONDS)
+        LOGGER.warning("stage.postponed work item %s by %.0f s: %s; %s", _short(item), wait, error, error.hint)
+        self._store.postpone(item, self._owner, self._clock() + wait, self._clock(), f"{error}; {error.hint}")
+
+    def _fail(self, item: WorkItem, text: str, hint: str) -> None:
+        LOGGER.error("stage.failed work item %s: %s; %s", _short(item), text, hint)
+        self._advance(item, State.FAILED, text, hint=hint)
+
+    def _advance(self, item: WorkItem, state: State, detail: str, **columns: object) -> None:
+        self._store.advance(item, state, self._owner, self._clock(), detail, **columns)  # type: ignore[arg-type]
+        LOGGER.info("workitem.%s work item %s %s", state.lower(), _short(item), detail)
+
+    @contextmanager
+    def _kept_alive(self, item: WorkItem) -> Iterator[None]:
+        """Renew the lease while the stage works, so that a lease can be short and a dead worker's item is free soon."""
+        done = threading.Event()
+
+        def renew() -> None:
+            store = Store.open(self._spool.store)
+            while not done.wait(LEASE_SECONDS / 3):
+                store.renew(item.id, self._owner, self._clock() + LEASE_SECONDS)
+            store.close()
+
+        keeper = threading.Thread(target=renew, name=f"lease-{item.id}", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+
+    # -- life of the worker ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Free what dead workers held and start the clock."""
+        for owner in self._store.lease_owners():
+            if not owner_alive(owner):
+                freed = self._store.break_leases(owner)
+                LOGGER.info("lease.freed %d work items of a worker that is gone", freed)
+        LOGGER.info("worker.started job isolation: %s", self._runner.isolation.text)
+        clock = BackgroundScheduler(timezone="UTC", executors={"default": {"type": "threadpool", "max_workers": 4}})
+        for step in (self.step_plan, self.step_analyse, self.step_report, self.step_deliver):
+            clock.add_job(
+                self._drain,
+                "interval",
+                args=[step],
+                seconds=TICK_SECONDS,
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=None,
+                next_run_time=datetime.now(UTC),
+            )
+        clock.start()
+        self._clock_work = clock
+
+    def stop(self) -> None:
+        """Finish what is at work and stop claiming."""
+        if self._clock_work is not None:
+            self._clock_work.shutdown(wait=True)
+
+    def _drain(self, step: Callable[[], bool]) -> None:
+        try:
+            while self._running() and step():
+                pass
+        except Exception as error:  # the clock's thread: one bad tick must not end the stage
+            LOGGER.error("worker.tick_failed %s in %s", type(error).__name__, step.__name__)
+            LOGGER.debug("worker.tick_failed", exc_info=True)
+
+    def _running(self) -> bool:
+        return self._clock_work is None or self._clock_work.running
+
+    @property
+    def _store(self) -> Store:
+        """This thread's store: a SQLite connection belongs to one thread."""
+        store: Store | None = getattr(self._local, "store", None)
+        if store is None:
+            store = self._local.store = Store.open(self._spool.store)
+        return store
+
+    def _path_of(self, sop_instance_uid: str) -> Path:
+        instance = self._store.arrivals.instance(sop_instance_uid)
+        if instance is None:
+            raise Permanent("an input of this work item is no longer in the store", "send the study again")
+        return self._spool.instance_path(sop_instance_uid, instance.digest)
+
+
+def context_of(item: WorkItem, settings: Settings, spool: Spool) -> ReportContext:
+    """Who reports, and when: the time the item was scheduled, so that a stage that runs again makes the same bytes."""
+    risk_sr, radiomics_sr = compose.previous_documents(spool, item.predecessor_key)
+    return ReportContext(
+        key=item.key or "",
+        created=datetime.fromtimestamp(item.scheduled_at or item.created_at, UTC),
+        ae_title=settings.node.ae_title,
+        software_version=VERSION,
+        device_uid=device_uid(settings.node.ae_title, settings.node.site),
+        site=settings.node.site,
+        revision=item.revision,
+        previous_risk_sr=risk_sr,
+        previous_radiomics_sr=radiomics_sr,
+        series_number=settings.report.series_number,
+    )
+
+
+def owner_id() -> str:
+    """Names this process beyond reuse of its number: boot, pid, start time."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}:{os.getpid()}:{_start_time(os.getpid())}"
+
+
+def owner_alive(owner: str) -> bool:
+    """Whether the process that holds a lease still runs. After a reboot none does."""
+    boot, _, rest = owner.partition(":")
+    pid, _, started = rest.partition(":")
+    if boot != Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip():
+        return False
+    return pid.isdigit() and _start_time(int(pid)) == started
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat; '' when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _short(item: WorkItem) -> str:
+    return (item.key or "")[:12] or f"#{item.id}"

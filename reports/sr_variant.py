@@ -1,0 +1,28 @@
+"""The same SR in another SOP class, for a PACS that does not accept the preferred one."""
+
+import copy
+
+from pydicom.dataset import Dataset
+
+from reports.sr_content import ReportError
+from reports.sr_document import SR_SOP_CLASSES
+from reports.uids import derive
+
+
+def as_sop_class(document: Dataset, sop_class_uid: str) -> Dataset:
+    """A copy of one of our SRs as `sop_class_uid`; its content is legal in each of SR_SOP_CLASSES.
+
+    It has UIDs of its own, derived from the original's: one UID never stands for two contents.
+
+    Raises
+    ------
+    ReportError
+        For another SOP class.
+    """
+    if sop_class_uid not in SR_SOP_CLASSES:
+        raise ReportError(f"SR SOP class {sop_class_uid}: use one of {', '.join(SR_SOP_CLASSES)}")
+    made = copy.deepcopy(document)
+    made.SOPClassUID = sop_class_uid
+    made.SOPInstanceUID = derive("variant instance", str(document.SOPInstanceUID), sop_class_uid)
+    made.SeriesInstanceUID = derive("variant series", str(document.SeriesInstanceUID), sop_class_uid)
+    return made
