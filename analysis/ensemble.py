@@ -106,13 +106,7 @@ def score(
 
 
 def design_row(columns: Sequence[Column], values: Mapping[str, Value]) -> Array:
-    """Standardised design row of one patient, shape (columns,).
-
-    Raises
-    ------
-    NotScorable
-        FEATURES_FAILED: a logarithm of a number that is not above zero.
-    """
+    """Standardised design row of one patient, shape (columns,)."""
     row = np.empty(len(columns))
     for index, column in enumerate(columns):
         value = values[column.feature]
@@ -153,11 +147,8 @@ def event_probability(cumulative_hazard: Array, linear_predictor: Array | np.flo
 
 
 def _transformed(column: Column, number: float) -> float:
-    if column.transform == "none":
-        return number
-    if number <= 0:
-        raise NotScorable(Reason.FEATURES_FAILED, f"{column.feature} is not above zero")
-    return math.log(number)
+    """The logarithm of what cannot be is a wild value: held at the column's limit and flagged out of range."""
+    return number if column.transform == "none" else math.log(max(number, 1e-12))
 
 
 def _inputs(

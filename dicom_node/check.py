@@ -38,7 +38,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     for peer in settings.peers:
         if peer.receives_results:
             answer = deliver.echo(peer, settings)
-            yield Finding(f"C-ECHO {peer.ae_title}", answer.well, answer.text, "" if answer.well else answer.remedy)
+            yield Finding(f"C-ECHO {peer.ae_title}", answer.ok, answer.message, answer.hint)
     if settings.peers and not settings.destinations():
         yield Finding("destinations", False, "no peer receives results", "set receives_results = true for the PACS")
 

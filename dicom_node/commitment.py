@@ -32,3 +32,12 @@ def read_report(report: Dataset) -> tuple[str, list[str], dict[str, int]]:
         for item in items(report, "FailedSOPSequence")
     }
     return uid(report, "TransactionUID", required=True), committed, failed
+
+
+def read_request(request: Dataset) -> tuple[str, list[tuple[str, str]]]:
+    """Transaction UID and (SOP class, SOP instance) pairs of a request. Raises UnreadableHeader."""
+    pairs = [
+        (uid(item, "ReferencedSOPClassUID"), uid(item, "ReferencedSOPInstanceUID"))
+        for item in items(request, "ReferencedSOPSequence")
+    ]
+    return uid(request, "TransactionUID", required=True), pairs

@@ -4,22 +4,19 @@ Knows no store: the worker reads the delivery rows, calls these, and writes what
 """
 
 import logging
-import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import build_context, evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
@@ -28,11 +25,10 @@ from pynetdicom.sop_class import (
 )
 from pynetdicom.status import code_to_category
 
-from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from config.settings import Deliver, Peer, Settings
+from dicom_node.associate import association_with
 from dicom_node.commitment import read_report, request_dataset
-from dicom_node.elements import UnreadableHeader, ascii_text, escaped
-from dicom_node.quiet import quiet_libraries
+from dicom_node.elements import UnreadableHeader, ascii_text
 from dicom_node.workitem import DeliveryState, Retryable
 
 LOGGER = logging.getLogger(__name__)
@@ -154,14 +150,16 @@ def send(peer: Peer, documents: Sequence[Document], settings: Settings) -> list[
     """Send each document as its first variant that the peer accepts; the files' bytes go out unchanged.
 
     A peer that takes Implicit VR Little Endian alone gets the object re-encoded so (PS3.5 section 10.1).
-    Raises Retryable when no association comes about.
+    Raises Retryable when no association comes about, OSError when a file cannot be read.
     """
+    if not documents:
+        return []
     syntaxes = {v.path: _transfer_syntax(v.path) for document in documents for v in document.variants}
     wanted = {(v.sop_class_uid, syntaxes[v.path]): None for document in documents for v in document.variants}
     wanted.update({(cls, ImplicitVRLittleEndian): None for cls, ts in list(wanted) if not ts.is_encapsulated})
     contexts = [build_context(cls, ts) for cls, ts in wanted]
     sent: list[Sent] = []
-    with _association(peer, settings, contexts) as association:
+    with association_with(peer, settings, contexts) as association:
         offered = {(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in association.accepted_contexts}
         for document in documents:
             sent.append(_send_one(association, document, syntaxes, offered))
@@ -179,28 +177,33 @@ def _send_one(
     for variant in document.variants:
         syntax = syntaxes[variant.path]
         unchanged = (variant.sop_class_uid, syntax) in offered
-        if unchanged or (variant.sop_class_uid, ImplicitVRLittleEndian) in offered and not syntax.is_encapsulated:
-            answer = _store(association, variant.path if unchanged else dcmread(variant.path))
-            status = int(answer.Status) if "Status" in answer else None
-            decision = decide(status)
-            category = code_to_category(status) if status is not None else ""
-            return Sent(document.name, variant.sop_class_uid, variant.sop_instance_uid, status, category, *_both(decision))
+        as_implicit = (variant.sop_class_uid, ImplicitVRLittleEndian) in offered and not syntax.is_encapsulated
+        if unchanged or as_implicit:
+            return _sent(document, variant, _store(association, variant.path if unchanged else dcmread(variant.path)))
     first = document.variants[0]
-    words = "the peer accepts none of " + ", ".join(UID(v.sop_class_uid).name for v in document.variants)
+    names = ", ".join(UID(variant.sop_class_uid).name for variant in document.variants)
+    words = f"the peer accepts no context for {names}; enable one there, then retry"
+    return Sent(document.name, first.sop_class_uid, first.sop_instance_uid, None, "", DeliveryState.FAILED, words)
+
+
+def _sent(document: Document, variant: Variant, answer: Dataset) -> Sent:
+    status = int(answer.Status) if "Status" in answer else None
+    decision = decide(status)
     return Sent(
-        document.name, first.sop_class_uid, first.sop_instance_uid, None, "", DeliveryState.FAILED,
-        f"{words}; enable one there, then retry",
-    )  # fmt: skip
-
-
-def _both(decision: Decision) -> tuple[DeliveryState, str]:
-    return decision.state, decision.message
+        name=document.name,
+        sop_class_uid=variant.sop_class_uid,
+        sop_instance_uid=variant.sop_instance_uid,
+        status=status,
+        category=code_to_category(status) if status is not None else "",
+        state=decision.state,
+        message=decision.message,
+    )
 
 
 def _store(association: Association, what: Path | Dataset) -> Dataset:
     """One C-STORE; an empty data set when the association has ended."""
     try:
-        return association.send_c_store(what)
+        return cast(Dataset, association.send_c_store(what))
     except RuntimeError:  # pynetdicom: no longer established
         return Dataset()
 
@@ -227,7 +230,7 @@ def request_commitment(
         return 0x0000, None
 
     contexts = [build_context(StorageCommitmentPushModel)]
-    with _association(peer, settings, contexts, [(evt.EVT_N_EVENT_REPORT, on_report)]) as association:
+    with association_with(peer, settings, contexts, [(evt.EVT_N_EVENT_REPORT, on_report)]) as association:
         if not _accepts(association, StorageCommitmentPushModel):
             return CommitmentAnswer("NOT_OFFERED", message="the peer does not offer storage commitment")
         answer, _ = association.send_n_action(
@@ -260,7 +263,7 @@ def find(
     strictest SCP needs. None when the peer does not offer it or refuses the query. Raises Retryable.
     """
     seen: set[str] = set()
-    with _association(peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+    with association_with(peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
         if not _accepts(association, StudyRootQueryRetrieveInformationModelFind):
             return None
         for series in sorted(set(instances.values())):
@@ -294,7 +297,7 @@ def _find_in_series(association: Association, study: str, series: str, uids: lis
 def echo(peer: Peer, settings: Settings) -> EchoResult:
     """C-ECHO, for `prognode check`: says in words what is wrong and what to do."""
     try:
-        with _association(peer, settings, []) as association:
+        with association_with(peer, settings, []) as association:
             if not _accepts(association, Verification):
                 return EchoResult(True, f"{peer.ae_title} accepts an association, but offers no C-ECHO")
             answer = association.send_c_echo()
@@ -302,112 +305,8 @@ def echo(peer: Peer, settings: Settings) -> EchoResult:
         return EchoResult(False, str(error), error.hint)
     if "Status" in answer and answer.Status == 0x0000:
         return EchoResult(True, f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO")
-    return EchoResult(False, f"{peer.ae_title} accepted the association, but did not answer C-ECHO", "look into its log")
+    return EchoResult(False, f"{peer.ae_title} accepted the association, but not C-ECHO", "look into the peer's log")
 
 
 def _accepts(association: Association, abstract_syntax: UID) -> bool:
     return any(cx.abstract_syntax == abstract_syntax for cx in association.accepted_contexts)
-
-
-@contextmanager
-def _association(
-    peer: Peer,
-    settings: Settings,
-    contexts: list[PresentationContext],
-    handlers: Sequence[tuple[Any, ...]] = (),
-) -> Iterator[Association]:
-    """An association with the peer, released at the end. Verification is proposed beside `contexts`, so a peer that
-    accepts none of those still answers. Raises Retryable with what to do."""
-    association = _associate(peer, settings, contexts, handlers)
-    accepted = association.acceptor.primitive is not None and association.acceptor.primitive.result == 0
-    if not association.is_established and not (accepted and not association.accepted_contexts):
-        raise _why_not(association, peer, settings)
-    try:
-        yield association
-    finally:
-        if association.is_established:
-            association.release()
-
-
-def _associate(
-    peer: Peer, settings: Settings, contexts: list[PresentationContext], handlers: Sequence[tuple[Any, ...]]
-) -> Association:
-    quiet_libraries()
-    _config.LOG_HANDLER_LEVEL = "none"  # its handlers would log names and numbers
-    _config.STORE_SEND_CHUNKED_DATASET = True  # a path is sent as it lies on the disk, piece by piece
-    entity = AE(settings.node.ae_title)
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.connection_timeout = settings.deliver.connect_timeout_seconds
-    entity.acse_timeout = settings.receive.acse_timeout_seconds
-    entity.dimse_timeout = settings.receive.dimse_timeout_seconds
-    entity.network_timeout = settings.receive.network_timeout_seconds
-    try:
-        return entity.associate(
-            peer.host,
-            peer.port,
-            contexts=[*contexts, build_context(Verification)],
-            ae_title=peer.ae_title,
-            max_pdu=settings.receive.maximum_pdu_bytes,
-            evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, _send_at_once)],
-        )
-    except socket.gaierror as error:
-        raise Retryable(
-            f"the host name of {peer.ae_title} cannot be resolved",
-            f"correct host in the [[peers]] entry of {peer.ae_title}, or the name service",
-        ) from error
-
-
-def _send_at_once(event: evt.Event) -> None:
-    # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _why_not(association: Association, peer: Peer, settings: Settings) -> Retryable:
-    """The reason for a missing association, in words, with the remedy."""
-    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
-    ours = settings.node.ae_title
-    if association.is_rejected:
-        primitive = association.acceptor.primitive
-        source, diagnostic = primitive.result_source, primitive.diagnostic
-        if (source, diagnostic) == (1, 3):
-            return Retryable(
-                f"{where} does not know our AE title {ours}",
-                f"let {peer.ae_title} accept AE title {ours} from this host (port {settings.node.port})",
-            )
-        if (source, diagnostic) == (1, 7):
-            return Retryable(
-                f"{where} says that {peer.ae_title} is not its AE title",
-                f"correct ae_title in the [[peers]] entry of {peer.ae_title} (case counts)",
-            )
-        if source == 3:
-            return Retryable(f"{where} is busy (result {primitive.result}, reason {diagnostic})", "wait; it is tried again")
-        return Retryable(
-            f"{where} rejected the association: {escaped(str(primitive.reason_str))}", f"look into the log of {peer.ae_title}"
-        )
-    return _why_unreachable(peer, settings, where)
-
-
-def _why_unreachable(peer: Peer, settings: Settings, where: str) -> Retryable:
-    """pynetdicom does not say why a connection failed; one bare connect does."""
-    try:
-        with socket.create_connection((peer.host, peer.port), settings.deliver.connect_timeout_seconds):
-            return Retryable(
-                f"{where} took the connection, but did not answer the association request",
-                f"look whether a DICOM service (without TLS) listens on port {peer.port} there",
-            )
-    except ConnectionRefusedError:
-        return Retryable(
-            f"{where} refused the connection: nothing listens on port {peer.port}",
-            f"start {peer.ae_title}, or correct host and port in its [[peers]] entry",
-        )
-    except TimeoutError:
-        return Retryable(
-            f"{where} did not answer within {settings.deliver.connect_timeout_seconds:g} s",
-            "look at the firewall and at host and port in the [[peers]] entry",
-        )
-    except OSError as error:
-        return Retryable(
-            f"{where} cannot be reached: {error.strerror or type(error).__name__}",
-            "look at the network and at host in the [[peers]] entry",
-        )

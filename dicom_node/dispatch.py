@@ -3,19 +3,22 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 from config.settings import Peer, Settings
 from dicom_node import deliver
-from dicom_node.deliver import Document, Sent
+from dicom_node.deliver import Document, Variant
 from dicom_node.deliveries import Delivery
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.workitem import DeliveryState, Retryable, WorkItem
+from dicom_node.workitem import DeliveryState, Permanent, Retryable, WorkItem
 
 LOGGER = logging.getLogger(__name__)
+_IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 RESEND_AFTER_UNSEEN = 3  # read-backs that do not find an object before it is sent again
 
 
@@ -41,6 +44,9 @@ class Dispatcher:
                 self._step(item, peer, due)
             except Retryable as error:
                 self._later(due, f"{error}; {error.hint}")
+            except Permanent as error:
+                for row in due:
+                    self._refuse(row, f"{error}; {error.hint}")
         self._store.complete_delivered(self._clock())
         return True
 
@@ -66,28 +72,24 @@ class Dispatcher:
         documents = [_document(self._spool, item, row.document) for row in rows]
         for answer in deliver.send(peer, documents, self._settings):
             row = by_name[answer.name]
-            verdict = deliver.decide(answer)
-            attempts = row.attempts + 1
-            if verdict.state is DeliveryState.SENT:
+            if answer.state is DeliveryState.SENT:
                 now = self._clock()
-                final = int(peer.proof == "none")
                 self._store.deliveries.record(
                     row.id,
-                    state=verdict.state,
-                    final=final,
+                    state=answer.state,
+                    final=int(peer.proof == "none"),
                     sop_class_uid=answer.sop_class_uid,
                     sop_instance_uid=answer.sop_instance_uid,
                     status=answer.status,
-                    attempts=attempts,
+                    detail=answer.message,
                     sent_at=now,
                     run_after=now,
                     transaction_uid=None,
-                    detail=verdict.text,
                 )
-            elif verdict.state is DeliveryState.FAILED:
-                self._refuse(row, verdict.text, answer)
+            elif answer.state is DeliveryState.FAILED:
+                self._refuse(row, answer.message, answer.status)
             else:
-                self._later([row], verdict.text)
+                self._later([row], answer.message)
 
     def _ask_commitment(self, peer: Peer, rows: Sequence[Delivery]) -> list[Delivery]:
         """Ask for storage commitment; the row carries the transaction before the question leaves."""
@@ -97,14 +99,14 @@ class Dispatcher:
             self._store.deliveries.record(row.id, transaction_uid=transaction, run_after=wait_until)
         objects = [(row.sop_class_uid or "", row.sop_instance_uid or "") for row in rows]
         answer = deliver.request_commitment(peer, objects, transaction, self._settings)
-        if answer.reported:
-            self._store.deliveries.commitment_report(transaction, answer.committed, answer.failed, self._clock())
-        elif not answer.offered:
-            if peer.proof == "commitment":
-                for row in rows:
-                    self._end_unproved(row, f"{peer.ae_title} does not offer storage commitment")
-            else:
-                for row in rows:
+        if answer.kind == "REPORTED":
+            failed = answer.failed or {}
+            self._store.deliveries.commitment_report(transaction, answer.committed, failed, self._clock())
+        elif answer.kind != "PENDING":
+            for row in rows:
+                if peer.proof == "commitment":
+                    self._end_unproved(row, answer.message)
+                else:
                     self._store.deliveries.record(row.id, run_after=self._clock())
         ours = {row.id for row in rows}
         return [
@@ -115,17 +117,18 @@ class Dispatcher:
 
     def _read_back(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
         """C-FIND at IMAGE level: an object that the PACS lists in the right study has arrived."""
-        uids = [row.sop_instance_uid or "" for row in rows]
-        study = _study_of(self._spool, item, rows[0].document)
-        seen = deliver.find(peer, study, uids, self._settings)
-        for row, uid in zip(rows, uids, strict=True):
+        variants = {row.id: _sent_variant(self._spool, item, row) for row in rows}
+        study = next(iter(variants.values())).study_instance_uid
+        wanted = {variant.sop_instance_uid: variant.series_instance_uid for variant in variants.values()}
+        seen = deliver.find(peer, study, wanted, self._settings)
+        for row in rows:
             if seen is None:
                 self._end_unproved(row, f"{peer.ae_title} offers neither storage commitment nor C-FIND")
-            elif uid in seen:
+            elif row.sop_instance_uid in seen:
                 self._store.deliveries.record(
                     row.id, state=DeliveryState.SEEN, final=1, proved_at=self._clock(), detail=""
                 )
-            elif row.attempts % (RESEND_AFTER_UNSEEN + 1) == RESEND_AFTER_UNSEEN:
+            elif row.attempts >= RESEND_AFTER_UNSEEN:
                 LOGGER.warning("delivery.unseen %s does not list what it has accepted; sending again", peer.ae_title)
                 self._store.deliveries.record(row.id, state=DeliveryState.PENDING, transaction_uid=None)
                 self._later([row], "accepted, but not found by C-FIND; sending again")
@@ -139,9 +142,8 @@ class Dispatcher:
             LOGGER.warning("delivery.postponed %s to %s by %.0f s: %s", row.document, row.destination, wait, detail)
             self._store.deliveries.record(row.id, attempts=attempts, run_after=self._clock() + wait, detail=detail)
 
-    def _refuse(self, row: Delivery, detail: str, answer: Sent | None = None) -> None:
+    def _refuse(self, row: Delivery, detail: str, status: int | None = None) -> None:
         LOGGER.error("delivery.refused %s by %s: %s", row.document, row.destination, detail)
-        status = answer.status if answer else row.status
         self._store.deliveries.record(
             row.id, state=DeliveryState.FAILED, final=1, attempts=row.attempts + 1, status=status, detail=detail
         )
@@ -152,15 +154,35 @@ class Dispatcher:
 
 def _document(spool: Spool, item: WorkItem, name: str) -> Document:
     """The files of one document: its preferred form first, then the other SOP classes of an SR."""
+    return Document(name, tuple(_variant(path) for path in _files(spool, item, name)))
+
+
+def _files(spool: Spool, item: WorkItem, name: str) -> list[Path]:
     folder = spool.results(item.key or "", "report")
-    paths = [folder / f"{name}.dcm", *sorted(folder.glob(f"{name}.1.2.840.*.dcm"), reverse=True)]
-    variants = []
-    for path in paths:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
-        variants.append((str(header.SOPClassUID), str(header.SOPInstanceUID), path))
-    return Document(name, tuple(variants))
+    return [folder / f"{name}.dcm", *sorted(folder.glob(f"{name}.1.2.840.*.dcm"), reverse=True)]
 
 
-def _study_of(spool: Spool, item: WorkItem, name: str) -> str:
-    path = spool.results(item.key or "", "report") / f"{name}.dcm"
-    return str(dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
+def _variant(path: Path) -> Variant:
+    header = _identity(path)
+    return Variant(str(header.SOPClassUID), str(header.SOPInstanceUID), path)
+
+
+def _identity(path: Path) -> Dataset:
+    return dcmread(path, stop_before_pixels=True, specific_tags=list(_IDENTITY))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a sent object belongs in the PACS."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+
+
+def _sent_variant(spool: Spool, item: WorkItem, row: Delivery) -> _Place:
+    for path in _files(spool, item, row.document):
+        header = _identity(path)
+        if header.SOPInstanceUID == row.sop_instance_uid:
+            return _Place(header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
+    raise Permanent(f"{row.document} is no longer in the spool", "prognode retry makes it again")

@@ -7,7 +7,7 @@ distorted volume. Pure; the job checks again on the pixels (`analysis.volume`).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from analysis.contract import Reason
 from config.settings import Planning
@@ -15,9 +15,8 @@ from dicom_node.instance import Geometry, Instance
 
 Vector = tuple[float, float, float]
 
-# Scanners round ImagePositionPatient: 0.02 mm of jitter either way is common, so a gap may be off by 0.04 mm; some keep
-# one decimal, so that 1.25 mm becomes 1.2 and 1.3. A tenth of the spacing bounds it for thin slices. It is far below a
-# voxel.
+# Scanners round ImagePositionPatient: 0.02 mm of jitter either way is common, so a gap may be off by 0.04 mm, far below
+# a voxel. A tenth of the spacing bounds it for thin slices.
 SPACING_TOLERANCE_MM = 0.05
 SPACING_TOLERANCE_SHARE = 0.1
 SAME_POSITION_MM = 0.05  # closer than any two slices of one reconstruction
@@ -139,24 +138,46 @@ def _same_grid(geometry: Geometry, first: Geometry) -> bool:
 
 
 def _several_acquisitions(series: Sequence[Instance]) -> Defect | None:
-    numbers = {image.acquisition_number.strip() for image in series} - {""}
-    if len(numbers) > 1:
-        return Defect(Reason.SEVERAL_ACQUISITIONS, f"{len(numbers)} acquisition numbers in {len(series)} images")
+    """Scans that overlap in space. Acquisitions one behind the other are one scan: step-and-shoot numbers each step."""
     multi_frame = sum(len(image.geometry.positions) > 1 for image in series)
     if multi_frame and len(series) > 1:
-        return Defect(
-            Reason.SEVERAL_ACQUISITIONS, f"{len(series)} objects in the series, {multi_frame} of them multi-frame"
-        )
+        detail = f"{len(series)} objects in the series, {multi_frame} of them multi-frame"
+        return Defect(Reason.SEVERAL_ACQUISITIONS, detail)
+    places = _places(series)
+    if len(places) > 1 and min(len(place) for place in places) > 1:
+        return Defect(Reason.SEVERAL_ACQUISITIONS, f"{min(map(len, places))} images at each position")
+    numbers = [number for place in places for number in sorted(place)]
+    blocks = sum(True for _ in groupby(numbers))
+    if blocks > len(set(numbers)) or (len(set(numbers)) > 1 and len(places) < len(numbers)):
+        return Defect(Reason.SEVERAL_ACQUISITIONS, f"{len(set(numbers))} acquisitions overlap in space")
     return None
 
 
 def _same_positions(series: Sequence[Instance]) -> Defect | None:
-    normal = _normal(series[0].geometry)
-    depths = sorted(_dot(point, normal) for image in series for point in image.geometry.positions)
-    doubles = sum(b - a < SAME_POSITION_MM for a, b in pairwise(depths))
-    if doubles:
-        return Defect(Reason.DUPLICATE_POSITION, f"{doubles} of {len(depths)} slices lie where another one lies")
+    places = _places(series)
+    slices = sum(map(len, places))
+    if slices > len(places):
+        return Defect(
+            Reason.DUPLICATE_POSITION, f"{slices - len(places)} of {slices} slices lie where another one lies"
+        )
     return None
+
+
+def _places(series: Sequence[Instance]) -> list[list[str]]:
+    """Acquisition Numbers at each position, in the order of the positions along the normal."""
+    normal = _normal(series[0].geometry)
+    slices = sorted(
+        (_dot(point, normal), image.acquisition_number.strip())
+        for image in series
+        for point in image.geometry.positions
+    )
+    places = [[slices[0][1]]]
+    for (before, _), (depth, number) in pairwise(slices):
+        if depth - before < SAME_POSITION_MM:
+            places[-1].append(number)
+        else:
+            places.append([number])
+    return places
 
 
 # -- of the stack --------------------------------------------------------------------------------------------

@@ -183,6 +183,7 @@ class Store:
             study,
             now,
             "scheduled",
+            "",
             roi_sop_instance_uid=roi_sop_instance_uid,
             scheduled_at=now,
             revision=revision,

@@ -8,9 +8,6 @@ from datetime import datetime, timedelta, timezone, tzinfo
 
 from pydicom.dataset import Dataset
 
-MANUFACTURER = "Prognode"
-MODEL_NAME = "Prognode"
-
 _OFFSET = re.compile(r"([+-])(\d{2})([0-5]\d)")
 
 

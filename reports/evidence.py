@@ -85,6 +85,8 @@ def stand_in(source: Dataset) -> Dataset:
     for keyword in _REQUIRED:
         if keyword not in seen:
             setattr(seen, keyword, None if keyword in {"StudyDate", "StudyTime"} else "")
+    if "SliceThickness" not in seen and "NumberOfFrames" not in seen:
+        seen.SliceThickness = None  # type 2 in CT, so it may be absent in what arrives; highdicom asks for it
     return seen
 
 

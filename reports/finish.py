@@ -7,9 +7,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pydicom.valuerep import DA, DT, TM
 
-from reports.context import MANUFACTURER, MODEL_NAME, ReportContext, local_time, utc_offset
+from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER, MODEL_NAME
+from reports.context import ReportContext, local_time, utc_offset
 from reports.evidence import identity
-from reports.uids import IMPLEMENTATION_CLASS_UID
 
 CHARACTER_SET = "ISO_IR 192"
 
@@ -47,7 +47,7 @@ def finish(dataset: D, source: Dataset, context: ReportContext) -> D:
     dataset.ContentQualification = "RESEARCH"
     if context.site:
         dataset.InstitutionName = context.site[:64]
-    _file_meta(dataset, context)
+    _file_meta(dataset)
     return dataset
 
 
@@ -57,9 +57,9 @@ def _times_below(dataset: Dataset, now: datetime) -> None:
             item.ContributionDateTime = DT(now)
 
 
-def _file_meta(dataset: Dataset, context: ReportContext) -> None:
+def _file_meta(dataset: Dataset) -> None:
     meta = dataset.file_meta
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = f"PROGNODE_{context.software_version}"[:16]
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     if "FileMetaInformationGroupLength" in meta:
         del meta.FileMetaInformationGroupLength  # recomputed on writing

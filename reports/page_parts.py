@@ -21,8 +21,9 @@ from analysis.contract import (
     SubModel,
     validation_sentence,
 )
+from config.identity import MODEL_NAME
 from reports import words
-from reports.context import MODEL_NAME, ReportContext
+from reports.context import ReportContext
 from reports.drawing import (
     BAND,
     CONTOUR,

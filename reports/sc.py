@@ -10,8 +10,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from analysis.contract import RESEARCH_USE
+from config.identity import MANUFACTURER
 from reports import codes
-from reports.context import MANUFACTURER, ReportContext, local_time
+from reports.context import ReportContext, local_time
 from reports.evidence import stand_in
 from reports.finish import CHARACTER_SET, finish
 from reports.sr_document import Slot

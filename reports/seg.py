@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from config.identity import MANUFACTURER, MODEL_NAME
 from reports import codes
-from reports.context import MANUFACTURER, MODEL_NAME, ReportContext, local_time
+from reports.context import ReportContext, local_time
 from reports.evidence import EvidenceError, frame_count, stand_in
 from reports.finish import CHARACTER_SET, finish
 from reports.sr_document import Slot

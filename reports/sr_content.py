@@ -23,8 +23,9 @@ from pydicom.sr.codedict import codes as pydicom_codes
 from pydicom.sr.coding import Code
 
 from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING, BundleIdentity
+from config.identity import MANUFACTURER, MODEL_NAME
 from reports import codes, words
-from reports.context import MANUFACTURER, MODEL_NAME, ReportContext
+from reports.context import ReportContext
 
 
 class ReportError(ValueError):

@@ -8,8 +8,9 @@ from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContainerContentIte
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, ExplicitVRLittleEndian
 
+from config.identity import MANUFACTURER
 from reports import codes
-from reports.context import MANUFACTURER, DocumentReference, ReportContext, local_time
+from reports.context import DocumentReference, ReportContext, local_time
 from reports.evidence import stand_ins
 from reports.finish import CHARACTER_SET, finish
 from reports.sr_content import ReportError, separate

@@ -25,17 +25,14 @@ def derive(kind: str, *parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, json.dumps([kind, *parts])).int}"
 
 
-IMPLEMENTATION_CLASS_UID: Final = derive("implementation class")
-
-
 def device_uid(ae_title: str, site: str) -> str:
     """Device Observer UID of an installation (TID 1004)."""
     return derive("device", ae_title, site)
 
 
 def content_parts(context: ReportContext, result: JobResult | None, *more: str) -> tuple[str, ...]:
-    """The parts that decide a report's content; `seconds` differs from run to run and enters no report."""
-    dump = "" if result is None else result.model_dump_json(exclude={"seconds"})
+    """The parts that decide a report's content."""
+    dump = "" if result is None else result.model_dump_json()
     return (fingerprint(context), dump, *more)
 
 

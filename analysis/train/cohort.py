@@ -242,8 +242,9 @@ def _check_columns(file: CohortFile, table: str, columns: list[str]) -> None:
     images = [] if file.images is None else [(file.images.ct, "images.ct"), (file.images.roi, "images.roi")]
     for column, role in [(file.cohort.patient_id, "patient_id"), *outcomes, *images, *predictors]:
         if column not in columns:
-            raise CohortError(f"{table}: no column {column!r}, which is named as {role}; there are: {', '.join(columns)}")
-    taken = {column: role for column, role in [*outcomes, (file.cohort.patient_id, "patient_id")]}
+            there = ", ".join(columns)
+            raise CohortError(f"{table}: no column {column!r}, which is named as {role}; there are: {there}")
+    taken = dict([*outcomes, (file.cohort.patient_id, "patient_id")])
     for column, role in predictors:
         if column in taken:
             raise CohortError(f"{table}: column {column!r} is {taken[column]} and cannot be {role}; remove it there")
@@ -262,7 +263,8 @@ def _patient_ids(column: str, rows: Sequence[dict[str, str]]) -> tuple[str, ...]
         if not name:
             raise CohortError(f"row {number}: column {column!r} is empty; every row needs a patient identifier")
         if name in seen:
-            raise CohortError(f"rows {seen[name]} and {number} are the same patient ({column!r}); keep one row per patient")
+            raise CohortError(
+                f"rows {seen[name]} and {number} are the same patient ({column!r}); keep one row per patient")
         seen[name] = number
     return tuple(seen)
 
@@ -272,7 +274,8 @@ def _outcome(name: str, section: OutcomeSection, rows: Sequence[dict[str, str]])
     for number, row in rows_numbered(rows):
         time = _number(row[section.time], number, section.time, "a time is needed for every patient")
         if time <= 0:
-            raise CohortError(f"row {number}: column {section.time!r} is not above 0; correct it or leave the patient out")
+            raise CohortError(
+                f"row {number}: column {section.time!r} is not above 0; correct it or leave the patient out")
         event = row[section.event].strip()
         if event not in ("0", "1", "0.0", "1.0"):
             raise CohortError(f"row {number}: column {section.event!r} must be 0 (censored) or 1 (event); recode it")
@@ -282,8 +285,6 @@ def _outcome(name: str, section: OutcomeSection, rows: Sequence[dict[str, str]])
     count = int(outcome.event.sum())
     if count < MINIMUM_EVENTS:
         raise CohortError(f"column {section.event!r}: {count} events of {name}; at least {MINIMUM_EVENTS} are needed")
-    if count == len(rows):
-        return outcome
     median = float(np.median(outcome.time))
     if not 1 <= median <= 240:
         raise CohortError(f"column {section.time!r}: the median is {median:.1f} months; is {section.unit!r} its unit?")
@@ -307,7 +308,8 @@ def _clinical(file: CohortFile, number: int, row: Mapping[str, str]) -> dict[str
         try:
             value = coerce(section.predictor(), row[column])
         except NotScorable as error:
-            raise CohortError(f"row {number}: column {column!r}: {error.detail}; correct the cell or leave it empty") from None
+            raise CohortError(
+                f"row {number}: column {column!r}: {error.detail}; correct the cell or leave it empty") from None
         if value is not None:
             values[section.name] = value
     return values
@@ -323,8 +325,9 @@ def _paths(file: CohortFile, folder: Path, number: int, row: Mapping[str, str]) 
     found = folder / row[file.images.ct].strip(), folder / row[file.images.roi].strip()
     for column, path in zip((file.images.ct, file.images.roi), found, strict=True):
         if not path.exists():
-            raise CohortError(f"row {number}: column {column!r}: no such file or folder beside the cohort file; correct "
-                              "the path, or leave the cell empty if the patient has no images")
+            raise CohortError(
+                f"row {number}: column {column!r}: no such file or folder beside the cohort file; correct the path, "
+                "or leave the cell empty if the patient has no images")
     return found
 
 

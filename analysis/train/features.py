@@ -65,7 +65,8 @@ def _one(job: tuple[int, Path, Path, str, ExtractionSettings, Path]) -> dict[str
         mask = mask_from_rtstruct(roi, _roi_numbers(roi, pattern, number), Combine.UNION, volume)
         values = radiomic.features(volume, mask.array, settings).values()
     except NotScorable as error:
-        raise CohortError(f"row {number}: {error}; correct the images or leave the patient's image cells empty") from None
+        raise CohortError(
+            f"row {number}: {error}; correct the images or leave the patient's image cells empty") from None
     draft = entry.with_suffix(".part")
     draft.write_text(json.dumps(values))
     draft.replace(entry)

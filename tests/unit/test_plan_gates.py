@@ -22,6 +22,7 @@ from tests.synthetic import (
     oblique,
     sagittal,
     shuffled,
+    two_phases,
     uneven_gap,
 )
 
@@ -89,12 +90,19 @@ def test_jitter_of_a_fiftieth_of_a_millimetre_passes(thickness: float) -> None:
     assert defect_of(facts(jitter(ct_series(seed=1, thickness=thickness)))) is None
 
 
-def test_positions_rounded_to_a_tenth_of_a_millimetre_pass(ct: list[Instance]) -> None:
-    images = [
-        replace(image, geometry=replace(image.geometry, positions=((0.0, 0.0, round(1.25 * k, 1)),)))
-        for k, image in enumerate(ct)
-    ]
+def test_step_and_shoot_numbers_each_step_and_passes(ct: list[Instance]) -> None:
+    images = [replace(image, acquisition_number=str(1 + k // 4)) for k, image in enumerate(ct)]
     assert defect_of(images) is None
+
+
+def test_interleaved_acquisitions_are_refused(ct: list[Instance]) -> None:
+    images = [replace(image, acquisition_number=str(1 + k % 2)) for k, image in enumerate(ct)]
+    assert defect_of(images) == Defect(Reason.SEVERAL_ACQUISITIONS, "2 acquisitions overlap in space")
+
+
+def test_two_phases_that_share_an_acquisition_number_are_refused() -> None:
+    images = [replace(image, acquisition_number="") for image in facts(two_phases(ct_series(seed=1)))]
+    assert defect_of(images) == Defect(Reason.SEVERAL_ACQUISITIONS, "2 images at each position")
 
 
 @pytest.mark.parametrize(("extra", "passes"), [(0.04, True), (0.07, False), (-0.07, False)])

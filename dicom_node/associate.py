@@ -1,0 +1,124 @@
+"""Requests an association with a peer, for `deliver`; when there is none, says why in words and what to do."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import Verification
+
+from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from config.settings import Peer, Settings
+from dicom_node.elements import escaped
+from dicom_node.quiet import quiet_libraries
+from dicom_node.workitem import Retryable
+
+
+@contextmanager
+def association_with(
+    peer: Peer,
+    settings: Settings,
+    contexts: list[PresentationContext],
+    handlers: Sequence[tuple[Any, ...]] = (),
+) -> Iterator[Association]:
+    """An association with the peer, released at the end. Raises Retryable with what to do.
+
+    Verification is proposed beside `contexts`, so that a peer that accepts none of those still answers.
+    """
+    association = _request(peer, settings, contexts, handlers)
+    accepted = association.acceptor.primitive is not None and association.acceptor.primitive.result == 0
+    if not association.is_established and not (accepted and not association.accepted_contexts):
+        raise _why_not(association, peer, settings)
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _request(
+    peer: Peer, settings: Settings, contexts: list[PresentationContext], handlers: Sequence[tuple[Any, ...]]
+) -> Association:
+    quiet_libraries()
+    _config.LOG_HANDLER_LEVEL = "none"  # its handlers would log names and numbers
+    _config.STORE_SEND_CHUNKED_DATASET = True  # a path is sent as it lies on the disk, piece by piece
+    entity = AE(settings.node.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = settings.deliver.connect_timeout_seconds
+    entity.acse_timeout = settings.receive.acse_timeout_seconds
+    entity.dimse_timeout = settings.receive.dimse_timeout_seconds
+    entity.network_timeout = settings.receive.network_timeout_seconds
+    try:
+        return entity.associate(
+            peer.host,
+            peer.port,
+            contexts=[*contexts, build_context(Verification)],
+            ae_title=peer.ae_title,
+            max_pdu=settings.receive.maximum_pdu_bytes,
+            evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, _send_at_once)],
+        )
+    except socket.gaierror as error:
+        raise Retryable(
+            f"the host name of {peer.ae_title} cannot be resolved",
+            f"correct host in the [[peers]] entry of {peer.ae_title}, or the name service",
+        ) from error
+
+
+def _send_at_once(event: evt.Event) -> None:
+    # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _why_not(association: Association, peer: Peer, settings: Settings) -> Retryable:
+    """The reason for a missing association, in words, with the remedy."""
+    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    ours = settings.node.ae_title
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        source, diagnostic = primitive.result_source, primitive.diagnostic
+        if (source, diagnostic) == (1, 3):
+            return Retryable(
+                f"{where} does not know our AE title {ours}",
+                f"let {peer.ae_title} accept AE title {ours} from this host (port {settings.node.port})",
+            )
+        if (source, diagnostic) == (1, 7):
+            return Retryable(
+                f"{where} says that {peer.ae_title} is not its AE title",
+                f"correct ae_title in the [[peers]] entry of {peer.ae_title} (case counts)",
+            )
+        if source == 3:
+            return Retryable(f"{where} is busy (result {primitive.result}, reason {diagnostic})", "it is tried again")
+        return Retryable(
+            f"{where} rejected the association: {escaped(str(primitive.reason_str))}",
+            f"look into the log of {peer.ae_title}",
+        )
+    return _why_unreachable(peer, settings, where)
+
+
+def _why_unreachable(peer: Peer, settings: Settings, where: str) -> Retryable:
+    """pynetdicom does not say why a connection failed; one bare connect does."""
+    try:
+        with socket.create_connection((peer.host, peer.port), settings.deliver.connect_timeout_seconds):
+            return Retryable(
+                f"{where} took the connection, but did not answer the association request",
+                f"look whether a DICOM service (without TLS) listens on port {peer.port} there",
+            )
+    except ConnectionRefusedError:
+        return Retryable(
+            f"{where} refused the connection: nothing listens on port {peer.port}",
+            f"start {peer.ae_title}, or correct host and port in its [[peers]] entry",
+        )
+    except TimeoutError:
+        return Retryable(
+            f"{where} did not answer within {settings.deliver.connect_timeout_seconds:g} s",
+            "look at the firewall and at host and port in the [[peers]] entry",
+        )
+    except OSError as error:
+        return Retryable(
+            f"{where} cannot be reached: {error.strerror or type(error).__name__}",
+            "look at the network and at host in the [[peers]] entry",
+        )

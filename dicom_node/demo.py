@@ -1,0 +1,189 @@
+"""`prognode demo`: a node, a test PACS and one patient on loopback, and what a person gets to see in the end."""
+
+import logging
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, JobResult, Outcome
+from config.settings import Clinical, Node, Peer, Settings
+from dicom_node import deliver
+from dicom_node.compose import PAGE_PICTURE
+from dicom_node.demo_pacs import DemoPacs
+from dicom_node.headers import UnreadableHeader, data_set_digest, read
+from dicom_node.job import Runner, run_tool
+from dicom_node.receive import Receiver
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.worker import Worker
+from dicom_node.workitem import Retryable, State, WorkItem
+from models.bundle import Bundle
+
+LOGGER = logging.getLogger(__name__)
+MARK = ".prognode-demo"
+PATIENCE_SECONDS = 900.0
+_ENDED = (State.COMPLETED, State.FAILED, State.CANCELED)
+
+
+class DemoError(Exception):
+    """The demo cannot go on; `code` is the exit status."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def demo(folder: Path, source: Path | None, bundle: Bundle) -> None:
+    """Run the road once and print the result.
+
+    Raises
+    ------
+    DemoError
+        With what went wrong and what to do.
+    """
+    _fresh(folder)
+    patient = source if source is not None else _synthetic_patient(folder / "patient")
+    files = _sendable(patient)
+    table = next(iter(sorted((folder / "patient").glob("*.csv"))), None) if source is None else None
+    _say(f"{len(files)} DICOM objects to send from {patient}")
+    with DemoPacs(folder / "pacs", "DEMO_PACS") as pacs:
+        settings = Settings(
+            node=Node(host="127.0.0.1", port=0, spool=folder / "spool", site="demo"),
+            peers=(
+                Peer("DEMO_CT", sends=True),
+                Peer("DEMO_PACS", host="127.0.0.1", port=pacs.port, sends=False, receives_results=True),
+            ),
+            clinical=Clinical(table=table),
+        )
+        spool = Spool(settings.node.spool)
+        spool.create()
+        worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle))
+        receiver = Receiver(settings, spool)
+        receiver.start()
+        worker.start()
+        try:
+            _send(files, receiver.port, settings)
+            items = _watch(spool, bool(source))
+        finally:
+            receiver.stop()
+            worker.stop()
+    _tell(items, spool, folder, bundle)
+
+
+def _fresh(folder: Path) -> None:
+    """Empty the demo's folder, but only one that a demo has made."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise DemoError(f"{folder}: holds files of somebody else; give another --folder", os.EX_CANTCREAT)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
+def _synthetic_patient(folder: Path) -> Path:
+    _say("drawing a synthetic patient (CT and RTSTRUCT) ...")
+    code = run_tool("analysis.train", ["synth", "1", "--out", str(folder), "--matrix", "256", "--seed", "7"])
+    if code != os.EX_OK:
+        raise DemoError("the synthetic patient could not be made (see above)", code)
+    return folder
+
+
+def _sendable(folder: Path) -> list[Path]:
+    """CT and contour objects under a folder; anything else is left out, as a modality would."""
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            instance = read(path, data_set_digest(path))
+        except UnreadableHeader:
+            continue
+        if instance.is_ct or instance.is_roi:
+            found.append(path)
+    if not found:
+        raise DemoError(f"{folder}: no CT, RTSTRUCT or SEG here; give a folder that has them", os.EX_NOINPUT)
+    return found
+
+
+def _send(files: list[Path], port: int, settings: Settings) -> None:
+    """Be the modality: one association for everything."""
+    node = Peer(settings.node.ae_title, host="127.0.0.1", port=port)
+    modality = Settings(node=Node(ae_title="DEMO_CT"))
+    documents = []
+    for path in files:
+        instance = read(path, data_set_digest(path))
+        variant = deliver.Variant(instance.sop_class_uid, instance.sop_instance_uid, path)
+        documents.append(deliver.Document(path.name, (variant,)))
+    start = time.perf_counter()
+    try:
+        answers = deliver.send(node, documents, modality)
+    except Retryable as error:
+        raise DemoError(f"{error}; {error.hint}", os.EX_UNAVAILABLE) from error
+    refused = [answer for answer in answers if answer.status != 0]
+    _say(f"C-STORE: {len(answers) - len(refused)} accepted in {time.perf_counter() - start:.1f} s")
+    for answer in refused[:5]:
+        _say(f"  refused: {answer.message}")
+
+
+def _watch(spool: Spool, real: bool) -> list[WorkItem]:
+    """Show the states until every work item has come to its end."""
+    store = Store.open(spool.store)
+    start, shown = time.monotonic(), ""
+    try:
+        while time.monotonic() - start < PATIENCE_SECONDS:
+            items = [item for item in store.items(limit=1000) if item.state is not State.CANCELED]
+            line = ", ".join(f"{item.state}" + (f" ({item.reason})" if item.reason else "") for item in items)
+            if line != shown:
+                _say(f"{time.monotonic() - start:6.1f} s  {line or 'receiving'}")
+                shown = line
+            working = [item for item in items if item.state not in _ENDED and item.state is not State.WAITING]
+            settled = time.monotonic() - start > 3  # arrivals have been planned by then
+            if items and not working and settled:
+                return list(reversed(items))
+            time.sleep(0.1)
+    finally:
+        store.close()
+    raise DemoError("the work did not end in time; see the log above", os.EX_TEMPFAIL)
+
+
+def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> None:
+    failed = False
+    for item in items:
+        if item.state is State.FAILED or item.key is None:
+            failed |= item.state is State.FAILED
+            _say(f"\nwork item {item.id}: {item.state} {item.reason or ''}")
+            continue
+        result = JobResult.model_validate_json((spool.results(item.key, "analysis") / "result.json").read_bytes())
+        shown = folder / f"page-{item.id}.png"
+        shutil.copyfile(spool.results(item.key, "report") / PAGE_PICTURE, shown)
+        _say("\n" + table(result))
+        _say(f"page as a picture    {shown}")
+    _say(f"objects in the PACS  {folder / 'pacs'}")
+    if bundle.manifest.synthetic:
+        _say(f"bundle {bundle.manifest.name}: {SYNTHETIC_WARNING}")
+    _say(RESEARCH_USE)
+    if failed:
+        raise DemoError("a work item failed; see the log above", os.EX_SOFTWARE)
+
+
+def table(result: JobResult) -> str:
+    """The answer as a short table, or the sentence why there is none."""
+    if result.outcome is Outcome.NOT_SCORED or result.sub_model is None:
+        text = REASONS[result.reason] if result.reason else None
+        detail = f" ({result.reason_detail})" if result.reason_detail else ""
+        return f"NOT SCORED: {text.sentence if text else ''}{detail}\n{text.remedy if text else ''}"
+    groups = {group.endpoint: group.group for group in result.groups}
+    lines = [f"{'endpoint':<10}{'horizon':<11}{'event probability':<24}{'risk group':<12}sub-model"]
+    model = " + ".join(result.sub_model.modalities)
+    for score in result.scores:
+        interval = f"{score.event_probability:.0%} ({score.lower:.0%}-{score.upper:.0%})"
+        lines.append(
+            f"{score.endpoint:<10}{score.horizon_months:>2} months  {interval:<24}{groups[score.endpoint]:<12}{model}"
+        )
+    level = result.scores[0].interval_level
+    lines.append(f"event: death (OS), progression or death (PFS); {level:.0%} bootstrap interval")
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

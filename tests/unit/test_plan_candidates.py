@@ -1,0 +1,134 @@
+"""Which ROI is scored: names first, types as second evidence, a policy for several, never the first that comes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.contract import Combine, Reason
+from config.settings import Planning
+from dicom_node.candidates import Choice, NoChoice, choose
+from dicom_node.instance import Roi
+from dicom_node.workitem import ConfigError
+
+CLOSED = ("CLOSED_PLANAR",)
+
+
+def roi(number: int, name: str, kind: str = "", contours: int = 5, geometric_types: tuple[str, ...] = CLOSED) -> Roi:
+    return Roi(number, name, kind, contours, geometric_types if contours else ())
+
+
+def numbers(*rois: Roi, **settings: object) -> tuple[int, ...] | Reason:
+    decision = choose(rois, Planning(**settings))
+    return decision.numbers if isinstance(decision, Choice) else decision.reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["GTV-1", "gtv", "GTV_Mass_CT", "Primary Tumor", "TUMOUR", "lung lesion", "Mass", "Neoplasm, Primary", "ＧＴＶ"],
+)
+def test_tumour_names_are_found_among_organs(name: str) -> None:
+    assert numbers(roi(1, "Heart"), roi(7, name), roi(9, "Lung_L")) == (7,)
+
+
+@pytest.mark.parametrize("name", ["GTV-N1", "GTVn", "Lymph node", "gtv nodes"])
+def test_excluded_names_are_not_the_tumour(name: str) -> None:
+    assert numbers(roi(1, name), roi(2, "GTV-1")) == (2,)
+    assert numbers(roi(1, name), roi(2, "Heart")) is Reason.ROI_NOT_FOUND
+    assert numbers(roi(1, name)) is Reason.ROI_NOT_FOUND
+
+
+def test_the_name_must_begin_with_gtv_where_the_pattern_says_so() -> None:
+    assert numbers(roi(1, "Lung minus GTV"), roi(2, "Heart")) is Reason.ROI_NOT_FOUND
+
+
+def test_patterns_of_the_site_replace_the_defaults() -> None:
+    settings = {"roi_name_patterns": (r"^herd\s*\d",), "roi_exclude_patterns": ()}
+    assert numbers(roi(1, "Herd 1"), roi(2, "GTV-1"), **settings) == (1,)
+
+
+def test_several_are_refused_unless_the_site_decided() -> None:
+    rois = [roi(4, "GTV-2"), roi(1, "GTV-1"), roi(2, "Heart")]
+    assert choose(rois, Planning()) == NoChoice(Reason.ROI_AMBIGUOUS, "2 of 3 match: numbers 1, 4")
+    assert choose(rois, Planning(several_rois="largest")) == Choice((1, 4), Combine.LARGEST, frozenset())
+    assert choose(rois, Planning(several_rois="union")) == Choice((1, 4), Combine.UNION, frozenset())
+
+
+def test_one_match_is_single_whatever_the_policy_for_several() -> None:
+    assert choose([roi(1, "GTV-1")], Planning(several_rois="union")) == Choice((1,), Combine.SINGLE, frozenset())
+
+
+def test_the_type_decides_where_no_name_does() -> None:
+    assert numbers(roi(1, "a"), roi(2, "b", "GTV"), roi(3, "c", "ORGAN")) == (2,)
+    assert numbers(roi(1, "a", "108369006"), roi(2, "b", "39607008")) == (1,)
+
+
+def test_the_type_settles_which_of_several_names_is_meant() -> None:
+    assert numbers(roi(1, "Tumor", "PTV"), roi(2, "Tumor", "GTV"), roi(3, "Tumor margin", "CTV")) == (2,)
+
+
+def test_a_wrong_type_does_not_overrule_the_only_name() -> None:
+    assert numbers(roi(1, "GTV-1", "ORGAN"), roi(2, "Heart", "ORGAN")) == (1,)
+
+
+def test_the_only_roi_is_taken_where_the_site_allows() -> None:
+    assert numbers(roi(3, "ROI-1")) == (3,)
+    assert numbers(roi(3, "")) == (3,)
+    assert numbers(roi(3, "ROI-1"), only_roi_if_unnamed=False) is Reason.ROI_NOT_FOUND
+    assert numbers(roi(3, "ROI-1"), roi(4, "ROI-2")) is Reason.ROI_NOT_FOUND
+
+
+@pytest.mark.parametrize("kind", ["EXTERNAL", "ORGAN", "PTV"])
+def test_the_only_roi_is_not_taken_against_its_own_type(kind: str) -> None:
+    assert numbers(roi(3, "ROI-1", kind)) is Reason.ROI_NOT_FOUND
+
+
+def test_empty_rois_are_no_candidates() -> None:
+    assert numbers(roi(1, "GTV-1", contours=0), roi(2, "GTV-2")) == (2,)
+    assert numbers(roi(1, "ROI-1"), roi(2, "ROI-2", contours=0)) == (1,)
+
+
+def test_an_empty_tumour_is_said_to_be_empty_and_nothing_else_is_taken_instead() -> None:
+    assert numbers(roi(1, "GTV-1", contours=0), roi(2, "Heart")) is Reason.ROI_EMPTY
+    assert numbers(roi(1, "ROI-1", contours=0)) is Reason.ROI_EMPTY
+    assert numbers() is Reason.ROI_NOT_FOUND
+
+
+@pytest.mark.parametrize("kind", ["POINT", "OPEN_PLANAR", "OPEN_NONPLANAR", "", "x" * 99])
+def test_points_and_open_curves_are_unsupported(kind: str) -> None:
+    assert numbers(roi(1, "GTV-1", geometric_types=(kind,)), roi(2, "Heart")) is Reason.ROI_GEOMETRY_UNSUPPORTED
+    assert numbers(roi(1, "Tumour centre", geometric_types=(kind,)), roi(2, "GTV-1")) == (2,)
+
+
+def test_segments_without_geometric_types_and_xor_contours_are_closed() -> None:
+    assert numbers(roi(1, "GTV-1", geometric_types=())) == (1,)
+    assert numbers(roi(1, "GTV-1", geometric_types=("CLOSEDPLANAR_XOR",))) == (1,)
+
+
+def test_a_number_used_twice_is_unreadable() -> None:
+    assert numbers(roi(1, "GTV-1"), roi(1, "Heart")) is Reason.ROI_UNREADABLE
+    assert numbers(roi(1, "GTV-1"), roi(2, "Heart"), roi(2, "Lung")) == (1,)
+
+
+def test_a_pattern_that_is_no_expression_names_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"\[plan\] roi_name_patterns .*'\[gtv'"):
+        choose([roi(1, "GTV-1")], Planning(roi_name_patterns=("[gtv",)))
+
+
+def test_details_never_quote_a_name() -> None:
+    hostile = "Müller^Anna 19500101 ../../etc/passwd"
+    rois = [roi(1, hostile), roi(2, hostile + " tumour"), roi(3, hostile + " tumour", geometric_types=(hostile,))]
+    for chosen in (rois, rois[:1] * 2, rois[2:], [*rois, *rois[1:]]):
+        decision = choose(chosen, Planning())
+        assert isinstance(decision, Choice) or not any(word in decision.detail for word in ("Anna", "1950", "passwd"))
+
+
+@given(st.lists(st.builds(
+    Roi, st.integers(0, 4), st.text(max_size=80), st.sampled_from(["", "GTV", "ORGAN", "\0"]), st.integers(0, 2),
+    st.lists(st.sampled_from(["CLOSED_PLANAR", "POINT", ""]), max_size=2).map(tuple)), max_size=6))  # fmt: skip
+def test_any_rois_give_a_choice_or_a_reason_independent_of_their_order(rois: list[Roi]) -> None:
+    decision = choose(rois, Planning())
+    assert choose(rois[::-1], Planning()) == decision
+    if isinstance(decision, Choice):
+        assert {r.number for r in rois if r.contours} >= set(decision.numbers)
+    else:
+        assert decision.detail

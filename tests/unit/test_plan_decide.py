@@ -1,0 +1,423 @@
+"""References decide what is scored; what is missing is waited for, then stated; every refusal has its reason."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from analysis.contract import ClinicalValue, Combine, Reason, RoiKind
+from config.settings import Planning
+from dicom_node.instance import CT, Instance
+from dicom_node.plan import Decision, NotEligible, Plan, PlanError, Waiting, decide, from_json, key
+from tests.facts import fact, facts
+from tests.synthetic import (
+    ball_contours,
+    ct_series,
+    drop_slice,
+    enhanced_ct,
+    localizer,
+    rtstruct,
+    seg,
+    shuffled,
+    two_phases,
+    uid,
+)
+
+SETTINGS = Planning()
+DAY = 24 * 3600.0
+MR = "1.2.840.10008.5.1.4.1.1.4"
+CT_FILES = ct_series(seed=1)
+
+
+def now(
+    roi: Instance,
+    on_hand: Iterable[Instance],
+    waited: float | None = 1.0,
+    quiet: bool = False,
+    settings: Planning = SETTINGS,
+    drawn_on: Iterable[str] = (),
+) -> Decision:
+    return decide(roi, list(on_hand), settings, waited_seconds=waited, quiet=quiet, drawn_on=frozenset(drawn_on))
+
+
+def at_last(roi: Instance, on_hand: Iterable[Instance], **rest: object) -> Decision:
+    """Nothing else will come, as in `prognode score`."""
+    return now(roi, on_hand, math.inf, True, **rest)
+
+
+def uids(images: Iterable[Instance]) -> tuple[str, ...]:
+    return tuple(image.sop_instance_uid for image in images)
+
+
+@pytest.fixture(scope="module")
+def ct() -> list[Instance]:
+    return facts(CT_FILES)
+
+
+@pytest.fixture(scope="module")
+def contour() -> Instance:
+    return fact(rtstruct(CT_FILES))
+
+
+@pytest.fixture(scope="module")
+def by_contours() -> Instance:
+    """Names the contoured slices only, and these at the contours."""
+    return fact(rtstruct(CT_FILES, radius=6.0, series_level_references=False))
+
+
+@pytest.fixture(scope="module")
+def bare() -> Instance:
+    """Names no image at all."""
+    return fact(rtstruct(CT_FILES, series_level_references=False, contour_level_references=False))
+
+
+# -- complete ------------------------------------------------------------------------------------------------
+
+
+def test_complete_references_are_planned_at_once_in_slice_order(ct: list[Instance], contour: Instance) -> None:
+    plan = now(contour, shuffled(ct, 1), waited=None)
+    assert plan == Plan(
+        study_instance_uid=ct[0].study_instance_uid,
+        ct_series_instance_uid=ct[0].series_instance_uid,
+        ct_sop_instance_uids=uids(ct),
+        roi_sop_instance_uid=contour.sop_instance_uid,
+        roi_kind=RoiKind.RTSTRUCT,
+        roi_numbers=(1,),
+        combine=Combine.SINGLE,
+    )
+    assert now(contour, {image.sop_instance_uid: image for image in ct}.values()) == plan
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_a_segmentation_is_planned_as_one(ct: list[Instance], kind: str) -> None:
+    plan = now(fact(seg(CT_FILES, segmentation_type=kind)), ct)
+    assert isinstance(plan, Plan)
+    assert (plan.roi_kind, plan.roi_numbers, plan.ct_sop_instance_uids) == (RoiKind.SEG, (1,), uids(ct))
+
+
+@pytest.mark.parametrize("draw", [rtstruct, seg])
+def test_an_enhanced_ct_is_one_instance(draw: object) -> None:
+    multi_frame = enhanced_ct(CT_FILES)
+    plan = now(fact(draw(multi_frame)), [fact(multi_frame)])
+    assert isinstance(plan, Plan)
+    assert plan.ct_sop_instance_uids == (multi_frame.SOPInstanceUID,)
+
+
+def test_a_contour_in_another_study_is_planned_into_the_study_of_the_ct(ct: list[Instance]) -> None:
+    elsewhere = fact(rtstruct(CT_FILES, StudyInstanceUID=uid("another study")))
+    plan = now(elsewhere, ct)
+    assert isinstance(plan, Plan)
+    assert plan.study_instance_uid == ct[0].study_instance_uid != elsewhere.study_instance_uid
+
+
+def test_another_ct_of_the_same_study_is_not_looked_at(ct: list[Instance], contour: Instance) -> None:
+    other = facts(ct_series(seed=2, study_instance_uid=CT_FILES[0].StudyInstanceUID))
+    assert now(contour, [*other, *ct]) == now(contour, ct)
+    assert isinstance(now(contour, other), Waiting)
+
+
+def test_our_own_objects_and_contours_are_never_an_input(ct: list[Instance], contour: Instance) -> None:
+    own = [replace(image, own=True) for image in ct]
+    assert now(contour, [contour, *own]) == now(contour, [])
+
+
+# -- incomplete ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_waited_for_then_stated(ct: list[Instance], contour: Instance) -> None:
+    waiting = now(contour, ct[:10])
+    assert waiting == Waiting(
+        Reason.REFERENCED_CT_INCOMPLETE,
+        2,
+        "10 of 12 images are here",
+        ct[0].study_instance_uid,
+        ct[0].series_instance_uid,
+    )
+    assert now(contour, ct[:10], DAY - 1, True) == waiting
+    stated = now(contour, ct[:10], DAY, True)
+    assert stated == NotEligible(
+        Reason.REFERENCED_CT_INCOMPLETE,
+        "10 of 12 images are here",
+        (*sorted(uids(ct[:10])), contour.sop_instance_uid),
+        ct[0].study_instance_uid,
+        contour.sop_instance_uid,
+        ct[0].series_instance_uid,
+    )
+    assert at_last(contour, ct[:10]) == stated
+
+
+def test_a_late_series_that_is_just_coming_in_is_not_reported_image_by_image(
+    ct: list[Instance], contour: Instance
+) -> None:
+    assert isinstance(now(contour, ct[:5], 2 * DAY, quiet=False), Waiting)
+    assert isinstance(now(contour, ct, 2 * DAY, quiet=False), Plan)
+
+
+def test_a_contour_without_any_of_its_images_waits_in_its_own_study(contour: Instance) -> None:
+    waiting = now(contour, [])
+    assert isinstance(waiting, Waiting)
+    assert (waiting.missing, waiting.study_instance_uid) == (12, contour.study_instance_uid)
+    stated = at_last(contour, [])
+    assert isinstance(stated, NotEligible)
+    assert stated.evidence == (contour.sop_instance_uid,)
+
+
+def test_a_cropped_series_is_scored_where_the_contours_own_images_are_all_here(ct: list[Instance]) -> None:
+    drawn = rtstruct(CT_FILES, radius=6.0)
+    contour = fact(drawn)
+    images = {c.ContourImageSequence[0].ReferencedSOPInstanceUID for c in drawn.ROIContourSequence[0].ContourSequence}
+    cropped = ct[1:11]
+    plan = at_last(contour, cropped, drawn_on=images)
+    assert isinstance(plan, Plan)
+    assert (plan.absent, plan.ct_sop_instance_uids) == (2, uids(cropped))
+    assert isinstance(now(contour, cropped, drawn_on=images), Waiting)
+    assert at_last(contour, cropped) == at_last(contour, cropped, drawn_on=uids(ct))
+    for gap in ([*ct[:3], *ct[4:]], [*ct[:1], *ct[2:]]):
+        refused = at_last(contour, gap, drawn_on=images)
+        assert isinstance(refused, NotEligible)
+        assert (refused.reason, refused.detail) == (Reason.REFERENCED_CT_INCOMPLETE, "11 of 12 images are here")
+
+
+# -- only contours name images -------------------------------------------------------------------------------
+
+
+def test_images_named_by_contours_alone_need_quiet_and_take_their_whole_series(
+    ct: list[Instance], by_contours: Instance
+) -> None:
+    assert by_contours.references_from_contours
+    assert len(by_contours.referenced_sop_instance_uids) == 4
+    waiting = now(by_contours, ct, quiet=False)
+    assert isinstance(waiting, Waiting)
+    assert waiting.missing == 0
+    plan = now(by_contours, ct, quiet=True)
+    assert isinstance(plan, Plan)
+    assert plan.ct_sop_instance_uids == uids(ct)
+    missing = now(by_contours, ct[:5], quiet=True)
+    assert isinstance(missing, Waiting)
+    assert missing.missing == 3
+
+
+def test_a_series_level_list_of_the_contoured_slices_alone_takes_the_whole_series_once_quiet(
+    ct: list[Instance], contour: Instance
+) -> None:
+    for listed in (uids(ct[3:7]), uids(ct[1:5] + ct[6:11])):
+        partial = replace(contour, referenced_sop_instance_uids=listed)
+        assert isinstance(now(partial, ct, quiet=False), Waiting)
+        assert isinstance(now(partial, [i for i in ct if i.sop_instance_uid in listed], quiet=False), Waiting)
+        plan = now(partial, ct, quiet=True)
+        assert isinstance(plan, Plan)
+        assert plan.ct_sop_instance_uids == uids(ct)
+
+
+def test_a_listed_stack_within_a_longer_series_is_what_is_scored(ct: list[Instance], contour: Instance) -> None:
+    listed = replace(contour, referenced_sop_instance_uids=uids(ct[1:11]))
+    plan = now(listed, ct)
+    assert isinstance(plan, Plan)
+    assert plan.ct_sop_instance_uids == uids(ct[1:11])
+
+
+# -- no references -------------------------------------------------------------------------------------------
+
+
+def test_without_references_the_one_series_of_study_and_frame_is_taken_once_quiet(
+    ct: list[Instance], bare: Instance
+) -> None:
+    assert isinstance(now(bare, ct, quiet=False), Waiting)
+    plan = now(bare, ct, quiet=True)
+    assert isinstance(plan, Plan)
+    assert plan.ct_sop_instance_uids == uids(ct)
+
+
+def test_without_references_and_several_series_it_is_refused(ct: list[Instance], bare: Instance) -> None:
+    first = CT_FILES[0]
+    thin = ct_series(
+        seed=2, study_instance_uid=first.StudyInstanceUID, frame_of_reference_uid=first.FrameOfReferenceUID
+    )
+    decision = now(bare, [*ct, *facts(thin)], quiet=True)
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.ROI_WITHOUT_REFERENCES
+    assert decision.detail == "2 CT series of its study and frame of reference are here"
+
+
+@pytest.mark.parametrize("change", [{"study_instance_uid": "1.2.3"}, {"frame_of_reference_uid": "1.2.3"}], ids=str)
+def test_without_references_another_study_or_frame_does_not_count(
+    ct: list[Instance], bare: Instance, change: dict[str, str]
+) -> None:
+    others = [replace(image, **change) for image in ct]
+    assert isinstance(now(bare, others, quiet=True), Waiting)
+    decision = at_last(bare, others)
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.ROI_WITHOUT_REFERENCES
+
+
+def test_a_series_named_without_its_images_is_taken_once_quiet(ct: list[Instance], bare: Instance) -> None:
+    named = replace(bare, study_instance_uid="1.2.3", referenced_series_instance_uids=(ct[0].series_instance_uid,))
+    assert isinstance(now(named, ct, quiet=False), Waiting)
+    assert isinstance(now(named, ct, quiet=True), Plan)
+
+
+# -- refused by reference ------------------------------------------------------------------------------------
+
+
+def test_contours_on_mr_are_refused_at_once_without_waiting(ct: list[Instance], contour: Instance) -> None:
+    on_mr = replace(contour, referenced_sop_class_uids=(MR,))
+    decision = now(on_mr, [], waited=0.0)
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.ROI_REFERENCES_NOT_CT
+    assert decision.detail == "drawn on images of kind MR"
+    assert now(on_mr, ct[:3]) == decision
+
+
+def test_a_referenced_image_that_is_no_ct_is_refused(ct: list[Instance], contour: Instance) -> None:
+    unsaid = replace(contour, referenced_sop_class_uids=())
+    for change in ({"sop_class_uid": MR, "modality": "MR"}, {"modality": "PT"}):
+        decision = now(unsaid, [replace(ct[0], **change)])
+        assert isinstance(decision, NotEligible)
+        assert decision.reason is Reason.ROI_REFERENCES_NOT_CT
+
+
+def test_several_series_are_refused(ct: list[Instance], contour: Instance) -> None:
+    several = replace(contour, referenced_series_instance_uids=("1.2.3", "1.2.4"))
+    mixed = replace(contour, referenced_sop_class_uids=(CT, MR))
+    split = [*ct[:6], *(replace(image, series_instance_uid="1.2.3") for image in ct[6:])]
+    for decision in (now(several, []), now(mixed, []), now(contour, split)):
+        assert isinstance(decision, NotEligible)
+        assert decision.reason is Reason.ROI_REFERENCES_SEVERAL_SERIES
+        assert decision.evidence == (contour.sop_instance_uid,)
+
+
+def test_another_frame_of_reference_is_refused(ct: list[Instance]) -> None:
+    for dataset in (rtstruct(CT_FILES, FrameOfReferenceUID="1.2.3"), seg(CT_FILES, FrameOfReferenceUID="1.2.3")):
+        decision = now(fact(dataset), ct)
+        assert isinstance(decision, NotEligible)
+        assert decision.reason is Reason.ROI_FRAME_OF_REFERENCE_DIFFERS
+
+
+def test_the_frame_of_reference_of_the_chosen_roi_counts(ct: list[Instance], contour: Instance) -> None:
+    elsewhere = replace(contour.rois[0], number=2, name="Heart", frame_of_reference_uid="1.2.3")
+    assert isinstance(now(replace(contour, rois=(*contour.rois, elsewhere)), ct), Plan)
+    assert isinstance(now(replace(contour, frame_of_reference_uid="1.2.3"), ct), Plan)
+
+
+# -- refused by a gate ---------------------------------------------------------------------------------------
+
+
+def test_a_gate_refuses_a_complete_series_with_its_evidence() -> None:
+    series = localizer(CT_FILES)
+    decision = now(fact(rtstruct(CT_FILES, seed=1)), facts(CT_FILES))
+    assert isinstance(decision, Plan)
+    listed = rtstruct(CT_FILES, contours=ball_contours(CT_FILES), seed=1)
+    item = listed.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    item.ContourImageSequence = [
+        *item.ContourImageSequence,
+        *rtstruct(series[:1])
+        .ReferencedFrameOfReferenceSequence[0]
+        .RTReferencedStudySequence[0]
+        .RTReferencedSeriesSequence[0]
+        .ContourImageSequence,
+    ]
+    decision = now(fact(listed), facts(series))
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.LOCALIZER_IN_SERIES
+    assert len(decision.evidence) == 14
+    assert decision.evidence[-1] == listed.SOPInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("defect", "reason"),
+    [(localizer, Reason.LOCALIZER_IN_SERIES), (two_phases, Reason.SEVERAL_ACQUISITIONS)],
+)
+def test_images_of_the_series_that_the_contour_does_not_name_refuse_it_too_once_quiet(
+    contour: Instance, defect: object, reason: Reason
+) -> None:
+    images = facts(defect(CT_FILES))
+    waiting, decision = now(contour, images), now(contour, images, quiet=True)
+    assert isinstance(waiting, Waiting)
+    assert isinstance(decision, NotEligible)
+    assert (waiting.reason, decision.reason) == (reason, reason)
+
+
+def test_a_list_with_a_gap_is_refused_once_no_more_can_come() -> None:
+    gapped = drop_slice(CT_FILES)
+    images, contour = facts(gapped), fact(rtstruct(gapped))
+    assert isinstance(now(contour, images), Waiting)
+    decision = now(contour, images, quiet=True)
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.MISSING_SLICE
+
+
+def test_roi_reasons_wait_for_the_ct_so_that_the_answer_is_given_once(ct: list[Instance]) -> None:
+    unnamed = fact(rtstruct(CT_FILES, roi_names=("Heart", "Lung")))
+    assert isinstance(now(unnamed, ct[:11]), Waiting)
+    decision = now(unnamed, ct)
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.ROI_NOT_FOUND
+    assert decision.study_instance_uid == ct[0].study_instance_uid
+
+
+# -- as text, and the key ------------------------------------------------------------------------------------
+
+
+def test_decisions_come_back_from_json(ct: list[Instance], contour: Instance) -> None:
+    plan, refusal = now(contour, ct), at_last(contour, ct[:10])
+    assert isinstance(plan, Plan)
+    assert isinstance(refusal, NotEligible)
+    assert from_json(plan.to_json()) == Plan.from_json(plan.to_json()) == plan
+    assert from_json(refusal.to_json()) == NotEligible.from_json(refusal.to_json()) == refusal
+    with pytest.raises(PlanError):
+        Plan.from_json(refusal.to_json())
+    with pytest.raises(PlanError):
+        NotEligible.from_json(plan.to_json())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "1", '"PLAN"', "{}", '{"decision":"PLAN"}', '{"decision":"OTHER"}']
+)
+def test_other_texts_are_no_decision(text: str) -> None:
+    with pytest.raises(PlanError):
+        from_json(text)
+
+
+def test_fields_of_the_wrong_kind_are_no_decision(ct: list[Instance], contour: Instance) -> None:
+    plan = now(contour, ct)
+    assert isinstance(plan, Plan)
+    for field, value in (("combine", "first"), ("roi_numbers", 1), ("extra", 1)):
+        with pytest.raises(PlanError):
+            from_json(json.dumps(json.loads(plan.to_json()) | {field: value}))
+
+
+def test_the_key_depends_on_everything_that_decides_the_result(ct: list[Instance], contour: Instance) -> None:
+    plan = now(contour, ct)
+    assert isinstance(plan, Plan)
+    digests = {image.sop_instance_uid: image.digest for image in [contour, *ct]}
+    age = ClinicalValue(name="age", value=74.0, unit="a", source="DICOM PatientAge")
+    sex = ClinicalValue(name="sex", value="F", source="DICOM PatientSex")
+    base = key(plan, digests, (age, sex), "bundle")
+    assert len(base) == 64
+    assert base == key(plan, {**digests, "unused": "x"}, (sex, age), "bundle")
+    others = [
+        key(plan, {**digests, ct[3].sop_instance_uid: "0" * 64}, (age, sex), "bundle"),
+        key(plan, {**digests, contour.sop_instance_uid: "0" * 64}, (age, sex), "bundle"),
+        key(replace(plan, roi_numbers=(2,)), digests, (age, sex), "bundle"),
+        key(replace(plan, combine=Combine.UNION), digests, (age, sex), "bundle"),
+        key(replace(plan, ct_sop_instance_uids=plan.ct_sop_instance_uids[1:]), digests, (age, sex), "bundle"),
+        key(plan, digests, (age,), "bundle"),
+        key(plan, digests, (age, sex), "other bundle"),
+        key(plan, digests, (age, sex), "bundle", pipeline_version="9"),
+        key(plan, digests, (age, sex), "bundle", config={"language": "en"}),
+        key(at_last(contour, ct[:11]), digests, (age, sex), "bundle"),
+    ]
+    assert len({base, *others}) == 1 + len(others)
+
+
+def test_the_key_needs_the_digest_of_every_input(ct: list[Instance], contour: Instance) -> None:
+    with pytest.raises(KeyError):
+        key(now(contour, ct), {}, (), "bundle")
+
+
+def test_details_carry_no_identifier(ct: list[Instance], contour: Instance) -> None:
+    for decision in (now(contour, ct[:3]), at_last(contour, ct[:3]), now(contour, facts(two_phases(CT_FILES)))):
+        assert not isinstance(decision, Plan)
+        assert "." not in decision.detail

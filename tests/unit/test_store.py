@@ -1,0 +1,262 @@
+"""The store: nothing is taken twice, no illegal move, the same content never makes a second work item."""
+
+import sqlite3
+import threading
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from dicom_node.instance import CT, RTSTRUCT, Instance
+from dicom_node.store import Store
+from dicom_node.workitem import (
+    TRANSITIONS,
+    UPS_STATE,
+    ConfigError,
+    DeliveryState,
+    InvalidTransition,
+    LeaseLost,
+    State,
+    WorkItem,
+)
+
+OWNER, OTHER = "boot:1:1", "boot:2:2"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Store:
+    return Store.open(path)
+
+
+def image(number: int, digest: str = "a") -> Instance:
+    return Instance(f"1.2.{number}", CT, "1.9", "1.8", "1.2.840.10008.1.2.1", f"{digest}{number}")
+
+
+def contour(uid: str = "1.5", images: int = 3, digest: str = "r") -> Instance:
+    references = tuple(f"1.2.{number}" for number in range(images))
+    return Instance(
+        uid, RTSTRUCT, "1.7", "1.8", "1.2.840.10008.1.2.1", digest,
+        referenced_sop_instance_uids=references, referenced_series_instance_uids=("1.9",),
+    )  # fmt: skip
+
+
+def schedule(store: Store, key: str = "k", now: float = 1.0, roi: Instance | None = None) -> bool:
+    return store.schedule(
+        roi or contour(), study="1.8", series="1.9", key=key, inputs_digest=f"i-{key}", plan="{}", reason=None, now=now
+    )
+
+
+def claimed(store: Store, state: State = State.SCHEDULED, now: float = 2.0) -> WorkItem:
+    item = store.claim(state, OWNER, 60, now)
+    assert item is not None
+    return item
+
+
+def test_the_same_bytes_are_recorded_once_and_other_bytes_of_the_same_uid_beside_them(store: Store) -> None:
+    assert store.add_instance(image(1), "CT", 1.0)
+    assert not store.add_instance(image(1), "CT", 2.0)
+    assert store.add_instance(image(1, "b"), "CT", 3.0)
+
+    newest = store.arrivals.instance("1.2.1")
+    assert newest is not None
+    assert newest.digest == "b1"
+    assert len(store.arrivals.unplanned()) == 2
+
+
+def test_bytes_that_come_back_after_a_correction_are_current_again(store: Store) -> None:
+    for digest in "aba":
+        store.add_instance(image(1, digest), "CT", 1.0)
+    newest = store.arrivals.instance("1.2.1")
+    assert newest is not None
+    assert newest.digest == "a1"
+
+
+def test_missing_references_are_counted_in_any_order_of_arrival(store: Store) -> None:
+    store.add_instance(image(2), "CT", 1.0)
+    store.add_instance(contour(), "WS", 2.0)
+    assert store.arrivals.missing_references("1.5") == 2
+    store.add_instance(image(0), "CT", 3.0)
+    store.add_instance(image(1), "CT", 4.0)
+    assert store.arrivals.missing_references("1.5") == 0
+    assert store.arrivals.rois_touched_by("1.2.1", "elsewhere") == {"1.5"}
+    assert [i.sop_instance_uid for i in store.arrivals.images_for(contour())] == ["1.2.0", "1.2.1", "1.2.2"]
+
+
+def test_a_ct_waits_for_its_contour_and_the_contour_takes_its_place(store: Store) -> None:
+    store.wait_for_contour(image(1), "NO_CONTOUR", 1.0)
+    store.wait_for_contour(image(2), "NO_CONTOUR", 1.0)
+    assert [item.state for item in store.items()] == [State.WAITING]
+    schedule(store)
+    assert sorted(item.state for item in store.items()) == [State.CANCELED, State.SCHEDULED]
+
+
+def test_a_waiting_contour_becomes_the_scheduled_work_item_and_keeps_its_history(store: Store) -> None:
+    store.wait_for_images(contour(), "1.8", "1.9", "REFERENCED_CT_INCOMPLETE", "2 of 3 images are here", 1.0)
+    assert store.waiting_rois() == ["1.5"]
+    schedule(store, now=5.0)
+    (item,) = store.items()
+    assert (item.state, item.key, item.scheduled_at, item.reason) == (State.SCHEDULED, "k", 5.0, None)
+    assert [event["name"] for event in store.details(item.id)["events"]] == ["waiting", "scheduled"]
+
+
+def test_the_same_key_never_makes_a_second_work_item(store: Store) -> None:
+    assert schedule(store)
+    assert not schedule(store)
+    assert store.already_planned("i-k")
+    assert len(store.items()) == 1
+
+
+def test_other_content_of_a_reported_contour_is_the_next_revision(store: Store) -> None:
+    schedule(store)
+    store.advance(claimed(store), State.ANALYSED, OWNER, 3.0)
+    schedule(store, key="k2")
+    newest = store.items()[0]
+    assert (newest.revision, newest.predecessor_key) == (2, "k")
+
+
+def test_other_content_before_the_analysis_supersedes_without_a_revision(store: Store) -> None:
+    schedule(store)
+    schedule(store, key="k2")
+    assert [(item.state, item.revision) for item in store.items()] == [(State.SCHEDULED, 1), (State.CANCELED, 1)]
+
+
+def test_every_pair_of_states_is_either_in_the_table_or_refused(store: Store) -> None:
+    for number, (old, new) in enumerate(product(State, State)):
+        schedule(store, key=f"k{number}", roi=contour(f"1.5.{number}"))
+        item = store.items()[0]
+        store._db.execute("UPDATE work_item SET state = ?, lease_owner = ? WHERE id = ?", [old, OWNER, item.id])
+        current = store.item(item.id)
+        assert current is not None
+        if new in TRANSITIONS[old]:
+            store.advance(current, new, OWNER, 3.0)
+            moved = store.item(item.id)
+            assert moved is not None
+            assert moved.state is new
+        else:
+            with pytest.raises(InvalidTransition):
+                store.advance(current, new, OWNER, 3.0)
+
+
+def test_every_state_has_a_word_for_the_worklist() -> None:
+    assert set(UPS_STATE) == set(TRANSITIONS) == set(State)
+
+
+def test_a_lost_lease_cannot_advance(store: Store) -> None:
+    schedule(store)
+    item = claimed(store, now=2.0)
+    again = store.claim(State.SCHEDULED, OTHER, 60, 100.0)
+    assert again is not None
+    assert again.attempts == 2
+    with pytest.raises(LeaseLost):
+        store.advance(item, State.ANALYSED, OWNER, 101.0)
+    assert not store.renew(item.id, OWNER, 200.0)
+
+
+def test_a_leased_item_is_not_claimed_before_its_lease_ends(store: Store) -> None:
+    schedule(store)
+    claimed(store, now=2.0)
+    assert store.claim(State.SCHEDULED, OTHER, 60, 30.0) is None
+
+
+def test_the_items_of_a_dead_worker_are_free_at_once(store: Store) -> None:
+    schedule(store)
+    claimed(store)
+    assert store.lease_owners() == {OWNER}
+    assert store.break_leases(OWNER) == 1
+    assert store.claim(State.SCHEDULED, OTHER, 60, 3.0) is not None
+
+
+def test_a_postponed_item_is_not_run_before_its_time(store: Store) -> None:
+    schedule(store)
+    store.postpone(claimed(store), OWNER, 50.0, 2.0, "disk full")
+    assert store.claim(State.SCHEDULED, OTHER, 60, 49.0) is None
+    assert store.claim(State.SCHEDULED, OTHER, 60, 50.0) is not None
+
+
+def test_no_work_item_is_claimed_twice_by_competing_threads(path: Path) -> None:
+    store = Store.open(path)
+    for number in range(60):
+        schedule(store, key=f"k{number}", roi=contour(f"1.5.{number}"))
+    taken: list[int] = []
+
+    def work(owner: str) -> None:
+        mine = Store.open(path)
+        while (item := mine.claim(State.SCHEDULED, owner, 600, 2.0)) is not None:
+            taken.append(item.id)
+        mine.close()
+
+    threads = [threading.Thread(target=work, args=(f"boot:{n}:1",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(set(taken))
+    assert len(taken) == 60
+
+
+def test_a_work_item_is_complete_when_every_delivery_is_at_its_end(store: Store) -> None:
+    schedule(store)
+    store.advance(claimed(store), State.ANALYSED, OWNER, 2.0)
+    store.advance(
+        claimed(store, State.ANALYSED), State.REPORTED, OWNER, 2.0, deliveries=[("risk-sr", "PACS"), ("page-1", "PACS")]
+    )
+    first, second = store.deliveries.due(3.0)
+    store.deliveries.record(first.id, state=DeliveryState.SEEN, final=1)
+    assert store.complete_delivered(3.0) == []
+    store.deliveries.record(second.id, state=DeliveryState.COMMITTED, final=1)
+    assert store.complete_delivered(3.0) == [first.work_item_id]
+    assert store.items()[0].state is State.COMPLETED
+
+
+def test_a_refused_delivery_fails_the_item_and_a_retry_reopens_it(store: Store) -> None:
+    schedule(store)
+    store.advance(claimed(store), State.ANALYSED, OWNER, 2.0)
+    store.advance(claimed(store, State.ANALYSED), State.REPORTED, OWNER, 2.0, deliveries=[("risk-sr", "PACS")])
+    (row,) = store.deliveries.due(3.0)
+    store.deliveries.record(row.id, state=DeliveryState.FAILED, final=1, detail="status A900H")
+    store.complete_delivered(3.0)
+    item = store.items()[0]
+    assert item.state is State.FAILED
+    assert "A900H" in store.details(item.id)["events"][-1]["detail"]
+    store.retry(item.id, 4.0)
+    assert store.items()[0].state is State.SCHEDULED
+    assert store.deliveries.due(5.0)[0].state is DeliveryState.PENDING
+
+
+def test_a_commitment_report_proves_some_objects_and_sends_the_others_again(store: Store) -> None:
+    schedule(store)
+    item = claimed(store)
+    for document, uid in (("risk-sr", "1.1"), ("page-1", "1.3")):
+        store.deliveries.add(item.id, document, "PACS")
+        row = next(d for d in store.deliveries.of_item(item.id) if d.document == document)
+        store.deliveries.record(row.id, state=DeliveryState.SENT, sop_instance_uid=uid, transaction_uid="1.77")
+    assert store.deliveries.commitment_report("1.77", ["1.1"], {"1.3": 0x0112}, 9.0)
+    assert not store.deliveries.commitment_report("1.78", ["1.1"], {}, 9.0)
+    good, bad = store.deliveries.of_item(item.id)
+    assert (good.state, good.final, good.proved_at) == (DeliveryState.COMMITTED, 1, 9.0)
+    assert (bad.state, bad.final) == (DeliveryState.PENDING, 0)
+    assert "0112" in bad.detail
+
+
+def test_a_store_of_a_newer_version_is_refused_in_words(path: Path) -> None:
+    Store.open(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(ConfigError, match="newer than this version"):
+        Store.open(path)
+
+
+def test_claims_and_the_plan_queue_use_their_indexes(store: Store) -> None:
+    claim = store._db.rows(
+        "EXPLAIN QUERY PLAN SELECT id FROM work_item WHERE state = 'SCHEDULED' AND run_after <= 1"
+        " ORDER BY priority DESC, id LIMIT 1"
+    )
+    queue = store._db.rows("EXPLAIN QUERY PLAN SELECT id FROM instance WHERE planned = 0 ORDER BY id LIMIT 10")
+    assert "work_item_by_state" in claim[0]["detail"]
+    assert "instance_unplanned" in queue[0]["detail"]
