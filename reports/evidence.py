@@ -5,16 +5,14 @@ highdicom copies names into its log and refuses legacy character sets, malformed
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from pydicom import config as pydicom_config
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.valuerep import PersonName
+
+from reports import legal
 
 # Patient, Clinical Trial Subject, General Study, Patient Study and Clinical Trial Study modules (PS3.3 C.7.1, C.7.2).
-# The first eleven are type 1 or 2: present in every output, empty where the source has none.
+# The first ten are type 1 or 2: present in every output, empty where the source has none.
 IDENTITY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
     "StudyID", "AccessionNumber", "ReferringPhysicianName",
@@ -33,6 +31,8 @@ IDENTITY = (
     "SmokingStatus", "PregnancyStatus", "AdditionalPatientHistory", "PatientState", "PatientSexNeutered",
 )  # fmt: skip
 _REQUIRED = IDENTITY[:10]
+# What a PACS files a result by: copied as it is, legal or not, for another value means another patient or study.
+_MATCHED = ("PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber")
 
 _IMAGE = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID",
@@ -51,14 +51,15 @@ class EvidenceError(ValueError):
 def identity(source: Dataset) -> Dataset:
     """Patient and study attributes of `source` as text independent of its character set.
 
-    Values are taken as they are, legal or not: a result whose identity differs from its study's is lost in the PACS.
-    Patient Sex alone is brought to M, F, O or empty, for PACS check it against the enumeration.
+    What a PACS files by is taken as it is. Of the rest, over-long text is cut and a malformed value left empty: an
+    illegal value would make every object of ours illegal. Patient Sex is brought to M, F, O or empty.
     """
     copied = Dataset()
     for keyword in IDENTITY:
-        element = _element(source, keyword)
-        if element is not None:
-            copied.add(_as_text(element))
+        element = legal.read(source, Tag(keyword))
+        kept = None if element is None else (legal.verbatim if keyword in _MATCHED else legal.legal)(element)
+        if kept is not None:
+            copied.add(kept)
         elif keyword in _REQUIRED:
             setattr(copied, keyword, "")
     sex = str(copied.PatientSex or "").strip().upper()
@@ -79,14 +80,12 @@ def stand_in(source: Dataset) -> Dataset:
             raise EvidenceError(f"evidence has no {keyword}; send the object again with a complete header")
     seen = Dataset()
     for keyword in _IMAGE:
-        element = _element(source, keyword)
+        element = legal.read(source, Tag(keyword))
         if element is not None:
             seen.add(element)
     for keyword in _REQUIRED:
         if keyword not in seen:
             setattr(seen, keyword, None if keyword in {"StudyDate", "StudyTime"} else "")
-    if "SliceThickness" not in seen and "NumberOfFrames" not in seen:
-        seen.SliceThickness = None  # type 2 in CT, so it may be absent in what arrives; highdicom asks for it
     return seen
 
 
@@ -99,34 +98,3 @@ def stand_ins(sources: Sequence[Dataset]) -> list[Dataset]:
 def frame_count(source: Dataset) -> int:
     """Number Of Frames (0028,0008); 1 for single-frame objects."""
     return int(source.get("NumberOfFrames") or 1)
-
-
-def _element(source: Dataset, keyword: str) -> DataElement | None:
-    found: DataElement | None = source.get(Tag(keyword))  # by tag: by keyword it would be the value
-    return found
-
-
-def _as_text(element: DataElement) -> DataElement:
-    """A copy whose text no longer depends on the source's character set; not validated (see `identity`)."""
-    value: Any = element.value
-    if element.VR == "SQ":
-        value = [_items_as_text(item) for item in value]
-    elif element.VR == "PN":
-        value = _names(value)
-    return DataElement(element.tag, element.VR, value, validation_mode=pydicom_config.IGNORE)
-
-
-def _names(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, str | PersonName):
-        return PersonName(str(value), validation_mode=pydicom_config.IGNORE)
-    return [_names(name) for name in value]
-
-
-def _items_as_text(item: Dataset) -> Dataset:
-    copied = Dataset()
-    for element in item:
-        if element.tag != Tag("SpecificCharacterSet"):
-            copied.add(_as_text(element))
-    return copied

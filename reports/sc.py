@@ -58,6 +58,7 @@ def build(
         content_date=now.date(),
         content_time=now.time(),
         series_description=slot.series_description,
+        coding_schemes=codes.coding_schemes()[:1],
     )
     _page_attributes(made, source)
     _references(made, source_image, risk_sr)

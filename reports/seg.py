@@ -51,7 +51,7 @@ def build(
     frames = _frames(ct, mask, frame_numbers)
     now = local_time(context, ct[0])
     made: Dataset = HighdicomSegmentation(
-        source_images=[stand_in(header) for header in ct],
+        source_images=_source_images(ct),
         pixel_array=frames,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(tracking_uid, context)],
@@ -74,6 +74,20 @@ def build(
     )
     _derive_dimension_uid(made, slot)
     return finish(made, ct[0], context)
+
+
+def _source_images(ct: Sequence[Dataset]) -> list[Dataset]:
+    """Stand-ins that all have a Slice Thickness: it is type 2 in CT, but a SEG of a volume cannot be without it.
+
+    Where it is missing, the distance between slices takes its place: that is how thick a voxel of the mask is.
+    """
+    images = [stand_in(header) for header in ct]
+    if len(images) > 1 and not images[0].get("SliceThickness"):
+        first, second = (np.asarray(image.ImagePositionPatient, float) for image in images[:2])
+        distance = round(float(np.linalg.norm(second - first)), 4)
+        for image in images:
+            image.SliceThickness = distance
+    return images
 
 
 def _frames(

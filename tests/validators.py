@@ -14,6 +14,7 @@ KNOWN_WARNINGS = (
     r"Unrecognized defined term = <99PROGNODE>",  # any private coding scheme designator
     r"would be needed to build DICOMDIR",  # the study came without date, time or ID, and we invent none
     r"Retired Person Name form",  # the source's own PatientName, without carets
+    r"</Laterality\(0020,0060\)> - is only permitted to be empty when actually unknown",  # it is: no CT, no body part
     r"RISK_GROUP,99PROGNODE.*Content Item not in template",  # TID 1501 qualitative evaluations came after PixelMed 2022
     r"Measurement Group.*\(11100[013],DCM.*Content Item not in template",  # TID 4019 at group level, likewise
     r"\(121232,DCM.*different code meaning",  # "Source Series" against "Source series": only the case differs

@@ -13,7 +13,6 @@ from dicom_node.instance import CT, Instance
 from dicom_node.plan import Decision, NotEligible, Plan, PlanError, Waiting, decide, from_json, key
 from tests.facts import fact, facts
 from tests.synthetic import (
-    ball_contours,
     ct_series,
     drop_slice,
     enhanced_ct,
@@ -304,25 +303,12 @@ def test_the_frame_of_reference_of_the_chosen_roi_counts(ct: list[Instance], con
 # -- refused by a gate ---------------------------------------------------------------------------------------
 
 
-def test_a_gate_refuses_a_complete_series_with_its_evidence() -> None:
-    series = localizer(CT_FILES)
-    decision = now(fact(rtstruct(CT_FILES, seed=1)), facts(CT_FILES))
-    assert isinstance(decision, Plan)
-    listed = rtstruct(CT_FILES, contours=ball_contours(CT_FILES), seed=1)
-    item = listed.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
-    item.ContourImageSequence = [
-        *item.ContourImageSequence,
-        *rtstruct(series[:1])
-        .ReferencedFrameOfReferenceSequence[0]
-        .RTReferencedStudySequence[0]
-        .RTReferencedSeriesSequence[0]
-        .ContourImageSequence,
-    ]
-    decision = now(fact(listed), facts(series))
+def test_a_gate_refuses_a_complete_series_at_once_with_its_evidence(contour: Instance) -> None:
+    images = facts(localizer(CT_FILES))
+    decision = now(replace(contour, referenced_sop_instance_uids=uids(images)), images)
     assert isinstance(decision, NotEligible)
     assert decision.reason is Reason.LOCALIZER_IN_SERIES
-    assert len(decision.evidence) == 14
-    assert decision.evidence[-1] == listed.SOPInstanceUID
+    assert decision.evidence == (*sorted(uids(images)), contour.sop_instance_uid)
 
 
 @pytest.mark.parametrize(

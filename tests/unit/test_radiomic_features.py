@@ -65,7 +65,8 @@ def test_codes_that_lifex_lacks_mean_in_dicom_what_they_name_here() -> None:
 
 
 def test_ibsi_names_are_those_of_the_reference_tables() -> None:
-    with shared("data", "ibsi_reference", "ibsi_1_digital_phantom.csv").open(encoding="utf-8-sig", newline="") as stream:
+    table = shared("data", "ibsi_reference", "ibsi_1_digital_phantom.csv")
+    with table.open(encoding="utf-8-sig", newline="") as stream:
         names = {row["tag"].removesuffix("_avg").removesuffix("_3D"): row["feature"] for row in csv.DictReader(stream)}
     assert {row.ibsi_tag: row.ibsi_name for row in load_features() if row.ibsi_tag} == {
         row.ibsi_tag: names[row.ibsi_tag] for row in load_features() if row.ibsi_tag}

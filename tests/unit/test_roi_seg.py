@@ -26,7 +26,9 @@ def volume(ct: list[Dataset], tmp_path: Path) -> Volume:
     return read_ct(save_all(ct, tmp_path / "ct"))
 
 
-def read(dataset: Dataset, folder: Path, volume: Volume, numbers: tuple[int, ...] = (1,), how: str = "single") -> RoiMask:
+def read(
+    dataset: Dataset, folder: Path, volume: Volume, numbers: tuple[int, ...] = (1,), how: str = "single"
+) -> RoiMask:
     return mask_from_seg(save(dataset, folder), numbers, how, volume)
 
 

@@ -1,0 +1,90 @@
+"""The planner on real objects: the IBSI phantom, and a patient with CT, MR and PET and a contour on each."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from analysis.contract import Combine, Reason, RoiKind
+from config.settings import Planning
+from dicom_node.instance import Instance
+from dicom_node.plan import Decision, NotEligible, Plan, Waiting, decide
+from tests.facts import read
+from tests.paths import shared
+from tests.synthetic import shuffled
+
+
+def instances(folder: Path) -> list[Instance]:
+    return [read(path) for path in sorted(folder.rglob("*.dcm"))]
+
+
+def decision_on(
+    roi: Instance, images: list[Instance], waited: float = math.inf, drawn_on: Iterable[str] = ()
+) -> Decision:
+    quiet = math.isinf(waited)
+    return decide(roi, images, Planning(), waited_seconds=waited, quiet=quiet, drawn_on=frozenset(drawn_on))
+
+
+@pytest.fixture(scope="module")
+def phantom() -> list[Instance]:
+    return instances(shared("data", "ibsi_1_ct_phantom", "dicom"))
+
+
+@pytest.fixture(scope="module")
+def patient() -> dict[str, list[Instance]]:
+    return {name: instances(shared("data", "sts_005", name)) for name in ("CT", "MR_T1", "PET")}
+
+
+def test_the_phantom_is_planned_when_its_last_image_is_here(phantom: list[Instance]) -> None:
+    roi = next(i for i in phantom if i.is_roi)
+    images = [i for i in phantom if i.is_ct]
+    plan = decision_on(roi, images, waited=0.0)
+    assert isinstance(plan, Plan)
+    assert (plan.roi_kind, plan.roi_numbers, plan.combine, plan.absent) == (RoiKind.RTSTRUCT, (1,), Combine.SINGLE, 0)
+    heights = {i.sop_instance_uid: i.geometry.positions[0][2] for i in images}
+    in_order = [heights[uid] for uid in plan.ct_sop_instance_uids]
+    assert len(in_order) == 60
+    assert in_order == sorted(in_order)
+    assert decision_on(roi, shuffled(images, 1), waited=0.0) == plan
+    assert isinstance(decision_on(roi, images[1:], waited=0.0), Waiting)
+
+
+def test_the_phantom_without_two_images_says_so(phantom: list[Instance]) -> None:
+    roi = next(i for i in phantom if i.is_roi)
+    images = [i for i in phantom if i.is_ct]
+    decision = decision_on(roi, images[2:])
+    assert isinstance(decision, NotEligible)
+    assert (decision.reason, decision.detail) == (Reason.REFERENCED_CT_INCOMPLETE, "58 of 60 images are here")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("MR_T1", "MR"), ("PET", "PET")])
+def test_contours_on_mr_and_pet_are_refused_at_once(patient: dict[str, list[Instance]], name: str, kind: str) -> None:
+    roi = next(i for i in patient[name] if i.is_roi)
+    everything = [i for series in patient.values() for i in series]
+    for images in ([], everything):
+        decision = decision_on(roi, images, waited=0.0)
+        assert isinstance(decision, NotEligible)
+        assert decision.reason is Reason.ROI_REFERENCES_NOT_CT
+        assert decision.detail == f"drawn on images of kind {kind}"
+
+
+def test_the_contour_on_the_cropped_ct_is_scored_and_the_absent_images_are_counted(
+    patient: dict[str, list[Instance]],
+) -> None:
+    """This archive was cropped to 79 of the 267 images that the contour object lists; the contour lies within them."""
+    roi = next(i for i in patient["CT"] if i.is_roi)
+    dataset = pydicom.dcmread(shared("data", "sts_005", "CT", "mask", "RS.dcm"), stop_before_pixels=True)
+    drawn_on = {
+        c.ContourImageSequence[0].ReferencedSOPInstanceUID for c in dataset.ROIContourSequence[0].ContourSequence
+    }
+    everything = [i for series in patient.values() for i in series]
+    assert isinstance(decision_on(roi, everything, waited=0.0, drawn_on=drawn_on), Waiting)
+    plan = decision_on(roi, everything, drawn_on=drawn_on)
+    assert isinstance(plan, Plan)
+    assert (len(plan.ct_sop_instance_uids), plan.absent) == (79, 188)
+    assert set(plan.ct_sop_instance_uids) == {i.sop_instance_uid for i in patient["CT"] if i.is_ct}
+    blind = decision_on(roi, everything)
+    assert isinstance(blind, NotEligible)
+    assert blind.detail == "79 of 267 images are here"
