@@ -29,6 +29,14 @@ WAVELET_PAD = 6  # coif1 has 6 taps
 _NEARLY_HALF = 0.5 - 1e-6  # 3 mm to 2 mm puts every third plane at exactly one half: decide it the same way always
 
 
+# Texture matrices of more levels cost gigabytes; the bin width is wrong for the image.
+MAX_LEVELS = 4096
+
+
+class TooManyGreyLevels(ValueError):
+    """The bin width is so narrow that grey levels cannot be counted; the text says how many there would be."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """One image on the interpolated grid with its masks; arrays (slice, row, column), HU, spacing mm.
@@ -116,13 +124,22 @@ def resegment(image: Floats, mask: Mask, settings: ExtractionSettings) -> Mask:
 
 
 def discretise(image: Floats, mask: Mask, how: Discretisation) -> Levels:
-    """Grey levels from 1 within the mask, 0 outside (IBSI 2.7)."""
+    """Grey levels from 1 within the mask, 0 outside (IBSI 2.7).
+
+    Raises
+    ------
+    TooManyGreyLevels
+        More than MAX_LEVELS.
+    """
     values = image[mask]
     if how.method == "FBN":
         levels = _equal_bins(values, how.bins or 1)
     else:
         origin = float(values.min()) if how.origin_hu is None else how.origin_hu
-        levels = np.floor((values - origin) / (how.bin_width_hu or 1.0)).astype(np.int32) + 1
+        steps = np.floor((values - origin) / (how.bin_width_hu or 1.0))
+        if steps.max() >= MAX_LEVELS:
+            raise TooManyGreyLevels(f"{steps.max() + 1:.0f} grey levels; use wider bins")
+        levels = steps.astype(np.int32) + 1
     out = np.zeros(image.shape, dtype=np.int32)
     out[mask] = levels
     return out

@@ -14,6 +14,7 @@ from analysis.feature_table import MASK_ONLY, Feature, load_features
 from analysis.intensity import distribution, energy, histogram, statistics
 from analysis.preprocess import (
     Prepared,
+    TooManyGreyLevels,
     bounding_box,
     discretisation_of,
     discretise,
@@ -29,8 +30,6 @@ from analysis.volume import Volume
 
 # More of the ROI than this outside the re-segmentation range is worth a word: the contour holds air or bone.
 MUCH_RESEGMENTED = 0.1
-# A GLSZM of more grey levels than this costs gigabytes; the setting is wrong for the image.
-MAX_LEVELS = 4096
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,11 @@ def features(volume: Volume, mask: NDArray[np.bool_], settings: ExtractionSettin
     ------
     NotScorable
         ROI_EMPTY, ROI_TOO_SMALL or TOO_FEW_SLICES: there is nothing to measure at all.
+    ValueError
+        `mask` is not of the volume's shape.
     """
+    if mask.shape != volume.array.shape:
+        raise ValueError(f"mask of shape {mask.shape} on a volume of shape {volume.array.shape}")
     table = load_features()
     prepared = prepare(volume, mask, settings)
     measurements: list[Measurement] = []
@@ -95,16 +98,17 @@ def expected_names(settings: ExtractionSettings) -> tuple[str, ...]:
 def _image_features(image_type: str, image: Prepared, settings: ExtractionSettings) -> tuple[Found, Failed]:
     """Values by the table's name, and reasons by the name's group for what could not be computed at all."""
     values = image.image[image.intensity]
-    levels = discretise(image.image, image.intensity, discretisation_of(image_type, settings, image))
-    within = levels[image.intensity]
-    voxel_volume = float(np.prod(image.spacing))
-    first_order = {**statistics(values), **energy(values, voxel_volume), **distribution(within)}
+    first_order = statistics(values) | energy(values, float(np.prod(image.spacing)))
     found = {f"firstorder_{name}": value for name, value in first_order.items()}
-    found |= {f"histogram_{name}": value for name, value in histogram(within).items()}
     if image_type == "original":
         found |= _morphology(image, values)
-    if within.max() > MAX_LEVELS:
-        return found, dict.fromkeys(MATRICES, f"more than {MAX_LEVELS} grey levels; use wider bins")
+    try:
+        levels = discretise(image.image, image.intensity, discretisation_of(image_type, settings, image))
+    except TooManyGreyLevels as error:
+        return found, dict.fromkeys(("firstorder", "histogram", *MATRICES), str(error))
+    within = levels[image.intensity]
+    found |= {f"firstorder_{name}": value for name, value in distribution(within).items()}
+    found |= {f"histogram_{name}": value for name, value in histogram(within).items()}
     texture, failed = textures(*_tight(levels, image.intensity), settings.dimension, settings.aggregation)
     return found | texture | _other_names(texture), failed
 

@@ -16,9 +16,9 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import RTStructureSetStorage
-from skimage.draw import polygon
 
 from analysis.contract import Combine, NotScorable, QualityFlag, Reason, RoiFacts, RoiKind, Severity
+from analysis.polygon import PolygonTooIntricate, polygon_mask
 from analysis.volume import Volume
 
 Mask = NDArray[np.bool_]
@@ -266,11 +266,14 @@ def _toggle(plane: Mask, points: NDArray[np.float64], flags: _Flags) -> None:
         return
     if (low < -0.5).any() or (high > last).any():
         flags.add("CONTOUR_CUT_BY_IMAGE_EDGE")
-    rows, columns = polygon(points[:, 0], points[:, 1], shape=plane.shape)
-    if rows.size == 0:
+    try:
+        rows, columns, inside = polygon_mask(points, (plane.shape[0], plane.shape[1]))
+    except PolygonTooIntricate as error:
+        raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED, f"a contour makes {error}") from None
+    pixels = np.count_nonzero(inside)
+    if not pixels:
         flags.add("CONTOUR_WITHOUT_VOXEL")
         return
-    covered = np.count_nonzero(plane[rows, columns])
-    if 0 < covered < rows.size:
+    if 0 < np.count_nonzero(plane[rows, columns] & inside) < pixels:
         flags.add("CONTOURS_OVERLAP")
-    plane[rows, columns] ^= True
+    plane[rows, columns] ^= inside

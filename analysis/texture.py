@@ -56,19 +56,12 @@ def textures(
 @contextmanager
 def quiet_radiomics() -> Iterator[None]:
     """pyradiomics writes to stderr by a handler of its own, once per image; what failed is in the result."""
-    before = radiomics_logger.disabled, radiomics_logger.level
-    children = [logging.getLogger(f"radiomics.{name}") for name in (*MATRICES, "imageoperations")]
-    levels = [child.level for child in children]
+    level = radiomics_logger.level
     radiomics_logger.setLevel(logging.CRITICAL + 1)
-    for child in children:
-        child.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        radiomics_logger.disabled, _ = before
-        radiomics_logger.setLevel(before[1])
-        for child, level in zip(children, levels, strict=True):
-            child.setLevel(level)
+        radiomics_logger.setLevel(level)
 
 
 def _matrix(

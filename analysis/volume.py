@@ -183,7 +183,11 @@ def _words(value: Any) -> tuple[str, ...]:
 
 def _read_pixels(geometry: Geometry) -> NDArray[np.float32]:
     first = geometry.planes[0]
-    array = np.empty((len(geometry.planes), first.rows, first.columns), dtype=np.float32)
+    shape = (len(geometry.planes), first.rows, first.columns)
+    try:
+        array = np.empty(shape, dtype=np.float32)
+    except MemoryError:  # a header may claim 65,535 rows
+        raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, f"{shape} voxels do not fit into memory") from None
     numbered = sorted(enumerate(geometry.planes), key=lambda item: (str(item[1].path), item[1].frame))
     for path, group in groupby(numbered, key=lambda item: item[1].path):
         slices = list(group)

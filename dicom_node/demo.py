@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from pydicom import dcmread
+
 from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, JobResult, Outcome
 from config.settings import Clinical, Node, Peer, Settings
 from dicom_node import deliver
@@ -62,6 +64,7 @@ def demo(folder: Path, source: Path | None, bundle: Bundle) -> None:
         worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle))
         receiver = Receiver(settings, spool)
         receiver.start()
+        pacs.report_to = ("127.0.0.1", receiver.port)  # where it reports storage commitment
         worker.start()
         try:
             _send(files, receiver.port, settings)
@@ -157,12 +160,31 @@ def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> 
         shutil.copyfile(spool.results(item.key, "report") / PAGE_PICTURE, shown)
         _say("\n" + table(result))
         _say(f"page as a picture    {shown}")
-    _say(f"objects in the PACS  {folder / 'pacs'}")
+    _say(f"objects in the PACS  {', '.join(_collect(items, spool, folder))}")
     if bundle.manifest.synthetic:
         _say(f"bundle {bundle.manifest.name}: {SYNTHETIC_WARNING}")
     _say(RESEARCH_USE)
     if failed:
         raise DemoError("a work item failed; see the log above", os.EX_SOFTWARE)
+
+
+def _collect(items: list[WorkItem], spool: Spool, folder: Path) -> list[str]:
+    """Copy what the PACS has filed under names that a person can read."""
+    filed = {
+        str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID): path
+        for path in (folder / "pacs").glob("*.dcm")
+    }
+    store = Store.open(spool.store)
+    shown = []
+    for item in items:
+        target = folder / "objects" / str(item.id)
+        for row in store.deliveries.of_item(item.id):
+            if row.sop_instance_uid in filed:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(filed[row.sop_instance_uid], target / f"{row.document}.dcm")
+                shown.append(str(target / f"{row.document}.dcm"))
+    store.close()
+    return shown
 
 
 def table(result: JobResult) -> str:

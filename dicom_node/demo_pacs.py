@@ -22,6 +22,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
+from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.commitment import read_request
 from dicom_node.elements import ascii_text, is_uid
@@ -116,7 +117,12 @@ class DemoPacs:
             (evt.EVT_C_FIND, self._on_find),
             (evt.EVT_N_ACTION, self._on_action),
         ]
-        self._server = self._entity().start_server((self.host, self.port), block=False, evt_handlers=handlers)
+        entity = self._entity()
+        self._server = entity.make_server(
+            (self.host, self.port), evt_handlers=handlers, server_class=ThreadedAssociationServer
+        )
+        entity._servers.append(self._server)  # as AE.start_server does, which looks for its end twice a second only
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="demo-pacs", daemon=True).start()
         self.port = int(self._server.server_address[1])
 
     def stop(self) -> None:

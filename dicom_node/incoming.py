@@ -50,6 +50,10 @@ class Incoming:
         self._digest = hashlib.sha256()
         self._stream: Any = None
 
+    @property
+    def is_open(self) -> bool:
+        return self._stream is not None
+
     def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
         """Begin the file with a correct meta header (PS3.10 section 7.1) of our own making."""
         meta = FileMetaDataset()
@@ -95,8 +99,6 @@ class Incoming:
 
     def complete(self) -> str:
         """Make the bytes durable; gives the SHA-256 of the data set. Raises OSError."""
-        if self._stream is None:
-            raise OSError("no file was opened")
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self.close()

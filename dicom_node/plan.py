@@ -38,8 +38,8 @@ class PlanError(ValueError):
 class Plan:
     """Score these ROI numbers on these CT instances (in slice order along the normal).
 
-    `absent` counts referenced images that never came although those the contours lie on are all here; the report
-    has to state it.
+    `absent` is 0, or the number of images that the ROI object lists when none of them ever came and its series, under
+    other SOP Instance UIDs, did (see `decide`); the report has to state it.
     """
 
     study_instance_uid: str  # of the CT: the results go there
@@ -123,9 +123,14 @@ def decide(
     *,
     waited_seconds: float | None,
     quiet: bool,
-    drawn_on: Collection[str] = (),
 ) -> Decision:
     """Decide what to do with a contour object.
+
+    All referenced images here: a Plan at once (or NotEligible, with what a gate found). Some missing: Waiting, and
+    after `settings.missing_instances_hours` NotEligible. None of them here, but images under other SOP Instance UIDs
+    in the series that the object names, in its frame of reference: that series after the same time, for archives and
+    de-identifiers crop series and rewrite UIDs. Only contours name images, or nothing does: the whole series once
+    quiet.
 
     Parameters
     ----------
@@ -133,16 +138,13 @@ def decide(
         for an object without references, the CT of its study and frame of reference.
     waited_seconds : since the object came; None when not known; `math.inf` when nothing else will come.
     quiet : nothing came for these series for `settings.quiet_seconds`.
-    drawn_on : SOP Instance UIDs that the contours themselves name (Contour Image Sequence), if known. Once waiting is
-        over, a contour whose own images are all here, in one clean stack, is scored and the absent ones are counted:
-        archives are cropped.
 
     Raises
     ------
     ConfigError
         A pattern of the settings is not a regular expression.
     """
-    question = _Question(roi, _by_uid(on_hand), settings, waited_seconds or 0.0, quiet, frozenset(drawn_on))
+    question = _Question(roi, _by_uid(on_hand), settings, waited_seconds or 0.0, quiet)
     refused = _refused_at_once(question)
     if refused is not None:
         return refused
@@ -160,7 +162,6 @@ class _Question:
     settings: Planning
     waited_seconds: float
     quiet: bool
-    drawn_on: frozenset[str]
 
     @property
     def nothing_else_comes(self) -> bool:
@@ -208,7 +209,7 @@ def _refused_at_once(question: _Question) -> NotEligible | None:
 def _without_references(question: _Question) -> Decision:
     """No image is named: the series that is, or the one CT series of the same study and frame; once quiet."""
     roi = question.roi
-    frames = ({roi.frame_of_reference_uid} | {r.frame_of_reference_uid for r in roi.rois}) - {""}
+    frames = _frames_of_reference(roi)
     named = roi.referenced_series_instance_uids
     series = sorted(
         {
@@ -225,6 +226,10 @@ def _without_references(question: _Question) -> Decision:
     return Waiting(Reason.ROI_WITHOUT_REFERENCES, 0, detail, roi.study_instance_uid, series[0] if series else None)
 
 
+def _frames_of_reference(roi: Instance) -> set[str]:
+    return ({roi.frame_of_reference_uid} | {one.frame_of_reference_uid for one in roi.rois}) - {""}
+
+
 def _beside(roi: Instance, image: Instance, frames: Collection[str]) -> bool:
     return image.study_instance_uid == roi.study_instance_uid and image.frame_of_reference_uid in frames
 
@@ -239,16 +244,23 @@ def _with_references(question: _Question) -> Decision:
     if absent and not question.waited_enough:
         return _waiting(question, here, absent, detail)
     if absent:
-        if question.drawn_on and question.drawn_on <= {image.sop_instance_uid for image in here}:
-            decision = _examined(question, here, absent)
-            if isinstance(decision, Plan):
-                return decision
+        rewritten = [] if here else _rewritten(question)
+        if rewritten:
+            return _examined(question, rewritten, absent)
         return _not_eligible(question, Reason.REFERENCED_CT_INCOMPLETE, detail, here)
     if not roi.references_from_contours and not _is_part_of_a_stack(here, question.settings):
         return _examined(question, here, 0)
     if not question.settled:
         return _waiting(question, here, 0, f"{detail}; the rest of their series may still come")
     return _examined(question, question.series(here[0].series_instance_uid), 0)
+
+
+def _rewritten(question: _Question) -> list[Instance]:
+    """Images of the named series, under other UIDs than listed; the frame of reference vouches for their place."""
+    named = question.roi.referenced_series_instance_uids
+    frames = _frames_of_reference(question.roi)
+    images = question.series(named[0]) if named else []
+    return images if all(image.frame_of_reference_uid in frames for image in images) else []
 
 
 def _is_part_of_a_stack(images: list[Instance], settings: Planning) -> bool:

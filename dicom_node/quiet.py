@@ -12,31 +12,30 @@ LOGGER = logging.getLogger(__name__)
 LIBRARIES = ("pynetdicom", "pydicom")
 
 
-class _PlaceOnly(logging.Handler):
-    """Says where a library complained, and of what kind, never its text."""
+class _PlaceOnly(logging.Filter):
+    """Rewrites a record to say where a library complained, and of what kind; INFO, and dropped where that is off."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
         kind = record.exc_info[0] if record.exc_info else None
-        LOGGER.info(
-            "library.complained %s line %d (%s)%s; its text is left out, for it may quote patient data",
-            record.name,
-            record.lineno,
-            record.levelname.lower(),
-            f" {kind.__name__}" if kind else "",
-        )
+        record.msg = "library.complained %s line %d, %s; its text is left out, for it may quote patient data"
+        record.args = (record.name, record.lineno, kind.__name__ if kind else record.levelname.lower())
+        record.exc_info, record.exc_text, record.stack_info = None, None, None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        return LOGGER.isEnabledFor(logging.INFO)
 
 
 def quiet_libraries() -> None:
     """Set pydicom's and pynetdicom's logging and warnings, for the whole process. Safe to call again.
 
     Their warnings name the offending value: those are dropped. Log records of WARNING and above become one INFO line
-    of ours that names module and line; what an operator needs to know is logged by the node in its own words.
+    that names module and line; what an operator needs to know is logged by the node in its own words.
     """
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|pynetdicom)\b")
-    for name in LIBRARIES:
-        library = logging.getLogger(name)
-        library.setLevel(logging.WARNING)
-        library.propagate = False
-        if not any(isinstance(handler, _PlaceOnly) for handler in library.handlers):
-            library.handlers[:] = [_PlaceOnly()]
+    for library in LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
+        # Filters are not inherited, so each module's logger needs its own; all exist once the library is imported.
+        for name in [n for n in logging.root.manager.loggerDict if n == library or n.startswith(f"{library}.")]:
+            logger = logging.getLogger(name)
+            if not any(isinstance(known, _PlaceOnly) for known in logger.filters):
+                logger.addFilter(_PlaceOnly())

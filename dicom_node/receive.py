@@ -29,7 +29,7 @@ from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 from config.settings import Peer, Settings
 from dicom_node import headers
 from dicom_node.commitment import read_report
-from dicom_node.elements import UnreadableHeader, escaped, is_uid
+from dicom_node.elements import UnreadableHeader, escaped
 from dicom_node.incoming import Incoming, request_handler
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
 from dicom_node.quiet import quiet_libraries
@@ -177,8 +177,9 @@ class Receiver:
         """Close the port, let running associations end for `grace_seconds`, abort the rest, close the store."""
         if self._server is not None:
             server, self._server = self._server, None
-            running = server.active_associations
             server.shutdown()
+            # A connection that never asked for an association has nothing to lose; it ends at its time-out.
+            running = [association for association in server.active_associations if association.is_established]
             end = time.monotonic() + grace_seconds
             for association in running:
                 association.join(max(0.0, end - time.monotonic()))
@@ -239,14 +240,14 @@ class Receiver:
         peer = _peer(self._settings, calling)
         if self._settings.receive.known_callers_only and (peer is None or not peer.sends):
             raise Refusal(NOT_AUTHORISED, "sends = false for this AE title in the node's settings")
-        if not is_uid(str(event.request.AffectedSOPInstanceUID)):
-            raise Refusal(INVALID_INSTANCE, "Affected SOP Instance UID is not a UID")
         if incoming is None or not incoming.size:
             raise Refusal(CANNOT_UNDERSTAND, "there is no data set")
         if not event.assoc.dimse.take(incoming):
             raise Refusal(PROCESSING_FAILURE, "the connection ended")
         if incoming.error is not None:
             raise Refusal(OUT_OF_RESOURCES, incoming.error)
+        if not incoming.is_open:
+            raise Refusal(INVALID_INSTANCE, "SOP Class or Instance UID of the command is not a UID")
         try:
             digest = incoming.complete()
             instance = self._read(event, incoming, digest)

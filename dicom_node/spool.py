@@ -36,9 +36,9 @@ class Spool:
     """The node's folder. Holds bytes only; what state they are in stands in the store."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.incoming = root / "incoming"
-        self.store = root / "store.sqlite"
+        self.root = root.resolve()  # a job runs in a folder of its own: relative paths would lose their meaning
+        self.incoming = self.root / "incoming"
+        self.store = self.root / "store.sqlite"
 
     def create(self) -> None:
         """Make the folders, readable by the service's user only. Raises OSError."""

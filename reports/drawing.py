@@ -91,8 +91,10 @@ class Canvas:
 
     def fit(self, text: str, width: int, style: Style) -> str:
         """`text`, or as much of its beginning as fits into `width`, with an ellipsis."""
-        if self.length(text, style) <= width:
-            return text
+        return text if self.length(text, style) <= width else self._cut(text, width, style)
+
+    def _cut(self, text: str, width: int, style: Style) -> str:
+        """As much of `text` as fits before an ellipsis."""
         low, high = 0, len(text)
         while low < high:
             middle = (low + high + 1) // 2
@@ -112,9 +114,7 @@ class Canvas:
                 line += " " + words.pop(0)
             wrapped.append(self.fit(line, width, style))
         if words:
-            wrapped[-1] = self.fit(f"{wrapped[-1].rstrip('…')} …{' ' * 0}", width, style)
-            if not wrapped[-1].endswith("…"):
-                wrapped[-1] += "…"
+            wrapped[-1] = self._cut(wrapped[-1].rstrip("… "), width, style)
         return wrapped
 
     def text(self, x: int, y: int, text: str, style: Style, width: int | None = None, align: str = "left") -> int:
@@ -256,12 +256,11 @@ def _extent(mask: NDArray[Any]) -> Box:
 
 
 def _outline(mask: NDArray[Any], size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
-    """Stencils of a dark halo and of a line of about two pixels along the mask's edge."""
+    """Stencils of a dark halo and of a line around the mask: a small lesion stays visible inside it."""
     big = (size[0] * 2, size[1] * 2)
     grey = Image.fromarray(np.ascontiguousarray(mask, np.uint8) * 255, "L").resize(big, Image.Resampling.BILINEAR)
     solid = np.asarray(grey) >= 128
-    line = _grow(solid, 2) & ~_shrink(solid, 2)
-    halo = _grow(solid, 4) & ~_shrink(solid, 4)
+    line, halo = _grow(solid, 3) & ~solid, _grow(solid, 5) & ~solid
     return _stencil(halo, size), _stencil(line, size)
 
 
@@ -279,6 +278,3 @@ def _grow(shape: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
         shape = grown
     return shape
 
-
-def _shrink(shape: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    return ~_grow(~shape, steps)

@@ -62,7 +62,8 @@ def identity(source: Dataset) -> Dataset:
             copied.add(kept)
         elif keyword in _REQUIRED:
             setattr(copied, keyword, "")
-    sex = str(copied.PatientSex or "").strip().upper()
+    sex_given = legal.read(source, Tag("PatientSex"))
+    sex = "" if sex_given is None else str(sex_given.value or "").strip().upper()
     copied.PatientSex = sex if sex in {"M", "F", "O"} else ""
     return copied
 
@@ -82,7 +83,7 @@ def stand_in(source: Dataset) -> Dataset:
     for keyword in _IMAGE:
         element = legal.read(source, Tag(keyword))
         if element is not None:
-            seen.add(element)
+            seen.add(legal.shallow(element))  # never the element itself: highdicom and we write into stand-ins
     for keyword in _REQUIRED:
         if keyword not in seen:
             setattr(seen, keyword, None if keyword in {"StudyDate", "StudyTime"} else "")

@@ -27,6 +27,11 @@ def verbatim(element: DataElement) -> DataElement:
     return _element(element, _as_text(element))
 
 
+def shallow(element: DataElement) -> DataElement:
+    """Another element with the same value; sequence items are shared."""
+    return _element(element, element.value)
+
+
 def legal(element: DataElement) -> DataElement | None:
     """A copy that keeps the rules of its VR; None where the value has no legal form."""
     if element.VR == "SQ":

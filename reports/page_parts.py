@@ -79,9 +79,9 @@ def footer(canvas: Canvas, top: int, bundle: BundleIdentity | None, context: Rep
     """Bundle with short digest, software and time, and the line that no page may lack."""
     canvas.fill(Box(margin, top, WIDTH - margin, top + 1), RULE)
     width = WIDTH - 2 * margin
-    made = f"{MODEL_NAME} {context.software_version}, {context.created:%Y-%m-%d %H:%M}"
+    made = f"{context.created:%Y-%m-%d %H:%M}, {MODEL_NAME} {context.software_version}"
     if context.revision > 1:
-        made += f", revision {context.revision}"
+        made = f"Revision {context.revision}, {made}"
     room = width - canvas.text(WIDTH - margin, top + 8, made, _QUIET, width // 2, "right") - 24
     if bundle is not None:
         digest = f", SHA-256 {words.short_digest(bundle.digest)}"
@@ -128,18 +128,28 @@ def risks(canvas: Canvas, x: int, y: int, width: int, scores: Sequence[RiskScore
     """Each risk in words, its probability and interval, and both on a line from 0 to 100 %."""
     level = f", {words.level(scores[0].interval_level)} interval" if scores else ""
     y = section(canvas, x, y, width, f"Predicted risk{level}")
-    for score in scores[:MAXIMUM_RISKS]:
-        used = canvas.text(x + width, y + 2, f"({words.interval(score)})", _QUIET, 140, "right")
-        used += 10 + canvas.text(
-            x + width - used - 10, y, words.percent(score.event_probability), Style(19, bold=True), 90, "right"
-        )
-        canvas.text(x, y, words.risk(score), Style(18), width - used - 16)
+    shown = scores[:MAXIMUM_RISKS]
+    right = x + width - 10 - max((canvas.length(f"({words.interval(s)})", _QUIET) for s in shown), default=0)
+    for score in shown:
+        canvas.text(x + width, y + 2, f"({words.interval(score)})", _QUIET, None, "right")
+        figure = words.percent(score.event_probability)
+        used = canvas.text(right, y - 1, figure, Style(19, bold=True), None, "right")
+        _risk_name(canvas, x, y, right - used - 12 - x, score)
         _track(canvas, x, y + 31, width, score)
         y += 42
     for share in (0, 25, 50, 75, 100):
         align = "left" if share == 0 else "right" if share == 100 else "middle"
         canvas.text(x + width * share // 100, y - 1, f"{share} %", _QUIET, None, align)
     return y + 20 + _GAP
+
+
+def _risk_name(canvas: Canvas, x: int, y: int, width: int, score: RiskScore) -> None:
+    """The event and its horizon, smaller or shorter where room is scarce: a horizon must never be cut off."""
+    short = f"{score.endpoint} event within {score.horizon_months} months"
+    for text, style in ((words.risk(score), Style(18)), (words.risk(score), _BODY), (short, _BODY)):
+        if canvas.length(text, style) <= width:
+            break
+    canvas.text(x, y + 18 - style.size, text, style, width)
 
 
 def _track(canvas: Canvas, x: int, y: int, width: int, score: RiskScore) -> None:
@@ -201,7 +211,7 @@ def contributions(canvas: Canvas, x: int, y: int, width: int, items: Sequence[Co
         raises = item.contribution > 0
         bar = Box(zero, y + 4, zero + length, y + 15) if raises else Box(zero - length, y + 4, zero, y + 15)
         canvas.fill(bar, RAISES if raises else LOWERS)
-        canvas.text(x + width, y, f"{item.contribution:+.2f}".replace("-", "\N{MINUS SIGN}"), _QUIET, 58, "right")
+        canvas.text(x + width, y, words.signed(item.contribution), _QUIET, 58, "right")
         y += 20
     canvas.fill(Box(zero, top, zero + 1, y), QUIET)
     return y + _GAP
@@ -214,7 +224,7 @@ def _strongest(items: Sequence[Contribution], endpoint: Endpoint) -> list[Contri
 
 def _factor(canvas: Canvas, x: int, y: int, width: int, item: Contribution) -> None:
     """Label and value; where there is no room for both, the label gives way."""
-    value = canvas.fit(words.factor(item), width * 2 // 3, _QUIET)
+    value = canvas.fit(words.factor(item), width // 2, _QUIET)
     room = width - canvas.length(value, _QUIET) - 9
     used = canvas.text(x, y, item.label, _BODY, room)
     canvas.text(x + used + 9, y, value, _QUIET)

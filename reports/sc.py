@@ -1,21 +1,27 @@
 """SC: the page as a Secondary Capture image that any viewer shows."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from analysis.contract import RESEARCH_USE
 from config.identity import MANUFACTURER
-from reports import codes
+from reports import codes, legal
 from reports.context import ReportContext, local_time
 from reports.evidence import stand_in
 from reports.finish import CHARACTER_SET, finish
 from reports.sr_document import Slot
+
+_UNPAIRED: Final = frozenset(
+    {"CHEST", "THORAX", "ABDOMEN", "PELVIS", "HEAD", "NECK", "HEADNECK", "CHESTABDOMEN", "CHESTABDPELVIS", "WHOLEBODY"}
+)
 
 
 def build(
@@ -70,16 +76,26 @@ def _page_attributes(made: Dataset, source: Dataset) -> None:
     made.ConversionType = "WSD"
     made.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     made.PatientOrientation = ""  # a viewer would draw L and P on a page of text
-    body_part = str(source.get("BodyPartExamined") or ("CHEST" if source.get("Modality") == "CT" else ""))[:16]
-    if body_part:
-        made.BodyPartExamined = body_part
-    else:
-        made.Laterality = ""  # type 2C where nothing says that the body part is not paired
+    _body_part(made, source)
     made.BurnedInAnnotation = "NO"  # the page carries no name and no identifier
     made.RecognizableVisualFeatures = "NO"
     made.ImageComments = RESEARCH_USE
     made.DerivationDescription = "Page drawn from the results of the analysis"
     made.LossyImageCompression = "00"
+
+
+def _body_part(made: Dataset, source: Dataset) -> None:
+    """Body Part Examined as in the source; a CT without one is a chest CT here. Laterality is type 2C beside it."""
+    element = legal.read(source, Tag("BodyPartExamined"))
+    given = legal.legal(element) if element is not None else None
+    body_part = str(given.value) if given is not None and given.value else ""
+    if not body_part and source.get("Modality") == "CT":
+        body_part = "CHEST"
+    if body_part:
+        made.BodyPartExamined = body_part
+    if body_part not in _UNPAIRED:
+        side = str(source.get("Laterality") or "")
+        made.Laterality = side if side in {"L", "R"} else ""
 
 
 def _references(made: Dataset, source_image: tuple[Dataset, int | None] | None, risk_sr: Dataset) -> None:

@@ -26,6 +26,7 @@ from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING, BundleIdentity
 from config.identity import MANUFACTURER, MODEL_NAME
 from reports import codes, words
 from reports.context import ReportContext
+from reports.evidence import stand_in
 
 
 class ReportError(ValueError):
@@ -143,8 +144,7 @@ def _observer(context: ReportContext) -> ObservationContext:
 
 def _without_plane(image: Dataset) -> Dataset:
     """A stand-in whose library entry has size and frame of reference only: the plane may be absent or per frame."""
-    plain = Dataset()
-    plain.update(image)
+    plain = stand_in(image)
     plain.Modality = ""
     return plain
 

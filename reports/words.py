@@ -67,10 +67,14 @@ def percent(probability: float) -> str:
     >>> percent(0.312), percent(0.001), percent(0.999)
     ('31 %', '<1 %', '>99 %')
     """
+    return f"{_share(probability)} %"
+
+
+def _share(probability: float) -> str:
     whole = round(100 * probability)
     if whole < 1:
-        return "<1 %"
-    return ">99 %" if whole > 99 else f"{whole} %"
+        return "<1"
+    return ">99" if whole > 99 else str(whole)
 
 
 def interval(score: RiskScore) -> str:
@@ -80,7 +84,7 @@ def interval(score: RiskScore) -> str:
     ...                    interval_level=0.9))
     '22 to 41 %'
     """
-    return f"{round(100 * score.lower)} to {round(100 * score.upper)} %"
+    return f"{_share(score.lower)} to {_share(score.upper)} %"
 
 
 def level(fraction: float) -> str:
@@ -132,6 +136,15 @@ def factor(item: Contribution) -> str:
     '38 g/L, imputed'
     """
     return value(item.value, item.unit) + (", imputed" if item.imputed else "")
+
+
+def signed(share: float) -> str:
+    """A contribution with its sign and a minus as long as the plus.
+
+    >>> signed(0.314), signed(-0.05), signed(-123.4)
+    ('+0.31', '−0.05', '−123')
+    """
+    return f"{share:+.{2 if abs(share) < 10 else 0}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def contribution(item: Contribution) -> str:

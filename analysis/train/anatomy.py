@@ -130,6 +130,7 @@ class _Slice:
         wall = self._wall(texture)
         lungs = np.maximum(wall, -self._mediastinum())
         lungs = np.maximum(lungs, -self._diaphragm())
+        lungs = np.maximum(lungs, self._apices())
         self._inside(wall)
         self._spine()
         parenchyma = LUNG + 0.42 * self.y + 11.0 * texture + self._fissures()
@@ -155,7 +156,7 @@ class _Slice:
         thickness = b.fat * (0.75 + 0.35 * np.exp(-((y + b.half_depth) / 60) ** 2))
         muscle = skin + thickness + 2.2
         self._paint(muscle, MUSCLE + 4 * texture)
-        narrow = 1 - 0.13 * max((self.z + 30) / 105, 0.0) ** 2
+        narrow = (1 - 0.13 * max((self.z + 30) / 105, 0.0) ** 2) * (1 - 0.22 * self._towards_apex() ** 2)
         cavity = ellipse(x, y, (0, CAVITY_Y), (b.cavity[0] * narrow, b.cavity[1] * (narrow + 1) / 2), 2.15)
         self._septa(muscle, cavity)
         self._scapulae(cavity)
@@ -197,9 +198,9 @@ class _Slice:
         if self.z < -12:
             return
         angle = np.arctan2(np.abs(self.x), self.y - CAVITY_Y)
-        reach = 0.30 + 0.0016 * (self.z + 12)
-        blade = np.maximum(np.abs(cavity - 18.0) - 2.6, (np.abs(angle - 0.82) - reach) * 85)
-        self._paint(np.maximum(np.abs(cavity - 18.0) - 7.0, (np.abs(angle - 0.82) - reach) * 85 - 5), MUSCLE)
+        reach = 0.18 + 0.0018 * (self.z + 12)
+        blade = np.maximum(np.abs(cavity - 18.5) - 2.1, (np.abs(angle - 0.80) - reach) * 85)
+        self._paint(np.maximum(np.abs(cavity - 18.5) - 8.0, (np.abs(angle - 0.80) - reach) * 85 - 5), MUSCLE)
         self._paint(blade, CORTEX * 0.9)
         self._paint(blade + 1.5, MARROW)
 
@@ -241,10 +242,10 @@ class _Slice:
 
     def _mediastinum(self) -> Plane:
         x, y, z = self.x, self.y, self.z
-        width = 25 + 9 * np.exp(-(((z - 45) / 25) ** 2))
+        width = 22 + 8 * np.exp(-(((z - 42) / 20) ** 2))
         middle = ellipse(x, y, (2, -6), (width, self.build.cavity[1] + 2), 2.4)
         front = capsule(x, y, (0, self.front - 4), (0, -34), 4 + 5 * np.exp(-(((z - 62) / 14) ** 2)))
-        upper = ellipse(x, y, (1, -2), (width + 4, 48))
+        upper = ellipse(x, y, (1, -4), (width + 3, 46))
         shape = union(np.maximum(middle, -y - 45), union(front, upper), 14)
         shape = union(shape, self._heart() - 2.0, 12)
         shape = union(shape, ellipse(x, y, (0, self.spine_y), (25, 26)), 10)
@@ -263,6 +264,17 @@ class _Slice:
                 grow = np.sqrt(1 - (1 - min(depth, 1.0)) ** 2)
                 domes = np.minimum(domes, ellipse(self.x, self.y, centre, (half[0] * grow, half[1] * grow), 2.2))
         return domes
+
+    def _towards_apex(self) -> float:
+        """0 up to the aortic arch, 1 where the lungs end."""
+        return float(np.clip((self.z - 45) / 62, 0, 1))
+
+    def _apices(self) -> Plane:
+        grow = float(np.sqrt(1 - self._towards_apex() ** 2))
+        if grow > 0.999:
+            return np.full(self.x.shape, -1e3, np.float32)
+        half = (78 * grow + 1, 92 * grow + 1)
+        return np.minimum(*(ellipse(self.x, self.y, (side * 48, 4), half) for side in (-1, 1)))
 
     def _inside(self, cavity: Plane) -> None:
         """Mediastinal fat and what lies in it."""

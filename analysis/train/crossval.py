@@ -21,6 +21,7 @@ from models.manifest import EndpointName, PerformanceFacts
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 RESAMPLES = 500
+LEAST_SPREAD = 2.0  # a standard error of the slope of about a half
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def performance(repeats: Sequence[OutOfFold], subset: Subset, endpoint: Endpoint
     return found
 
 
-def auc_interval(repeats: Sequence[list[metrics.Pairs]], patients: int) -> tuple[float | None, float | None, float | None]:
+def auc_interval(
+    repeats: Sequence[list[metrics.Pairs]], patients: int
+) -> tuple[float | None, float | None, float | None]:
     """AUC, and its 95 % interval from resampling patients (not from refitting)."""
     def over_repeats(copies: Array) -> float | None:
         return _mean([metrics.mean_auc(folds, copies) for folds in repeats])
@@ -161,8 +164,11 @@ def separation(repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointN
 
 
 def calibration_slope(eta: Array, outcome: Outcome, there: Bools) -> float | None:
-    """Cox slope of the outcome on out-of-fold linear predictors; 1 is ideal, below 1 is overfitted."""
-    if float(eta.std()) < 1e-8:
+    """Cox slope of the outcome on out-of-fold linear predictors; 1 is ideal, below 1 is overfitted.
+
+    None where predictions hardly differ: the slope's standard error, about 1 / (SD sqrt(events)), is then too large.
+    """
+    if float(eta.std()) * float(np.sqrt(outcome.event[there].sum())) < LEAST_SPREAD:
         return None
     return float(cox.fit(eta[:, None], outcome.time[there], outcome.event[there], 1e-6)[0])
 

@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 Z_LIMIT = 5.0
-SKEWED = 1.0
+SKEWED = 0.5
 SAME_VALUE_SHARE = 0.95
 
 

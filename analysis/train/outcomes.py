@@ -21,7 +21,7 @@ MISSING_PDL1 = 0.30
 # Log hazard of OS per unit of each latent; ECOG counts points. Sex, age, albumin and roughness have none.
 EFFECTS = {"volume": 0.45, "heterogeneity": 0.35, "ecog": 0.30, "nlr": 0.25, "pdl1": -0.25, "liver": 0.30}
 OS_SCALE, OS_SHAPE = 21.0, 1.1
-PROGRESSION_SCALE, PROGRESSION_SHAPE = 0.38 * OS_SCALE, 0.9
+PROGRESSION_SCALE, PROGRESSION_SHAPE = 32.0, 0.65  # a long tail: some hardly ever progress on these drugs
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class SynthConfig:
     """What is to be made. `matrix` is rows and columns; the volume covers `slices` x `slice_mm` of the chest."""
 
     count: int
-    seed: int = 20250101
+    seed: int = 2025
     mode: outcomes.Mode = "planted"
     matrix: int = 192
     slices: int = 48
@@ -80,7 +80,8 @@ def make_cohort(config: SynthConfig, out: Path, workers: int = 2,
     _write_table(config, patients, out)
     _write_truth(config, patients, out)
     (out / "cohort.toml").write_text(COHORT_TOML.format(
-        count=config.count, seed=config.seed, mode=config.mode, digest=config.digest()))
+        count=config.count, seed=config.seed, mode=config.mode, digest=config.digest(),
+        name=f"synthetic-{config.mode}-{config.count}"))
 
 
 def make_patient(config: SynthConfig, number: int, folder: Path) -> None:

@@ -79,4 +79,17 @@ type = "boolean"
 [images]                        # columns that hold paths, relative to this file
 ct = "ct"
 roi = "roi"
+
+[extraction]                    # absent keys take the defaults of analysis/settings.py
+spacing_mm = [2.0, 2.0, 2.0]
+
+[training]
+horizons_months = [12, 36]
+folds = 5
+repeats = 5
+bootstrap = 100
+
+[bundle]
+name = "{name}"
+version = "1.0.0"
 '''

@@ -36,14 +36,13 @@ def now(
     waited: float | None = 1.0,
     quiet: bool = False,
     settings: Planning = SETTINGS,
-    drawn_on: Iterable[str] = (),
 ) -> Decision:
-    return decide(roi, list(on_hand), settings, waited_seconds=waited, quiet=quiet, drawn_on=frozenset(drawn_on))
+    return decide(roi, list(on_hand), settings, waited_seconds=waited, quiet=quiet)
 
 
-def at_last(roi: Instance, on_hand: Iterable[Instance], **rest: object) -> Decision:
+def at_last(roi: Instance, on_hand: Iterable[Instance]) -> Decision:
     """Nothing else will come, as in `prognode score`."""
-    return now(roi, on_hand, math.inf, True, **rest)
+    return now(roi, on_hand, math.inf, True)
 
 
 def uids(images: Iterable[Instance]) -> tuple[str, ...]:
@@ -163,20 +162,38 @@ def test_a_contour_without_any_of_its_images_waits_in_its_own_study(contour: Ins
     assert stated.evidence == (contour.sop_instance_uid,)
 
 
-def test_a_cropped_series_is_scored_where_the_contours_own_images_are_all_here(ct: list[Instance]) -> None:
-    drawn = rtstruct(CT_FILES, radius=6.0)
-    contour = fact(drawn)
-    images = {c.ContourImageSequence[0].ReferencedSOPInstanceUID for c in drawn.ROIContourSequence[0].ContourSequence}
-    cropped = ct[1:11]
-    plan = at_last(contour, cropped, drawn_on=images)
+def test_a_series_rewritten_under_other_uids_is_scored_after_waiting_and_the_absent_are_counted(
+    ct: list[Instance], contour: Instance
+) -> None:
+    rewritten = [replace(image, sop_instance_uid=f"1.2.3.{k}") for k, image in enumerate(ct[1:11])]
+    assert isinstance(now(contour, rewritten, quiet=True), Waiting)
+    plan = now(contour, rewritten, DAY, quiet=True)
     assert isinstance(plan, Plan)
-    assert (plan.absent, plan.ct_sop_instance_uids) == (2, uids(cropped))
-    assert isinstance(now(contour, cropped, drawn_on=images), Waiting)
-    assert at_last(contour, cropped) == at_last(contour, cropped, drawn_on=uids(ct))
-    for gap in ([*ct[:3], *ct[4:]], [*ct[:1], *ct[2:]]):
-        refused = at_last(contour, gap, drawn_on=images)
+    assert (plan.absent, plan.ct_sop_instance_uids) == (12, uids(rewritten))
+    assert at_last(contour, rewritten) == plan
+
+
+def test_a_rewritten_series_must_share_the_frame_of_reference_and_pass_the_gates(
+    ct: list[Instance], contour: Instance
+) -> None:
+    rewritten = [replace(image, sop_instance_uid=f"1.2.3.{k}") for k, image in enumerate(ct)]
+    for frame in ("", "1.2.3"):
+        elsewhere = [replace(image, frame_of_reference_uid=frame) for image in rewritten]
+        refused = at_last(contour, elsewhere)
         assert isinstance(refused, NotEligible)
-        assert (refused.reason, refused.detail) == (Reason.REFERENCED_CT_INCOMPLETE, "11 of 12 images are here")
+        assert (refused.reason, refused.detail) == (Reason.REFERENCED_CT_INCOMPLETE, "0 of 12 images are here")
+    refused = at_last(contour, [*rewritten[:3], *rewritten[4:]])
+    assert isinstance(refused, NotEligible)
+    assert refused.reason is Reason.MISSING_SLICE
+
+
+def test_where_some_of_the_listed_images_came_others_do_not_stand_in_for_the_rest(
+    ct: list[Instance], contour: Instance
+) -> None:
+    mixed = [*ct[:6], *(replace(image, sop_instance_uid=f"1.2.3.{k}") for k, image in enumerate(ct[6:]))]
+    refused = at_last(contour, mixed)
+    assert isinstance(refused, NotEligible)
+    assert (refused.reason, refused.detail) == (Reason.REFERENCED_CT_INCOMPLETE, "6 of 12 images are here")
 
 
 # -- only contours name images -------------------------------------------------------------------------------

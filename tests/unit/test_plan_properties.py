@@ -1,6 +1,7 @@
 """Any order, duplication and interleaving of arrivals ends in the same decision, and nothing is decided too early."""
 
 import functools
+import math
 from collections.abc import Iterable
 
 from hypothesis import given, settings
@@ -50,6 +51,10 @@ def decision_on(roi: Instance, images: Iterable[Instance], *, quiet: bool, waite
     return decide(roi, images, SETTINGS, waited_seconds=waited, quiet=quiet)
 
 
+def at_last(roi: Instance, images: Iterable[Instance]) -> Decision:
+    return decision_on(roi, images, quiet=True, waited=math.inf)
+
+
 REFERENCES = st.sampled_from(["listed", "seg", "contours", "bare"])
 SERIES = st.sampled_from([*NAMES, "enhanced"])
 
@@ -68,15 +73,15 @@ def arrivals(draw: st.DrawFn) -> tuple[Instance, list[Instance]]:
 @given(arrivals())
 def test_any_arrival_order_ends_in_the_canonical_decision(scene: tuple[Instance, list[Instance]]) -> None:
     roi, arriving = scene
-    canonical = decision_on(roi, sorted(set(arriving), key=lambda i: i.sop_instance_uid), quiet=True)
+    canonical = at_last(roi, sorted(set(arriving), key=lambda i: i.sop_instance_uid))
     here: list[Instance] = []
     for instance in arriving:
         here.append(instance)
         if roi in here:
             decision_on(roi, here, quiet=False)
-    assert decision_on(roi, here, quiet=True) == canonical
+    assert at_last(roi, here) == canonical
     assert not isinstance(canonical, Waiting)
-    assert decision_on(roi, {i.sop_instance_uid: i for i in here}.values(), quiet=True) == canonical
+    assert at_last(roi, {i.sop_instance_uid: i for i in here}.values()) == canonical
 
 
 @settings(max_examples=150, deadline=None)

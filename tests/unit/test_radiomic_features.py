@@ -146,8 +146,11 @@ def test_bins_far_too_narrow_fail_by_name_instead_of_filling_the_memory() -> Non
     volume, mask = lesion()
     fine = replace(COARSE, spacing_mm=None, discretisation=Discretisation("FBS", 0.1, -1000.0))
     found = features(volume, mask, fine)
-    assert {item.name.split("_")[1] for item in found.failed} == {"glcm", "glrlm", "glszm", "gldm", "ngtdm"}
+    groups = {item.name.split("_")[1] for item in found.failed}
+    assert groups == {"firstorder", "histogram", "glcm", "glrlm", "glszm", "gldm", "ngtdm"}
     assert all("wider bins" in item.why for item in found.failed)
+    assert [item.name for item in found.failed if "firstorder" in item.name] == [
+        "original_firstorder_Entropy", "original_firstorder_Uniformity"]
 
 
 def test_a_region_outside_the_intensity_range_is_refused() -> None:
@@ -163,6 +166,12 @@ def test_a_region_that_interpolation_leaves_nothing_of_is_refused() -> None:
     with pytest.raises(NotScorable) as caught:
         features(volume_of(np.zeros((8, 8, 8))), mask, replace(COARSE, spacing_mm=(5.0, 5.0, 5.0)))
     assert caught.value.reason is Reason.ROI_TOO_SMALL
+
+
+def test_a_mask_of_another_shape_is_a_mistake_of_the_caller() -> None:
+    volume, mask = lesion()
+    with pytest.raises(ValueError, match="shape"):
+        features(volume, mask[1:], COARSE)
 
 
 def test_an_empty_mask_is_refused() -> None:

@@ -130,6 +130,12 @@ def test_truncated_pixel_data_is_refused_with_its_own_reason(ct: list[Dataset], 
     assert refusal(paths).reason is Reason.PIXEL_DATA_TRUNCATED
 
 
+def test_a_matrix_size_that_the_pixel_data_cannot_fill_is_refused(ct: list[Dataset], tmp_path: Path) -> None:
+    for instance in ct:
+        instance.Rows = instance.Columns = 65_535
+    assert refusal(save_all(ct, tmp_path)).reason in (Reason.PIXEL_DATA_UNDECODABLE, Reason.PIXEL_DATA_TRUNCATED)
+
+
 def test_an_image_without_pixel_data_is_refused(ct: list[Dataset], tmp_path: Path) -> None:
     del ct[3].PixelData
     assert refusal(save_all(ct, tmp_path)).reason in (Reason.PIXEL_DATA_UNDECODABLE, Reason.PIXEL_DATA_TRUNCATED)

@@ -1,0 +1,95 @@
+"""Bootstrap refits of a fitted model: the rows behind the intervals.
+
+Each refit draws patients with replacement, fits the coefficients again for the chosen columns and penalty, and
+repeats out-of-fold standardising and recalibration, a patient and its copies always in one fold. The choice of
+columns itself is not repeated, so the intervals are those of the coefficients.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.train import cox
+from analysis.train.cohort import Outcome, TrainingSection
+from analysis.train.design import Block, apply
+from analysis.train.fit import Fitted, Subset, fuse, recalibrate, rounded, standardiser, stratified
+from models.bundle import combinations_of
+from models.manifest import EndpointName, ModalityName
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Refits:
+    """Rows by (modality, endpoint) and (combination, endpoint), one per resample."""
+
+    coefficients: dict[tuple[ModalityName, EndpointName], list[Array]] = field(default_factory=dict)
+    standard: dict[tuple[ModalityName, EndpointName], list[tuple[float, float]]] = field(default_factory=dict)
+    recalibration: dict[tuple[Subset, EndpointName], list[tuple[float, Array]]] = field(default_factory=dict)
+
+
+def refit(fitted: Fitted, blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome],
+          settings: TrainingSection, seed: int, progress: Callable[[int], None] | None = None) -> Refits:
+    """Refit on `settings.bootstrap` resamples; the same resample for every modality and endpoint."""
+    count = len(next(iter(outcomes.values())).time)
+    everyone = np.arange(count)
+    designs = {key: _design(fitted, block, key, everyone)
+               for block in blocks for endpoint in outcomes if (key := (block.modality, endpoint))}
+    folds = {endpoint: _fold_of(outcome, everyone, settings, seed) for endpoint, outcome in outcomes.items()}
+    rows = np.random.default_rng([seed, 21]).integers(0, count, (settings.bootstrap, count))
+    refits = Refits()
+    for number, drawn in enumerate(rows, start=1):
+        for endpoint, outcome in outcomes.items():
+            _one(refits, fitted, blocks, endpoint, outcome, designs, folds[endpoint], np.sort(drawn), settings)
+        if progress:
+            progress(number)
+    return refits
+
+
+def _one(refits: Refits, fitted: Fitted, blocks: Sequence[Block], endpoint: EndpointName, outcome: Outcome,
+         designs: Mapping[tuple[ModalityName, EndpointName], Array], fold_of: Rows, drawn: Rows,
+         settings: TrainingSection) -> None:
+    scores: dict[ModalityName, Array] = {}
+    for block in blocks:
+        key = (block.modality, endpoint)
+        there = drawn[block.available[drawn]]
+        model = fitted.cox[key]
+        ratio = model.penalty / float(outcome.event[block.available].sum())
+        beta = rounded(_fit(designs[key], outcome, there, ratio, model.beta))
+        raw = np.full(len(drawn), np.nan)
+        for fold in range(settings.folds):
+            inside = fold_of[drawn] == fold
+            inner = _fit(designs[key], outcome, there[fold_of[there] != fold], ratio, beta)
+            raw[inside] = designs[key][drawn[inside]] @ inner
+        offset, scale = standardiser(raw)
+        scores[block.modality] = (raw - offset) / scale
+        refits.coefficients.setdefault(key, []).append(beta)
+        refits.standard.setdefault(key, []).append((offset, scale))
+    for subset in combinations_of(tuple(block.modality for block in blocks)):
+        found = recalibrate(fuse(scores, subset), outcome.time[drawn], outcome.event[drawn],
+                            max(settings.horizons_months))
+        refits.recalibration.setdefault((subset, endpoint), []).append(
+            (found.slope, found.hazard[list(settings.horizons_months)]))
+
+
+def _design(fitted: Fitted, block: Block, key: tuple[ModalityName, EndpointName], everyone: Rows) -> Array:
+    """Design matrix of everyone; NaN where the modality is not available."""
+    recipe = fitted.cox[key].recipe
+    out = np.full((len(everyone), len(recipe.columns)), np.nan)
+    out[block.available] = apply(recipe, block, everyone[block.available])
+    return out
+
+
+def _fit(design: Array, outcome: Outcome, rows: Rows, ratio: float, start: Array) -> Array:
+    event = outcome.event[rows]
+    return cox.fit(design[rows], outcome.time[rows], event, ratio * max(1.0, float(event.sum())), start)
+
+
+def _fold_of(outcome: Outcome, everyone: Rows, settings: TrainingSection, seed: int) -> Rows:
+    fold_of = np.empty(len(everyone), np.intp)
+    for number, fold in enumerate(stratified(outcome, everyone, settings.folds, seed)):
+        fold_of[fold] = number
+    return fold_of

@@ -1,0 +1,241 @@
+"""Aborts, kills, idle and hostile connections, and objects bigger than memory: nothing acknowledged is ever lost."""
+
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_node.instance import CT, ENHANCED_CT
+from dicom_node.spool import Spool
+from tests.network import association, data_set_bytes, files, receiving, rows, store_bytes, store_file, storescu
+from tests.paths import ROOT
+from tests.synthetic import ct_series, enhanced_ct, save
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from dicom_node.receive import Receiver
+from dicom_node.spool import Spool
+from tests.network import settings_for
+receiver = Receiver(settings_for(), Spool(Path(sys.argv[1])))
+receiver.start()
+print(receiver.port, flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def child(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A receiver in a process of its own; killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def resident(pid: int, field: str) -> int:
+    """VmRSS or VmHWM (the peak) in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+
+def until(condition: object, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_an_association_aborted_in_mid_object_leaves_no_instance_and_no_file(tmp_path: Path) -> None:
+    path = save(enhanced_ct(ct_series(40, seed=21)), tmp_path / "out")
+    data = data_set_bytes(path)
+    with receiving(tmp_path) as (receiver, spool):
+        with association(receiver.port, [ENHANCED_CT], max_pdu=4096) as made:
+            raw = made.dul.socket.socket
+            _start_storing(made, "1.2.3", data[: len(data) // 2])
+            assert until(lambda: list(spool.incoming.iterdir()))
+            raw.shutdown(socket.SHUT_RDWR)
+            assert until(lambda: not list(spool.incoming.iterdir()))
+        assert (files(spool), rows(spool)) == ([], [])
+        assert storescu(receiver.port, [path]).returncode == 0
+        assert len(rows(spool)) == 1
+
+
+def _start_storing(made: object, sop_instance_uid: str, part: bytes) -> None:
+    """The command set and the first part of a data set, with no last fragment."""
+    from pydicom.uid import UID
+    from pynetdicom.dimse_messages import C_STORE_RQ
+    from pynetdicom.dimse_primitives import C_STORE
+    from pynetdicom.pdu_primitives import P_DATA
+
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 0
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = UID(ENHANCED_CT), UID(sop_instance_uid)
+    from io import BytesIO
+
+    request.DataSet = BytesIO(part)
+    message = C_STORE_RQ()
+    message.primitive_to_message(request)
+    context_id = made.accepted_contexts[0].context_id  # type: ignore[attr-defined]
+    pieces: list[P_DATA] = list(message.encode_msg(context_id, 4096))
+    for piece in pieces[:-1]:
+        made.dul.send_pdu(piece)  # type: ignore[attr-defined]
+
+
+def test_half_written_files_of_a_killed_run_are_swept_at_start(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    (spool.incoming / "0123").write_bytes(b"half")
+    with receiving(tmp_path) as (_, again):
+        assert list(again.incoming.iterdir()) == []
+
+
+def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
+    paths = [save(dataset, tmp_path / "out") for dataset in ct_series(60, 64, 64, seed=22)]
+    uid_of = {str(path): str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths}
+    with child(tmp_path / "spool") as (process, port):
+        command = ["storescu", "-v", "-R", "-aet", "MODALITY", "-aec", "PROGNODE", "127.0.0.1", str(port)]
+        sender = subprocess.Popen([*command, *uid_of], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert until(lambda: len(list((tmp_path / "spool").glob("instances/*/*.dcm"))) > 12, 30)
+        os.kill(process.pid, signal.SIGKILL)
+        said = sender.communicate(timeout=30)[0]
+    sent = re.findall(r"Sending file: (\S+)", said)
+    acknowledged = {uid_of[path] for path in sent[: said.count("Received Store Response (Success)")]}
+    assert 10 < len(acknowledged) < 60
+    with receiving(tmp_path) as (receiver, spool):
+        stored = {instance.sop_instance_uid: instance for instance in rows(spool)}
+        assert acknowledged <= set(stored)
+        for instance in stored.values():
+            kept = spool.instance_path(instance.sop_instance_uid, instance.digest)
+            assert hashlib.sha256(data_set_bytes(kept)).hexdigest() == instance.digest
+        assert list(spool.incoming.iterdir()) == []
+        assert storescu(receiver.port, paths).returncode == 0
+        assert len(rows(spool)) == len(files(spool)) == 60
+
+
+def test_an_object_of_150_megabytes_takes_less_than_60_of_memory(tmp_path: Path) -> None:
+    frames = 290
+    dataset = enhanced_ct(ct_series(frames, 4, 4, seed=23))
+    dataset.Rows = dataset.Columns = 512
+    dataset.PixelData = b"\0" * 4
+    path = save(dataset, tmp_path / "out")
+    size = frames * 512 * 512 * 2
+    with path.open("r+b") as stream:  # a sparse file: the pixel data grows to its true length
+        stream.seek(-8, os.SEEK_END)
+        stream.write(size.to_bytes(4, "little"))
+        stream.truncate(path.stat().st_size - 4 + size)
+    with child(tmp_path / "spool") as (process, port):
+        warm = save(ct_series(1, seed=24)[0], tmp_path / "warm")
+        assert storescu(port, [warm]).returncode == 0
+        before = resident(process.pid, "VmRSS")
+        assert storescu(port, [path], "--max-send-pdu", "131072").returncode == 0
+        growth = resident(process.pid, "VmHWM") - before
+    spool = Spool(tmp_path / "spool")
+    assert max(kept.stat().st_size for kept in files(spool)) > size
+    assert growth < 60_000_000, f"{growth / 1e6:.0f} MB"
+
+
+def test_twelve_idle_sockets_do_not_stop_a_c_echo_and_are_closed_in_time(tmp_path: Path) -> None:
+    with child(tmp_path / "spool") as (_, port):
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
+        started = time.monotonic()
+        echo = ["echoscu", "-aet", "MODALITY", "-aec", "PROGNODE", "127.0.0.1", str(port)]
+        assert subprocess.run(echo, timeout=20, check=False).returncode == 0
+        assert time.monotonic() - started < 2.0
+        for each in idle:
+            each.settimeout(8.0)  # the time-out for an association request is 5 s here
+            assert each.recv(1) == b""
+            each.close()
+
+
+@pytest.mark.parametrize(
+    "noise", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00" * 40, b"\x01\x00\xff\xff\xff\xff" + b"\0" * 200, b"\0"]
+)
+def test_noise_on_the_port_does_not_stop_the_next_sender(tmp_path: Path, noise: bytes) -> None:
+    path = save(ct_series(1, seed=25)[0], tmp_path / "out")
+    with receiving(tmp_path) as (receiver, spool):
+        with socket.create_connection(("127.0.0.1", receiver.port)) as hostile:
+            hostile.sendall(noise)
+            assert storescu(receiver.port, [path]).returncode == 0
+        assert len(rows(spool)) == 1
+
+
+def test_a_message_that_cannot_be_understood_aborts_its_association_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pynetdicom.pdu_primitives import P_DATA
+
+    path = save(ct_series(1, seed=26)[0], tmp_path / "out")
+    with receiving(tmp_path) as (receiver, spool), association(receiver.port, [CT]) as other:
+        with association(receiver.port, [CT]) as made:
+            piece = P_DATA()
+            piece.presentation_data_value_list = [[made.accepted_contexts[0].context_id, b"\x03MARKEDNAME" * 9]]
+            made.dul.send_pdu(piece)
+            assert until(lambda: made.is_aborted)
+        assert store_file(other, path)[0] == 0x0000
+        assert len(rows(spool)) == 1
+    assert "association.aborted a message cannot be understood" in caplog.text
+    assert "MARKEDNAME" not in caplog.text
+
+
+def test_a_sender_that_leaves_before_the_answer_gets_its_whole_object_kept_or_none(tmp_path: Path) -> None:
+    path = save(ct_series(1, seed=27)[0], tmp_path / "out")
+    data, uid = data_set_bytes(path), path.stem
+    with receiving(tmp_path) as (receiver, spool):
+        for _ in range(5):
+            with association(receiver.port, [CT]) as made:
+                raw = made.dul.socket.socket
+                made.dimse.get_msg = lambda block=False: (None, None)  # type: ignore[method-assign]
+                store_bytes(made, CT, uid, data)
+                raw.shutdown(socket.SHUT_RDWR)
+                assert until(lambda: not made.is_established)
+        assert until(lambda: not list(spool.incoming.iterdir()))
+        assert len(rows(spool)) == len(files(spool)) <= 1
+
+
+def test_the_receiver_stops_with_an_association_open(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with receiving(tmp_path) as (receiver, _), association(receiver.port, [CT]) as made:
+        receiver.stop(grace_seconds=0.2)
+        assert until(lambda: not made.is_established)
+    assert time.monotonic() - started < 8.0
+
+
+def test_a_port_that_is_taken_is_an_os_error_at_start(tmp_path: Path) -> None:
+    from dicom_node.receive import Receiver
+    from tests.network import settings_for
+
+    with receiving(tmp_path) as (receiver, _):
+        other = Receiver(settings_for(port=receiver.port), Spool(tmp_path / "other"))
+        with pytest.raises(OSError, match="in use"):
+            other.start()
+        other.stop()
+
+
+def test_the_receiver_imports_nothing_that_the_job_needs() -> None:
+    code = "import sys, dicom_node.receive; print([m for m in sys.modules if m.split('.')[0] in sys.argv[1:]])"
+    # not in the list: pandas, which sqlite-utils imports where it is installed (with the extra `train`)
+    heavy = ["SimpleITK", "radiomics", "scipy", "skimage", "highdicom", "matplotlib", "nibabel", "pydantic", "sksurv"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *heavy], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,28 @@
+"""One small trained model for all science tests: a table of 160 planted patients."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis.train import cohort, pipeline
+from analysis.train.pipeline import Trained
+from models.bundle import Bundle, load
+from tests import cohorts
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    path = cohorts.write(tmp_path_factory.mktemp("cohort"), cohorts.patients(160))
+    return pipeline.fit_all(cohort.load(path))
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    pipeline.write_bundle(trained, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_folder: Path) -> Bundle:
+    return load(bundle_folder)

@@ -1,0 +1,159 @@
+"""The ensemble says at scoring time what training measured, and nothing that cannot be."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from analysis import ensemble
+from analysis.contract import ClinicalValue, Endpoint, Measurement, Modality, NotScorable, RiskGroup
+from analysis.ensemble import EnsembleResult
+from analysis.reasons import Reason
+from analysis.train.pipeline import Trained
+from models.bundle import Bundle, combinations_of
+
+MONTHS = (12, 36)
+
+
+def clinical_of(trained: Trained, row: int) -> list[ClinicalValue]:
+    values = trained.cohort.clinical[row].items()
+    return [ClinicalValue(name=name, value=value, source="test") for name, value in values]
+
+
+def measurements_of(trained: Trained, row: int) -> list[Measurement]:
+    pairs = zip(trained.cohort.radiomic_names, trained.cohort.radiomic[row], strict=True)
+    return [Measurement(name=name, family="test", value=float(value)) for name, value in pairs]
+
+
+def scored(bundle: Bundle, trained: Trained, row: int, subset: Sequence[str]) -> EnsembleResult:
+    clinical = clinical_of(trained, row) if "clinical" in subset else []
+    return ensemble.score(bundle, clinical, measurements_of(trained, row) if "radiomic" in subset else None)
+
+
+@pytest.mark.parametrize("subset", combinations_of(("clinical", "radiomic")))
+def test_scoring_gives_the_numbers_of_training_on_every_sub_model(bundle: Bundle, trained: Trained, subset) -> None:
+    rows = np.arange(len(trained.cohort))
+    results = [scored(bundle, trained, row, subset) for row in rows]
+    for endpoint in ("OS", "PFS"):
+        eta = trained.fitted.linear_predictor(trained.blocks, subset, endpoint, rows)
+        found = [next(g.linear_predictor for g in r.groups if g.endpoint == endpoint) for r in results]
+        assert np.abs(np.array(found) - eta).max() < 1e-9
+        for months in MONTHS:
+            expected = trained.fitted.event_probability(subset, endpoint, eta, months)
+            found = [next(s for s in r.scores if (s.endpoint, s.horizon_months) == (endpoint, months)) for r in results]
+            same = [abs(s.event_probability - p) < 1e-9 or s.clipped for s, p in zip(found, expected, strict=True)]
+            assert all(same)
+
+
+@pytest.mark.parametrize("subset", combinations_of(("clinical", "radiomic")))
+def test_contributions_sum_to_the_linear_predictor(bundle: Bundle, trained: Trained, subset) -> None:
+    for row in range(0, len(trained.cohort), 7):
+        result = scored(bundle, trained, row, subset)
+        assert {part.modality for part in result.contributions} == set(subset)
+        for group in result.groups:
+            total = sum(part.contribution for part in result.contributions if part.endpoint == group.endpoint)
+            assert abs(total - group.linear_predictor) < 1e-12
+
+
+def test_risk_rises_with_time_and_pfs_is_never_above_os(bundle: Bundle, trained: Trained) -> None:
+    """Whatever the values, however wild."""
+    names = bundle.manifest.radiomic
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        st.floats(18, 110), st.floats(0.1, 100), st.integers(0, 4),
+        st.lists(st.floats(-1e12, 1e12), min_size=len(names), max_size=len(names)))
+    def check(age: float, nlr: float, ecog: int, values: list[float]) -> None:
+        clinical = [ClinicalValue(name=name, value=value, source="t")
+                    for name, value in (("age", age), ("nlr", nlr), ("ecog", float(ecog)))]
+        measurements = [Measurement(name=n, family="t", value=v) for n, v in zip(names, values, strict=True)]
+        risk = {(s.endpoint, s.horizon_months): s for s in ensemble.score(bundle, clinical, measurements).scores}
+        for s in risk.values():
+            assert 0 <= s.lower <= s.event_probability <= s.upper <= 1
+        for endpoint in ("OS", "PFS"):
+            for what in ("lower", "event_probability", "upper"):
+                assert getattr(risk[endpoint, 12], what) <= getattr(risk[endpoint, 36], what)
+        for months in MONTHS:
+            for what in ("lower", "event_probability", "upper"):
+                assert getattr(risk[Endpoint.PFS, months], what) >= getattr(risk[Endpoint.OS, months], what)
+
+    check()
+
+
+def test_a_pfs_risk_below_the_os_risk_is_raised_and_said_to_be(bundle: Bundle, trained: Trained) -> None:
+    raised = [r.model_copy(update={"cumulative_hazard": tuple(50 * h for h in r.cumulative_hazard)})
+              if r.endpoint == "OS" else r for r in bundle.model.recalibration]
+    model = bundle.model.model_copy(update={"recalibration": tuple(raised)})
+    wrong = Bundle(bundle.folder, bundle.digest, bundle.manifest, model, bundle.bootstrap)
+    result = scored(wrong, trained, 0, ("clinical", "radiomic"))
+    risk = {(s.endpoint, s.horizon_months): s for s in result.scores}
+    assert risk["PFS", 12].clipped
+    assert risk["PFS", 12].event_probability == risk["OS", 12].event_probability
+    assert not risk["OS", 12].clipped
+    assert "PFS_HELD_AT_OS" in {flag.code for flag in result.flags}
+
+
+def test_without_the_minimum_clinical_set_the_radiomic_sub_model_speaks_and_says_so(
+        bundle: Bundle, trained: Trained) -> None:
+    only_age = [ClinicalValue(name="age", value=60.0, unit="a", source="DICOM PatientAge")]
+    result = ensemble.score(bundle, only_age, measurements_of(trained, 0))
+    assert result.sub_model.modalities == (Modality.RADIOMIC,)
+    assert result.sub_model.missing == (Modality.CLINICAL,)
+    assert {p.endpoint for p in result.sub_model.performance} == {"OS", "PFS"}
+    flag = next(flag for flag in result.flags if flag.code == "CLINICAL_MISSING")
+    assert "ecog" in flag.text
+    assert "nlr" in flag.text
+    expected = next(s for s in bundle.manifest.sub_models if s.modalities == ("radiomic",))
+    assert [p.auc for p in result.sub_model.performance] == [p.auc for p in expected.performance]
+
+
+def test_without_any_modality_there_is_no_score(bundle: Bundle) -> None:
+    with pytest.raises(NotScorable) as refusal:
+        ensemble.score(bundle, [], None)
+    assert refusal.value.reason == Reason.NO_SUB_MODEL
+
+
+def test_a_needed_feature_that_failed_is_named(bundle: Bundle, trained: Trained) -> None:
+    name = bundle.manifest.radiomic[0]
+    rest = [item for item in measurements_of(trained, 0) if item.name != name]
+    with pytest.raises(NotScorable, match=name) as refusal:
+        ensemble.score(bundle, clinical_of(trained, 0), rest)
+    assert refusal.value.reason == Reason.FEATURES_FAILED
+
+
+def test_an_absent_clinical_value_takes_the_training_median_and_is_marked(bundle: Bundle, trained: Trained) -> None:
+    row = next(r for r in range(len(trained.cohort)) if "pdl1" in trained.cohort.clinical[r])
+    without = [value for value in clinical_of(trained, row) if value.name != "pdl1"]
+    fill = next(p.fill for p in bundle.manifest.clinical if p.name == "pdl1")
+    stated = [*without, ClinicalValue(name="pdl1", value=fill, source="test")]
+    absent, present = (ensemble.score(bundle, values, measurements_of(trained, row)) for values in (without, stated))
+    assert absent.scores == present.scores
+    assert {p.name for p in absent.contributions if p.imputed} == {"pdl1"}
+    assert not any(p.imputed for p in present.contributions)
+    assert "CLINICAL_IMPUTED" in {flag.code for flag in absent.flags}
+
+
+def test_a_value_beyond_the_training_range_is_marked_and_cannot_run_away(bundle: Bundle, trained: Trained) -> None:
+    def with_volume(value: float) -> EnsembleResult:
+        items = [item.model_copy(update={"value": value}) if item.name == "original_shape_MeshVolume" else item
+                 for item in measurements_of(trained, 0)]
+        return ensemble.score(bundle, clinical_of(trained, 0), items)
+
+    huge, absurd = with_volume(1e9), with_volume(1e15)
+    assert "original_shape_MeshVolume" in {p.name for p in huge.contributions if p.out_of_range}
+    assert "OUTSIDE_DEVELOPMENT_RANGE" in {flag.code for flag in huge.flags}
+    assert huge.scores == absurd.scores
+
+
+def test_the_group_is_uncertain_exactly_where_the_interval_holds_the_cut_off(bundle: Bundle, trained: Trained) -> None:
+    seen = set()
+    for row in range(len(trained.cohort)):
+        for group in scored(bundle, trained, row, ("clinical", "radiomic")).groups:
+            holds = group.lower <= group.cutoff <= group.upper
+            assert (group.group == RiskGroup.UNCERTAIN) == holds
+            if not holds:
+                assert (group.group == RiskGroup.HIGH) == (group.linear_predictor > group.cutoff)
+            seen.add(group.group)
+    assert seen == set(RiskGroup)

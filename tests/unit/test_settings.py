@@ -1,0 +1,157 @@
+"""Settings: the commented default file says what the code does, and every mistake is named with its remedy."""
+
+import re
+import tomllib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import config
+from config.settings import Peer, Settings, SettingsError, load, parse
+
+DEFAULT = Path(config.__file__).with_name("prognode.toml")
+
+
+def settings(text: str) -> Settings:
+    return parse(tomllib.loads(text), Path("/site"))
+
+
+def uncommented(text: str) -> str:
+    """The file with its commented-out keys and tables in force."""
+    return re.sub(r"(?m)^# (?=\[\[peers\]\]|[a-z_]+ = )", "", text)
+
+
+def test_the_default_file_has_the_defaults() -> None:
+    loaded, built_in = load(DEFAULT), Settings()
+    for field in fields(Settings):
+        expected = getattr(built_in, field.name)
+        if field.name == "node":
+            assert loaded.node.spool == DEFAULT.parent / expected.spool
+            assert all(
+                getattr(loaded.node, f.name) == getattr(expected, f.name) for f in fields(expected) if f.name != "spool"
+            )
+        else:
+            assert getattr(loaded, field.name) == expected, field.name
+
+
+def test_the_default_file_names_every_key() -> None:
+    data = tomllib.loads(uncommented(DEFAULT.read_text(encoding="utf-8")))
+    for field in fields(Settings):
+        assert field.name in data, field.name
+        table = getattr(Settings(), field.name)
+        if is_dataclass(table):
+            assert set(data[field.name]) == {f.name for f in fields(table)}, field.name
+    assert [set(peer) for peer in data["peers"]] == [{f.name for f in fields(Peer)}]
+
+
+def test_the_example_peer_has_the_defaults() -> None:
+    example = parse(tomllib.loads(uncommented(DEFAULT.read_text(encoding="utf-8"))), Path("/site"))
+    assert example.peers == (Peer("PACS"),)
+    assert example.clinical.table == Path("/site/clinical.csv")
+    assert example.bundle == Path("/site/bundles/hospital-2026")
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "empty.toml"
+    path.write_text("")
+    assert load(path).plan == Settings().plan
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[plan]\nroi_name_pattern = ['x']", "unknown key 'plan.roi_name_pattern' (did you mean 'roi_name_patterns'?)"),
+        ("[nodes]\nport = 1", "unknown key 'nodes' (did you mean 'node'?)"),
+        ("[[peers]]\nae_title = 'A'\nsend = true", "unknown key 'peers[0].send' (did you mean 'sends'?)"),
+        ("[clinical]\nzzz = 1", "unknown key 'clinical.zzz' (known: patient_id_column, table)"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_or_all(text: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[node]\nport = '104'", "'node.port' must be of type int, not str ('104')"),
+        ("[node]\nport = 104.0", "'node.port' must be of type int, not float (104.0)"),
+        ("[node]\nport = true", "'node.port' must be of type int, not bool (True)"),
+        ("[receive]\nknown_callers_only = 1", "'receive.known_callers_only' must be of type bool, not int (1)"),
+        ("[plan]\nquiet_seconds = 'long'", "'plan.quiet_seconds' must be of type float, not str ('long')"),
+        ("[plan]\nroi_name_patterns = 'gtv'", "'plan.roi_name_patterns' must be a list"),
+        ("[plan]\nroi_name_patterns = [1]", "'plan.roi_name_patterns[0]' must be of type str, not int (1)"),
+        (
+            "[plan]\nseveral_rois = 'first'",
+            "'plan.several_rois' must be one of 'reject', 'largest', 'union', not 'first'",
+        ),
+        ("node = 1", "'node' must be a table, as in [node]"),
+        ("peers = 1", "'peers' must be a list"),
+        ("peers = [1]", "'peers[0]' must be a table, as in [peers[0]]"),
+        ("bundle = 7", "'bundle' must be of type Path, not int (7)"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_names_key_and_kind(text: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(text)
+    assert str(caught.value) == message
+
+
+def test_a_whole_number_will_do_for_a_time() -> None:
+    assert settings("[plan]\nquiet_seconds = 30").plan.quiet_seconds == 30.0
+
+
+def test_a_peer_needs_its_ae_title() -> None:
+    with pytest.raises(SettingsError, match=r"^peers\[0\]: .*ae_title"):
+        settings("[[peers]]\nport = 104")
+
+
+@pytest.mark.parametrize("title", ["", "   ", "SEVENTEEN-LETTERS", "PÄCS", "A\\\\B", "A\\tB", "A\\nB"])
+def test_ae_titles_that_dicom_does_not_allow_are_refused(title: str) -> None:
+    for text in (f'[node]\nae_title = "{title}"', f'[[peers]]\nae_title = "{title}"'):
+        with pytest.raises(SettingsError, match="use 1 to 16 printable ASCII characters, no backslash"):
+            settings(text)
+
+
+@pytest.mark.parametrize("title", ["A", "SIXTEEN-LETTERS-", "with space", "lower_case"])
+def test_ae_titles_that_dicom_allows_are_kept_as_they_are(title: str) -> None:
+    assert settings(f'[[peers]]\nae_title = "{title}"').peers[0].ae_title == title
+
+
+def test_a_peer_named_twice_is_refused() -> None:
+    with pytest.raises(SettingsError, match="names PACS more than once; merge the entries"):
+        settings('[[peers]]\nae_title = "PACS"\n[[peers]]\nae_title = "PACS"\nport = 11113')
+
+
+def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
+    path = tmp_path / "prognode.toml"
+    path.write_text('bundle = "/opt/bundle"\n[node]\nspool = "data"\n[clinical]\ntable = "../clinical.csv"\n')
+    loaded = load(path)
+    assert loaded.node.spool == tmp_path / "data"
+    assert loaded.clinical.table == tmp_path / "../clinical.csv"
+    assert loaded.bundle == Path("/opt/bundle")
+
+
+def test_destinations_are_the_peers_that_receive_results() -> None:
+    loaded = settings('[[peers]]\nae_title = "CT"\n[[peers]]\nae_title = "PACS"\nreceives_results = true')
+    assert [peer.ae_title for peer in loaded.destinations()] == ["PACS"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"[node", "is not TOML"), (b"\xff\xfe", "is not TOML"), (None, "cannot be read")]
+)
+def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "prognode.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=f"prognode.toml: {message}"):
+        load(path)
+
+
+def test_settings_cannot_be_changed_after_loading() -> None:
+    loaded: Any = Settings()
+    with pytest.raises(AttributeError):
+        loaded.plan.minimum_slices = 1
