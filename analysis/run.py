@@ -132,7 +132,7 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
         measurements=tuple(features.measurements),
         failed_features=tuple(features.failed),
         extraction=settings.as_text(),
-        quality=(*quality.flags(volume, roi), *scored.flags),
+        quality=(*quality.flags(volume, roi), *features.flags, *scored.flags),
         roi=facts,
         geometry=_geometry(request, volume, paths),
         software=software(),
