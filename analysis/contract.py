@@ -168,6 +168,14 @@ class ClinicalValue(_Frozen):
     date: str | None = None
 
 
+class QualityFlag(_Frozen):
+    """Something the reader should know; the score stands."""
+
+    code: str
+    severity: Severity
+    text: str
+
+
 class JobRequest(_Frozen):
     """IN/job.json. Carries no name, identifier or date of birth."""
 
@@ -176,6 +184,7 @@ class JobRequest(_Frozen):
     ct: CtInput
     roi: RoiInput
     clinical: tuple[ClinicalValue, ...] = ()
+    quality: tuple[QualityFlag, ...] = ()  # what the planner wants the reader to know
     bundle_digest: str
 
 
@@ -252,14 +261,6 @@ class Measurement(_Frozen):
 class FailedFeature(_Frozen):
     name: str
     why: str
-
-
-class QualityFlag(_Frozen):
-    """Something the reader should know; the score stands."""
-
-    code: str
-    severity: Severity
-    text: str
 
 
 class RoiFacts(_Frozen):

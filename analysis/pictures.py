@@ -1,11 +1,11 @@
 """Pictures for the page and the mask as NIfTI: what the job hands over besides numbers."""
 
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 
 from analysis.volume import Volume
 
@@ -25,16 +25,16 @@ def write(path: Path, volume: Volume, mask: Mask) -> None:
     flip = slice(None, None, -1) if head_last else slice(None)
     step, height, width = volume.spacing
     planes = {
-        "axial": (np.s_[axial, :, :], (height, width)),
-        "coronal": (np.s_[flip, row, :], (step, width)),
-        "sagittal": (np.s_[flip, :, column], (step, height)),
+        "axial": (volume.array[axial], mask[axial], (height, width)),
+        "coronal": (volume.array[flip, row], mask[flip, row], (step, width)),
+        "sagittal": (volume.array[flip, :, column], mask[flip, :, column], (step, height)),
     }
-    arrays: dict[str, NDArray[np.generic]] = {}
-    for view, (where, spacing) in planes.items():
-        arrays[view] = _windowed(volume.array[where])
-        arrays[f"{view}_mask"] = mask[where]
+    arrays: dict[str, NDArray[Any]] = {}
+    for view, (plane, inside, spacing) in planes.items():
+        arrays[view] = _windowed(plane)
+        arrays[f"{view}_mask"] = inside
         arrays[f"{view}_spacing"] = np.asarray(spacing, dtype=np.float64)
-    np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for an array
 
 
 def write_mask(path: Path, volume: Volume, mask: Mask) -> None:
@@ -43,15 +43,6 @@ def write_mask(path: Path, volume: Volume, mask: Mask) -> None:
     by_column = volume.affine[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(mask.transpose(2, 1, 0).astype(np.uint8), lps_to_ras @ by_column)
     nibabel.save(image, path)
-
-
-def file_of_slices(volume: Volume, paths: list[Path]) -> tuple[str, ...]:
-    """Name of the file that each slice of the volume came from."""
-    names = {
-        str(dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).SOPInstanceUID): path.name
-        for path in paths
-    }
-    return tuple(names[uid] for uid in volume.sop_instance_uids)
 
 
 def _windowed(plane: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -132,9 +132,9 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
         measurements=tuple(features.measurements),
         failed_features=tuple(features.failed),
         extraction=settings.as_text(),
-        quality=(*quality.flags(volume, roi), *features.flags, *scored.flags),
+        quality=(*request.quality, *quality.flags(volume, roi), *features.flags, *scored.flags),
         roi=facts,
-        geometry=_geometry(request, volume, paths),
+        geometry=_geometry(volume),
         software=software(),
     )
 
@@ -154,11 +154,10 @@ def _mask(request: JobRequest, folder_in: Path, volume: Volume) -> RoiMask:
     return read(folder_in / "roi" / request.roi.file, request.roi.numbers, request.roi.combine, volume)
 
 
-def _geometry(request: JobRequest, volume: Volume, paths: list[Path]) -> GeometryFacts:
-    names = pictures.file_of_slices(volume, paths)
+def _geometry(volume: Volume) -> GeometryFacts:
     slices, rows, columns = volume.array.shape
     return GeometryFacts(
-        shape=(slices, rows, columns), spacing_mm=volume.spacing, files=names, frames=volume.frame_numbers
+        shape=(slices, rows, columns), spacing_mm=volume.spacing, files=volume.files, frames=volume.frame_numbers
     )
 
 

@@ -20,8 +20,19 @@ from analysis.geometry import Geometry, Plane, regular_geometry
 
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 # What pydicom and its decoders raise on a file that is cut, damaged or lies about itself.
-_UNREADABLE = (InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,
-               IndexError, RuntimeError, NotImplementedError, OverflowError)
+_UNREADABLE = (
+    InvalidDicomError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    NotImplementedError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +46,8 @@ class Volume:
     origin : LPS mm of the centre of the first voxel
     direction : 3x3, its columns are the unit vectors (LPS) of the slice, row and column axes;
         slices ascend along the normal (row direction x column direction), so the grid is right-handed
-    sop_instance_uids, frame_numbers : per slice; frame numbers count from 1 and are 1 for single-frame files
+    sop_instance_uids, frame_numbers, files : per slice; frame numbers count from 1 and are 1 for single-frame files;
+        file names without their folder
     slice_thickness : mm, of the first slice; None if absent
     """
 
@@ -49,6 +61,7 @@ class Volume:
     slice_thickness: float | None = None
     convolution_kernel: str = ""
     contrast: bool = False
+    files: tuple[str, ...] = ()
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -89,6 +102,7 @@ def read_ct(paths: Sequence[Path]) -> Volume:
         slice_thickness=first.slice_thickness,
         convolution_kernel=first.convolution_kernel,
         contrast=any(plane.contrast for plane in geometry.planes),
+        files=tuple(plane.path.name for plane in geometry.planes),
     )
 
 
@@ -103,12 +117,14 @@ def to_sitk(volume: Volume) -> sitk.Image:
 
 # Headers ----------------------------------------------------------------------------------------------------
 
+
 def _planes_of(path: Path) -> Iterator[Plane]:
     try:
         dataset = dcmread(path, stop_before_pixels=True)
     except _UNREADABLE as error:
-        raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, f"a file is not readable DICOM ({type(error).__name__})"
-                          ) from None
+        raise NotScorable(
+            Reason.PIXEL_DATA_UNDECODABLE, f"a file is not readable DICOM ({type(error).__name__})"
+        ) from None
     if dataset.get("SOPClassUID") not in _CT_CLASSES:
         raise NotScorable(Reason.ROI_REFERENCES_NOT_CT, "an image of the series is not a CT")
     try:
@@ -180,6 +196,7 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 # Pixels -----------------------------------------------------------------------------------------------------
+
 
 def _read_pixels(geometry: Geometry) -> NDArray[np.float32]:
     first = geometry.planes[0]

@@ -324,3 +324,7 @@ def _tool(arguments: list[str]) -> NoReturn:
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

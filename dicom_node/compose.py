@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from analysis.contract import MASK_FILE, PICTURES_FILE, RESULT_FILE, JobResult, Outcome
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.plan import NotEligible, Plan
+from dicom_node.decision import NotEligible, Plan
 from dicom_node.spool import Spool
 from reports import build
 from reports.context import DocumentReference, ReportContext, reference_to
@@ -88,7 +88,7 @@ def write_part10(dataset: Dataset, path: Path) -> None:
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     dataset.file_meta = meta
     dcmwrite(path, dataset, enforce_file_format=True)

@@ -32,7 +32,7 @@ from dicom_node.elements import UnreadableHeader, ascii_text
 from dicom_node.workitem import DeliveryState, Retryable
 
 LOGGER = logging.getLogger(__name__)
-SAME_ASSOCIATION_SECONDS = 2.0  # how long a commitment report on the asking association is waited for
+SAME_ASSOCIATION_SECONDS = 1.0  # how long a commitment report on the asking association is waited for
 
 
 class Variant(NamedTuple):
@@ -291,6 +291,8 @@ def _find_in_series(association: Association, study: str, series: str, uids: lis
             seen.add(ascii_text(identifier, "SOPInstanceUID"))
     if status is None:
         raise Retryable("the connection ended during C-FIND")
+    if status & 0xFF00 == 0xA700:
+        raise Retryable(f"the peer is out of resources for C-FIND (status {status:04X}H)")
     return seen if code_to_category(status) in ("Success", "Warning", "Pending") else None
 
 

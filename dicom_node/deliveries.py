@@ -105,7 +105,8 @@ class Deliveries:
     def reopen_failed(self, work_item_id: int) -> None:
         """Let refused deliveries of a work item be tried again."""
         self._db.execute(
-            "UPDATE delivery SET state = ?, final = 0, run_after = 0, attempts = 0 WHERE work_item_id = ? AND state = ?",
+            "UPDATE delivery SET state = ?, final = 0, run_after = 0, attempts = 0"
+            " WHERE work_item_id = ? AND state = ?",
             [PENDING, work_item_id, FAILED],
         )
 

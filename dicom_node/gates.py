@@ -218,7 +218,7 @@ def _uneven(points: Sequence[Vector], normal: Vector) -> Defect | None:
     detail = f"{widest:.2f} mm between slices {where} and {where + 1} of {len(points)}, where {usual:.2f} mm is usual"
     missing = [round(gap / usual) - 1 for _, gap in odd]
     whole = all(abs(gap - (n + 1) * usual) <= (n + 1) * tolerance for n, (_, gap) in zip(missing, odd, strict=True))
-    if whole and min(missing) >= 1:
+    if whole:
         return Defect(Reason.MISSING_SLICE, f"{detail}; {sum(missing)} missing")
     return Defect(Reason.UNEVEN_SLICE_SPACING, detail)
 

@@ -4,7 +4,8 @@ The bytes are hostile: whatever is odd ends in UnreadableHeader, which names the
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from config.identity import MANUFACTURER
 from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, texts, uid
 from dicom_node.frames import geometry_of, rescale_of
 from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, RTSTRUCT, SEG, Instance
+from dicom_node.quiet import quiet_libraries
 from dicom_node.references import References, rtstruct_facts, seg_facts
 
 __all__ = ["UnreadableHeader", "data_set_digest", "read"]
@@ -56,14 +58,23 @@ def read(path: Path, digest: str) -> Instance:
     OSError
         When the disk cannot be read.
     """
+    with _hostile_bytes(), path.open("rb") as stream:
+        syntax = _transfer_syntax(stream)
+        dataset = _header(stream, syntax, path.stat().st_size)
+        return _instance(dataset, syntax, digest)
+
+
+@contextmanager
+def _hostile_bytes() -> Iterator[None]:
+    """Turns whatever pydicom raises into UnreadableHeader, without its text; the disk's own errors pass."""
+    quiet_libraries()
     try:
-        with path.open("rb") as stream:
-            syntax = _transfer_syntax(stream)
-            dataset = _header(stream, syntax, path.stat().st_size)
-            return _instance(dataset, syntax, digest)
-    except (UnreadableHeader, OSError):
+        yield
+    except UnreadableHeader:
         raise
-    except Exception as error:  # noqa: BLE001 - the boundary to hostile bytes: pydicom raises whatever they provoke
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # pydicom's own OSErrors have no number
+            raise
         raise UnreadableHeader(f"cannot be parsed as DICOM ({type(error).__name__})") from None
 
 
@@ -186,11 +197,6 @@ def data_set_digest(path: Path) -> str:
 
     Raises UnreadableHeader for a file that is no DICOM.
     """
-    with path.open("rb") as stream:
-        try:
-            _transfer_syntax(stream)
-        except (UnreadableHeader, OSError):
-            raise
-        except Exception as error:  # noqa: BLE001 - as in `read`
-            raise UnreadableHeader(f"cannot be parsed as DICOM ({type(error).__name__})") from None
+    with _hostile_bytes(), path.open("rb") as stream:
+        _transfer_syntax(stream)
         return hashlib.file_digest(stream, "sha256").hexdigest()

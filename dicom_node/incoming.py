@@ -117,13 +117,15 @@ class Incoming:
 
 
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom is not typed here
-    """A DIMSE provider that gives each C-STORE a file in the spool."""
+    """A DIMSE provider that gives each C-STORE a file in the spool. `stored` and `refused` count for the log."""
 
     def __init__(self, association: Association, spool: Spool, reserve_bytes: int) -> None:
         super().__init__(association)
         self.message: Any = None
         self._spool = spool
         self._reserve_bytes = reserve_bytes
+        self.stored = 0
+        self.refused = 0
         self._lock = threading.Lock()
         self._open: set[Incoming] = set()
 

@@ -68,7 +68,7 @@ class Instance:
     referenced_sop_instance_uids: tuple[str, ...] = ()
     referenced_series_instance_uids: tuple[str, ...] = ()
     referenced_sop_class_uids: tuple[str, ...] = ()
-    references_from_contours: bool = False  # no series-level list: only the images that bear a contour or frame are named
+    references_from_contours: bool = False  # no series-level list: only images that bear a contour or frame are named
 
     @property
     def is_ct(self) -> bool:

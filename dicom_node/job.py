@@ -21,11 +21,13 @@ from analysis.contract import (
     JobRequest,
     JobResult,
     Outcome,
+    QualityFlag,
     RoiInput,
+    Severity,
 )
 from config.settings import Job
+from dicom_node.decision import NotEligible, Plan
 from dicom_node.executors import process
-from dicom_node.plan import NotEligible, Plan
 from dicom_node.spool import Spool, link_or_copy, write_atomically
 from dicom_node.workitem import Permanent, Retryable
 from models.bundle import Bundle
@@ -96,10 +98,21 @@ class Runner:
             ct=CtInput(files=tuple(names)),
             roi=RoiInput(kind=plan.roi_kind, file="roi.dcm", numbers=plan.roi_numbers, combine=plan.combine),
             clinical=clinical,
+            quality=_planner_flags(plan),
             bundle_digest=self._bundle.digest,
         )
         write_atomically(folder_in / JOB_FILE, request.model_dump_json(indent=1).encode())
         return folder_in, folder_out
+
+
+def _planner_flags(plan: Plan) -> tuple[QualityFlag, ...]:
+    if not plan.absent:
+        return ()
+    text = (
+        f"{plan.absent} images that the contour object references never came; "
+        f"scored on the {len(plan.ct_sop_instance_uids)} that are here"
+    )
+    return (QualityFlag(code="REFERENCED_IMAGES_ABSENT", severity=Severity.WARNING, text=text),)
 
 
 def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:

@@ -8,14 +8,17 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from analysis.contract import ClinicalValue, Combine, Reason, RoiKind
+from analysis.contract import ClinicalValue, Reason, RoiKind
 from config.identity import VERSION
 from config.settings import Planning
 from dicom_node import candidates, gates
+from dicom_node.decision import Decision, NotEligible, Plan, PlanError, Waiting, from_json
 from dicom_node.instance import CT_CLASSES, RTSTRUCT, Instance
+
+__all__ = ["Decision", "NotEligible", "Plan", "PlanError", "Waiting", "decide", "from_json", "key"]
 
 OnHand = Mapping[str, Instance]
 
@@ -28,92 +31,6 @@ _KINDS = {
     "1.2.840.10008.5.1.4.1.1.20": "NM",
     "1.2.840.10008.5.1.4.1.1.6.1": "ultrasound",
 }
-
-
-class PlanError(ValueError):
-    """A text that neither `Plan.to_json` nor `NotEligible.to_json` wrote."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Score these ROI numbers on these CT instances (in slice order along the normal).
-
-    `absent` is 0, or the number of images that the ROI object lists when none of them ever came and its series, under
-    other SOP Instance UIDs, did (see `decide`); the report has to state it.
-    """
-
-    study_instance_uid: str  # of the CT: the results go there
-    ct_series_instance_uid: str
-    ct_sop_instance_uids: tuple[str, ...]
-    roi_sop_instance_uid: str
-    roi_kind: RoiKind
-    roi_numbers: tuple[int, ...]
-    combine: Combine
-    absent: int = 0
-
-    def to_json(self) -> str:
-        return json.dumps({"decision": "PLAN", **asdict(self)}, separators=(",", ":"))
-
-    @staticmethod
-    def from_json(text: str) -> "Plan":
-        """Read what `to_json` wrote; raises PlanError on anything else."""
-        decision = from_json(text)
-        if not isinstance(decision, Plan):
-            raise PlanError("a plan was expected, not a NOT_ELIGIBLE decision")
-        return decision
-
-
-@dataclass(frozen=True)
-class NotEligible:
-    """Not scored, because of `reason`. `evidence`: what is on hand that the report can cite, the ROI object last."""
-
-    reason: Reason
-    detail: str
-    evidence: tuple[str, ...]
-    study_instance_uid: str
-    roi_sop_instance_uid: str
-    ct_series_instance_uid: str | None = None
-
-    def to_json(self) -> str:
-        return json.dumps({"decision": "NOT_ELIGIBLE", **asdict(self)}, separators=(",", ":"))
-
-    @staticmethod
-    def from_json(text: str) -> "NotEligible":
-        """Read what `to_json` wrote; raises PlanError on anything else."""
-        decision = from_json(text)
-        if not isinstance(decision, NotEligible):
-            raise PlanError("a NOT_ELIGIBLE decision was expected, not a plan")
-        return decision
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Not yet: `missing` referenced instances are not here (0 where only quiet is waited for)."""
-
-    reason: Reason
-    missing: int
-    detail: str
-    study_instance_uid: str
-    ct_series_instance_uid: str | None = None
-
-
-Decision = Plan | Waiting | NotEligible
-
-
-def from_json(text: str) -> Plan | NotEligible:
-    """Read a stored decision; raises PlanError on anything that `to_json` did not write."""
-    try:
-        data = json.loads(text)
-        kind = data.pop("decision")
-        if kind == "PLAN":
-            for name in ("ct_sop_instance_uids", "roi_numbers"):
-                data[name] = tuple(data[name])
-            return Plan(**data | {"roi_kind": RoiKind(data["roi_kind"]), "combine": Combine(data["combine"])})
-        if kind == "NOT_ELIGIBLE":
-            return NotEligible(**data | {"reason": Reason(data["reason"]), "evidence": tuple(data["evidence"])})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PlanError(f"not a stored decision: {type(error).__name__}") from error
-    raise PlanError("not a stored decision: unknown kind")
 
 
 def decide(
@@ -155,7 +72,7 @@ def decide(
 
 @dataclass(frozen=True)
 class _Question:
-    """The arguments of `decide`; `images` are what is on hand, but contours and our own objects, in UID order."""
+    """The arguments of `decide`; `images` are what is on hand, but our own objects, in UID order."""
 
     roi: Instance
     images: OnHand
@@ -184,7 +101,7 @@ class _Question:
 
 def _by_uid(on_hand: OnHand | Iterable[Instance]) -> dict[str, Instance]:
     instances = on_hand.values() if isinstance(on_hand, Mapping) else on_hand
-    found = {i.sop_instance_uid: i for i in instances if not i.own and not i.is_roi}
+    found = {i.sop_instance_uid: i for i in instances if not i.own}
     return dict(sorted(found.items()))
 
 

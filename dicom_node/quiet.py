@@ -9,7 +9,7 @@ import warnings
 import pydicom.config
 
 LOGGER = logging.getLogger(__name__)
-LIBRARIES = ("pynetdicom", "pydicom")
+LIBRARIES = ("pynetdicom", "pydicom", "highdicom")
 
 
 class _PlaceOnly(logging.Filter):
@@ -25,7 +25,7 @@ class _PlaceOnly(logging.Filter):
 
 
 def quiet_libraries() -> None:
-    """Set pydicom's and pynetdicom's logging and warnings, for the whole process. Safe to call again.
+    """Set the DICOM libraries' logging and warnings, for the whole process. Safe to call again.
 
     Their warnings name the offending value: those are dropped. Log records of WARNING and above become one INFO line
     that names module and line; what an operator needs to know is logged by the node in its own words.

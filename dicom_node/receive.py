@@ -197,7 +197,8 @@ class Receiver:
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, self._on_event_report),
             (evt.EVT_REJECTED, self._on_rejected),
-            (evt.EVT_CONN_CLOSE, lambda event: event.assoc.dimse.discard_unfinished()),
+            (evt.EVT_ESTABLISHED, self._on_established),
+            (evt.EVT_CONN_CLOSE, self._on_closed),
         ]
         server = entity.make_server(
             (self._settings.node.host, self._settings.node.port),
@@ -217,19 +218,40 @@ class Receiver:
             refusal_words(self._settings, calling, called, event.assoc.requestor.address_info.address),
         )
 
+    def _on_established(self, event: evt.Event) -> None:
+        calling = escaped(str(event.assoc.requestor.ae_title))
+        accepted = {cx.abstract_syntax for cx in event.assoc.accepted_contexts}
+        if not accepted:
+            LOGGER.warning('association.useless "%s" proposes nothing that this node takes', calling)
+        proposed = {cx.abstract_syntax for cx in event.assoc.requestor.primitive.presentation_context_definition_list}
+        for sop_class_uid in sorted((proposed - accepted) & (CT_CLASSES | ROI_CLASSES)):
+            LOGGER.warning(
+                'association.syntax_refused "%s" offers %s in no transfer syntax that this node can decode; '
+                "let it offer Explicit or Implicit VR Little Endian too",
+                calling,
+                UID(sop_class_uid).name,
+            )
+
+    def _on_closed(self, event: evt.Event) -> None:
+        provider = event.assoc.dimse
+        provider.discard_unfinished()
+        if provider.stored or provider.refused:
+            calling = escaped(str(event.assoc.requestor.ae_title))
+            LOGGER.info('association.ended "%s": %d stored, %d refused', calling, provider.stored, provider.refused)
+
     def _on_store(self, event: evt.Event) -> int | Dataset:
         calling = str(event.assoc.requestor.ae_title)
         incoming: Incoming | None = event.request._dataset_file
         try:
             instance, new = self._keep(event, incoming, calling)
         except Refusal as refusal:
-            LOGGER.warning(
-                'instance.refused from "%s": status %04XH, %s', escaped(calling), refusal.status, refusal
-            )
+            event.assoc.dimse.refused += 1
+            LOGGER.warning('instance.refused from "%s": status %04XH, %s', escaped(calling), refusal.status, refusal)
             return _answer(refusal.status, str(refusal))
         finally:
             if incoming is not None:
                 incoming.discard()  # nothing to do when it was kept: it has another name by then
+        event.assoc.dimse.stored += 1
         LOGGER.debug(
             "instance.stored %s, class %s, from %s%s",
             instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already",

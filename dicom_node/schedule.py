@@ -11,8 +11,8 @@ from analysis.contract import ClinicalValue, Reason
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import clinical_table, plan
+from dicom_node.decision import NotEligible, Plan, Waiting, from_json
 from dicom_node.instance import Instance
-from dicom_node.plan import NotEligible, Plan, Waiting
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import StageError
@@ -36,7 +36,7 @@ class Ticket:
     def from_json(text: str) -> "Ticket":
         data = json.loads(text)
         clinical = tuple(ClinicalValue.model_validate(value) for value in data["clinical"])
-        return Ticket(plan.from_json(json.dumps(data["decision"])), clinical)
+        return Ticket(from_json(json.dumps(data["decision"])), clinical)
 
 
 class Scheduler:

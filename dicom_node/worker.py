@@ -18,9 +18,9 @@ from analysis.contract import Outcome
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import compose
+from dicom_node.decision import Plan
 from dicom_node.dispatch import Dispatcher
 from dicom_node.job import Runner
-from dicom_node.plan import Plan
 from dicom_node.schedule import Scheduler, Ticket
 from dicom_node.spool import Spool
 from dicom_node.store import Store

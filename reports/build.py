@@ -68,7 +68,7 @@ def scored(
         raise ReportError("a scored report needs CT headers, a ROI and scores; use not_scored for anything else")
     if frame_numbers is None and result.geometry is not None and frame_count(ct[0]) > 1:
         frame_numbers = result.geometry.frames
-    parts = content_parts(context, result, *_evidence_uids([*ct, roi]), digest(mask))
+    parts = content_parts(local(context, ct[0]), result, *_evidence_uids([*ct, roi]), digest(mask))
     key_image = _key_image(ct, result.roi.largest_slice, frame_numbers)
     tracking_uid = _tracking_uid(roi, result.roi.numbers)
     segmentation = seg.build(
@@ -112,7 +112,7 @@ def not_scored(
     if not evidence:
         raise ReportError("a report needs at least one object as evidence: the one that asked for the score")
     synthetic = refusal.bundle is not None and refusal.bundle.synthetic
-    parts = (*content_parts(context, None, repr(refusal)), *_evidence_uids(evidence), sr_sop_class)
+    parts = (*content_parts(local(context, evidence[0]), None, repr(refusal)), *_evidence_uids(evidence), sr_sop_class)
     image = evidence[0] if _is_image(evidence[0]) else None
     risk_sr = document(
         sr_sop_class,
@@ -139,9 +139,7 @@ def _slot(what: str, place: int, synthetic: bool, context: ReportContext, parts:
     )
 
 
-def _key_image(
-    ct: Sequence[Dataset], largest_slice: int, frame_numbers: Sequence[int] | None
-) -> sr_risk.KeyImage:
+def _key_image(ct: Sequence[Dataset], largest_slice: int, frame_numbers: Sequence[int] | None) -> sr_risk.KeyImage:
     if len(ct) == 1 and frame_count(ct[0]) > 1:
         frames = frame_numbers if frame_numbers is not None else range(1, frame_count(ct[0]) + 1)
         if not 0 <= largest_slice < len(frames):

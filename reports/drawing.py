@@ -260,7 +260,7 @@ def _outline(mask: NDArray[Any], size: tuple[int, int]) -> tuple[Image.Image, Im
     big = (size[0] * 2, size[1] * 2)
     grey = Image.fromarray(np.ascontiguousarray(mask, np.uint8) * 255, "L").resize(big, Image.Resampling.BILINEAR)
     solid = np.asarray(grey) >= 128
-    line, halo = _grow(solid, 3) & ~solid, _grow(solid, 5) & ~solid
+    line, halo = _grow(solid, 4) & ~solid, _grow(solid, 6) & ~solid
     return _stencil(halo, size), _stencil(line, size)
 
 
@@ -277,4 +277,3 @@ def _grow(shape: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
         grown[:, :-1] |= shape[:, 1:]
         shape = grown
     return shape
-

@@ -34,8 +34,9 @@ _REQUIRED = IDENTITY[:10]
 # What a PACS files a result by: copied as it is, legal or not, for another value means another patient or study.
 _MATCHED = ("PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber")
 
+_REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _IMAGE = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID",
+    "Modality", "FrameOfReferenceUID",
     "PositionReferenceIndicator", "ImageType", "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence",
@@ -76,10 +77,7 @@ def stand_in(source: Dataset) -> Dataset:
     EvidenceError
         Where a UID that every reference needs is absent.
     """
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not source.get(keyword):
-            raise EvidenceError(f"evidence has no {keyword}; send the object again with a complete header")
-    seen = Dataset()
+    seen = reference(source)
     for keyword in _IMAGE:
         element = legal.read(source, Tag(keyword))
         if element is not None:
@@ -90,10 +88,19 @@ def stand_in(source: Dataset) -> Dataset:
     return seen
 
 
+def reference(source: Dataset) -> Dataset:
+    """The four UIDs that evidence is made of; raises as `stand_in` does."""
+    made = Dataset()
+    for keyword in _REFERENCE:
+        if not source.get(keyword):
+            raise EvidenceError(f"evidence has no {keyword}; send the object again with a complete header")
+        setattr(made, keyword, source.get(keyword))
+    return made
+
+
 def stand_ins(sources: Sequence[Dataset]) -> list[Dataset]:
-    """`stand_in` of each source, every SOP instance once."""
-    once = {str(source.get("SOPInstanceUID", "")): source for source in reversed(sources)}
-    return [stand_in(source) for source in reversed(once.values())]
+    """Evidence of a document: a whole stand-in of the first source, references to the rest."""
+    return [stand_in(sources[0]), *(reference(source) for source in sources[1:])]
 
 
 def frame_count(source: Dataset) -> int:

@@ -128,4 +128,3 @@ def _is_standard_axial(header: Dataset) -> bool:
     if orientation is None or len(orientation) != 6:
         return False
     return bool(np.allclose(np.asarray(orientation, float), (1, 0, 0, 0, 1, 0), atol=0.02))
-

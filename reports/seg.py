@@ -62,7 +62,7 @@ def build(
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL_NAME,
         software_versions=context.software_version[:64],
-        device_serial_number=context.software_version[:64],
+        device_serial_number=context.device_uid,
         content_description="Voxels of the contour that was scored",
         content_label="REGION_SCORED",
         transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -90,9 +90,7 @@ def _source_images(ct: Sequence[Dataset]) -> list[Dataset]:
     return images
 
 
-def _frames(
-    ct: Sequence[Dataset], mask: NDArray[np.bool_], frame_numbers: Sequence[int] | None
-) -> NDArray[np.uint8]:
+def _frames(ct: Sequence[Dataset], mask: NDArray[np.bool_], frame_numbers: Sequence[int] | None) -> NDArray[np.uint8]:
     """The mask as highdicom wants it: one plane per source instance, or per frame of a multi-frame source."""
     if mask.ndim != 3 or mask.shape[1:] != (int(ct[0].Rows), int(ct[0].Columns)):
         raise EvidenceError(f"mask of shape {mask.shape} does not fit the CT's matrix; analyse the series again")

@@ -1,7 +1,7 @@
 """Content items that both SRs share: observation context, algorithm, texts, and the document around a content tree."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -70,12 +70,15 @@ def statements(bundle: BundleIdentity | None, context: ReportContext) -> list[Co
     return items
 
 
-def provenance(bundle: BundleIdentity | None, context: ReportContext) -> list[ContentItem]:
-    """Which bundle and which software, in full."""
+def provenance(
+    bundle: BundleIdentity | None, context: ReportContext, libraries: Mapping[str, str] | None = None
+) -> list[ContentItem]:
+    """Which bundle and which software, in full; `libraries` are name and version of what computed the result."""
     items: list[ContentItem] = []
     if bundle is not None:
         items.append(text(codes.BUNDLE, words.bundle(bundle)))
-    items.append(text(codes.SOFTWARE, f"{MODEL_NAME} {context.software_version}"))
+    named = {MODEL_NAME: context.software_version} | dict(libraries or {})
+    items.append(text(codes.SOFTWARE, ", ".join(f"{name} {version}" for name, version in named.items())))
     return items
 
 
@@ -135,7 +138,7 @@ def _observer(context: ReportContext) -> ObservationContext:
         name=context.ae_title,
         manufacturer_name=MANUFACTURER,
         model_name=MODEL_NAME,
-        serial_number=context.software_version,
+        serial_number=context.device_uid,
         physical_location=context.site or None,
     )
     observer = ObserverContext(observer_type=pydicom_codes.DCM.Device, observer_identifying_attributes=device)

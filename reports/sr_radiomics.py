@@ -60,7 +60,7 @@ def _evaluations(result: contract.JobResult, context: ReportContext) -> list[Con
     items += [text(codes.EXTRACTION, f"{name} = {value}") for name, value in sorted(result.extraction.items())]
     items += [text(codes.LIFEX_NAMES, line) for line in _lifex_names(result.measurements)]
     items += [text(codes.QUALITY, words.quality(flag)) for flag in result.quality]
-    return items + provenance(result.bundle, context)
+    return items + provenance(result.bundle, context, result.software)
 
 
 def _lifex_names(measurements: Sequence[contract.Measurement]) -> list[str]:

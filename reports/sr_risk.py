@@ -123,5 +123,3 @@ def _contributions(result: JobResult) -> list[ContentItem]:
         top = sorted(mine, key=lambda item: -abs(item.contribution))[:CONTRIBUTIONS_PER_ENDPOINT]
         items += [text(codes.contribution_name(endpoint), words.contribution(item)) for item in top]
     return items
-
-

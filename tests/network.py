@@ -15,6 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from config.settings import Node, Peer, Receive, Settings
+from dicom_node.deliver import Document, Variant
 from dicom_node.instance import Instance
 from dicom_node.receive import Receiver
 from dicom_node.spool import Spool
@@ -115,6 +116,13 @@ def store_bytes(
     if answer is None:
         return None, ""
     return int(answer.Status), str(getattr(answer, "ErrorComment", None) or "")
+
+
+def one(path: Path, name: str = "segmentation") -> Document:
+    """A document with a single variant, from a file."""
+    meta = read_file_meta_info(path)
+    variant = Variant(str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID), path)
+    return Document(name, (variant,))
 
 
 def store_file(made: Association, path: Path) -> tuple[int | None, str]:

@@ -248,7 +248,10 @@ def measurements() -> tuple[Measurement, ...]:
             unit="[hnsf'U]",
         ),
         Measurement(
-            name="second_firstorder_Mean", family="Intensity-based statistics", ibsi_id="Q4LE", value=-47.0,
+            name="second_firstorder_Mean",
+            family="Intensity-based statistics",
+            ibsi_id="Q4LE",
+            value=-47.0,
             unit="[hnsf'U]",
         ),
         Measurement(

@@ -40,7 +40,7 @@ dropped, volume always kept, then by univariate score test, none that correlates
 one already in, one per {per_variable} events. Each linear predictor is standardised by its out-of-fold mean and SD; the
 score is the equal-weight mean of the modalities at hand; one slope and one Breslow baseline for every combination of
 modalities. All of it inside the training part of each fold. Intervals: {bootstrap} bootstrap refits of the
-coefficients, standardising, slope and baseline; the choice of features is not repeated in them.
+coefficients of the chosen features, and of slope and baseline on the resampled out-of-fold scores.
 
 ## Validation
 
@@ -65,8 +65,11 @@ _SYNTHETIC = (
     "Every patient of the training cohort is synthetic: drawn images, invented outcomes with a planted effect. The "
     "figures below show that the method recovers what was planted. They say nothing about real patients.")
 _REAL = "Trained on the cohort described below."
-_ORACLE = ("*oracle* is the true risk that the generator used: no model can be expected to do better. *volume alone* "
-           "is the ranking by lesion volume.")
+_VOLUME = "*volume alone* is the ranking by lesion volume."
+_ORACLE = """\
+*oracle* is the true risk that the generator used: no model can be expected to do better. The interval of a training
+patient's risk holds the true one this often: {shares}. It tells how far the fitted model may be off, not how far a
+person may differ from others with the same values."""
 
 
 def model_card(facts: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -86,7 +89,15 @@ def model_card(facts: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         correlation=procedure["largest_correlation"], per_variable=procedure["events_per_variable"],
         bootstrap=procedure["bootstrap"], folds=procedure["outer_folds"], repeats=procedure["repeats"],
         table=table(found), separation=separation(found),
-        oracle_note=_ORACLE if facts["synthetic"] else _ORACLE.split(". ", 1)[1])
+        oracle_note=_oracle_note(found))
+
+
+def _oracle_note(found: Mapping[str, Any]) -> str:
+    if "interval_holds_oracle" not in found:
+        return _VOLUME
+    shares = ", ".join(f"{line['endpoint']} {line['horizon_months']} months {line['share']:.0%}"
+                       for line in found["interval_holds_oracle"])
+    return _VOLUME + " " + _ORACLE.format(shares=shares)
 
 
 def table(found: Mapping[str, Any]) -> str:

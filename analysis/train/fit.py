@@ -51,11 +51,15 @@ class Recalibrated:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A whole model; keys are (modality, endpoint) and (combination, endpoint)."""
+    """A whole model; keys are (modality, endpoint) and (combination, endpoint).
+
+    `out_of_fold`: standardised out-of-fold linear predictors of the rows that were fitted on, in their order.
+    """
 
     cox: Mapping[tuple[ModalityName, EndpointName], CoxFit]
     standard: Mapping[tuple[ModalityName, EndpointName], tuple[float, float]]
     recalibration: Mapping[tuple[Subset, EndpointName], Recalibrated]
+    out_of_fold: Mapping[tuple[ModalityName, EndpointName], Array]
 
     def linear_predictor(self, blocks: Sequence[Block], subset: Subset, endpoint: EndpointName, rows: Rows) -> Array:
         """Recalibrated linear predictor; NaN where a modality of the subset is not available."""
@@ -84,6 +88,7 @@ def fit(blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], rows:
     coxes: dict[tuple[ModalityName, EndpointName], CoxFit] = {}
     standard: dict[tuple[ModalityName, EndpointName], tuple[float, float]] = {}
     recalibration: dict[tuple[Subset, EndpointName], Recalibrated] = {}
+    out_of_fold: dict[tuple[ModalityName, EndpointName], Array] = {}
     for endpoint, outcome in outcomes.items():
         folds = stratified(outcome, rows, settings.folds, seed)
         scores: dict[ModalityName, Array] = {}
@@ -95,11 +100,11 @@ def fit(blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], rows:
                 raw[fold] = inner.linear_predictor(block, rows[fold])
             offset, scale = standardiser(raw)
             standard[block.modality, endpoint] = offset, scale
-            scores[block.modality] = (raw - offset) / scale
+            scores[block.modality] = out_of_fold[block.modality, endpoint] = (raw - offset) / scale
         for subset in combinations_of(tuple(block.modality for block in blocks)):
             recalibration[subset, endpoint] = recalibrate(
                 fuse(scores, subset), outcome.time[rows], outcome.event[rows], last_month(settings))
-    return Fitted(coxes, standard, recalibration)
+    return Fitted(coxes, standard, recalibration, out_of_fold)
 
 
 def fit_cox(block: Block, outcome: Outcome, rows: Rows, settings: TrainingSection, seed: int) -> CoxFit:

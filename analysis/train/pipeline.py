@@ -274,6 +274,23 @@ def metrics_of(trained: Trained) -> dict[str, Any]:
                 if score is not None:
                     found["baselines"].append({"name": name, "endpoint": endpoint, "horizon_months": months} |
                                               crossval.baseline_auc(trained.repeats, score, outcome, months))
+    if "oracle" in scores:
+        found["interval_holds_oracle"] = _oracle_coverage(trained, scores["oracle"])
+    return found
+
+
+def _oracle_coverage(trained: Trained, oracle: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How often the interval of a training patient's risk holds the true one; with every modality at hand."""
+    settings, subset = trained.cohort.file.training, _subsets(trained)[-1]
+    found = []
+    for endpoint in trained.cohort.outcomes:
+        limits = resample.intervals(trained.fitted, trained.refits, trained.blocks, subset, endpoint, settings)
+        for column, months in enumerate(settings.horizons_months):
+            if f"{endpoint}_{months}" in oracle:
+                low, high = limits[:, :, column]
+                holds = (low <= oracle[f"{endpoint}_{months}"]) & (oracle[f"{endpoint}_{months}"] <= high)
+                found.append({"endpoint": endpoint, "horizon_months": months,
+                              "share": round(float(holds[np.isfinite(low)].mean()), 2)})
     return found
 
 

@@ -1,8 +1,9 @@
 """Bootstrap refits of a fitted model: the rows behind the intervals.
 
-Each refit draws patients with replacement, fits the coefficients again for the chosen columns and penalty, and
-repeats out-of-fold standardising and recalibration, a patient and its copies always in one fold. The choice of
-columns itself is not repeated, so the intervals are those of the coefficients.
+Each resample draws patients with replacement. Coefficients are fitted again for the chosen columns and penalty,
+and standardised out of fold, a patient and its copies always in one fold. Slope and baseline are fitted again on
+the resampled out-of-fold scores of the original fit, where columns and penalty were chosen in each fold: on scores
+of refits with the chosen columns, choosing would look like predicting.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,24 @@ def refit(fitted: Fitted, blocks: Sequence[Block], outcomes: Mapping[EndpointNam
     return refits
 
 
+def intervals(fitted: Fitted, refits: Refits, blocks: Sequence[Block], subset: Subset, endpoint: EndpointName,
+              settings: TrainingSection) -> Array:
+    """Limits of the predicted probability of every patient, shape (2, patients, horizons); NaN if not available."""
+    everyone = np.arange(len(blocks[0].available))
+    total = np.zeros((settings.bootstrap, len(everyone)))
+    for block in blocks:
+        if block.modality in subset:
+            key = (block.modality, endpoint)
+            offset, scale = np.array(refits.standard[key]).T
+            raw = np.array(refits.coefficients[key]) @ _design(fitted, block, key, everyone).T
+            total += (raw - offset[:, None]) / scale[:, None] / len(subset)
+    rows = refits.recalibration[subset, endpoint]
+    slope, hazard = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    risk = -np.expm1(-hazard[:, None, :] * np.exp(slope[:, None] * total)[:, :, None])
+    tail = (1 - settings.interval_level) / 2
+    return np.asarray(np.quantile(risk, [tail, 1 - tail], axis=0))
+
+
 def _one(refits: Refits, fitted: Fitted, blocks: Sequence[Block], endpoint: EndpointName, outcome: Outcome,
          designs: Mapping[tuple[ModalityName, EndpointName], Array], fold_of: Rows, drawn: Rows,
          settings: TrainingSection) -> None:
@@ -65,7 +84,7 @@ def _one(refits: Refits, fitted: Fitted, blocks: Sequence[Block], endpoint: Endp
             inner = _fit(designs[key], outcome, there[fold_of[there] != fold], ratio, beta)
             raw[inside] = designs[key][drawn[inside]] @ inner
         offset, scale = standardiser(raw)
-        scores[block.modality] = (raw - offset) / scale
+        scores[block.modality] = fitted.out_of_fold[key][drawn]
         refits.coefficients.setdefault(key, []).append(beta)
         refits.standard.setdefault(key, []).append((offset, scale))
     for subset in combinations_of(tuple(block.modality for block in blocks)):

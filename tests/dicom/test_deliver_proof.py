@@ -20,8 +20,7 @@ from dicom_node.demo_pacs import DemoPacs
 from dicom_node.instance import CT
 from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, Retryable
-from tests.dicom.test_deliver_send import one
-from tests.network import receiving, settings_for, storescu
+from tests.network import one, receiving, settings_for, storescu
 from tests.synthetic import ct_series, save
 
 PACS = Peer("DEMOPACS", sends=False, receives_results=True)
@@ -159,9 +158,7 @@ def test_an_unknown_transaction_is_answered_with_success_and_logged(
     assert "commitment.unknown from DEMOPACS" in caplog.text
 
 
-def test_a_report_that_cannot_be_read_is_a_processing_failure(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_report_that_cannot_be_read_is_a_processing_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with receiving(tmp_path, settings_for(PACS)) as (receiver, _):
         assert _report(receiver.port, _committed("MARKEDNAME"), [], 1) == 0x0110
     assert "commitment.unreadable TransactionUID" in caplog.text
@@ -232,8 +229,8 @@ def dcmqrscp(tmp_path: Path) -> Iterator[int]:
     folder.mkdir()
     configuration = tmp_path / "dcmqrscp.cfg"
     configuration.write_text(
-        f'NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 8\nHostTable BEGIN\nHostTable END\n'
-        f'VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nARCHIVE {folder} RW (20, 1024mb) ANY\nAETable END\n'
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 8\nHostTable BEGIN\nHostTable END\n"
+        f"VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nARCHIVE {folder} RW (20, 1024mb) ANY\nAETable END\n"
     )
     server = subprocess.Popen(["dcmqrscp", "-c", str(configuration)])
     for _ in range(100):

@@ -19,7 +19,7 @@ from dicom_node.deliver import Document, Variant, decide, delay, echo, send
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.instance import CT, SEG
 from dicom_node.workitem import DeliveryState, Retryable
-from tests.network import data_set_bytes
+from tests.network import data_set_bytes, one
 from tests.synthetic import ct_series, save, seg, with_meta
 
 COMPREHENSIVE_3D, COMPREHENSIVE, ENHANCED = (f"1.2.840.10008.5.1.4.1.1.88.{n}" for n in (34, 33, 22))
@@ -44,11 +44,6 @@ def sr_document(folder: Path, name: str = "risk-sr") -> Document:
         with_meta(dataset)
         variants.append(Variant(sop_class_uid, dataset.SOPInstanceUID, save(dataset, folder / name)))
     return Document(name, tuple(variants))
-
-
-def one(path: Path, name: str = "segmentation") -> Document:
-    dataset = dcmread(path, stop_before_pixels=True)
-    return Document(name, (Variant(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), path),))
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +233,7 @@ def test_a_port_that_never_answers_is_left_after_the_time_out(silent: int, tmp_p
         send(Peer("PACS", "127.0.0.1", silent), [sr_document(tmp_path)], settings)
 
 
-def test_a_peer_that_aborts_in_the_middle_leaves_the_rest_to_be_tried_again(
-    tmp_path: Path, segmentation: Path
-) -> None:
+def test_a_peer_that_aborts_in_the_middle_leaves_the_rest_to_be_tried_again(tmp_path: Path, segmentation: Path) -> None:
     with DemoPacs(tmp_path / "pacs") as pacs:
 
         def dying(sop_class_uid: str) -> int:

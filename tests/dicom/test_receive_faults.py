@@ -17,7 +17,17 @@ from pydicom import dcmread
 
 from dicom_node.instance import CT, ENHANCED_CT
 from dicom_node.spool import Spool
-from tests.network import association, data_set_bytes, files, receiving, rows, store_bytes, store_file, storescu
+from tests.network import (
+    association,
+    data_set_bytes,
+    files,
+    receiving,
+    rows,
+    settings_for,
+    store_bytes,
+    store_file,
+    storescu,
+)
 from tests.paths import ROOT
 from tests.synthetic import ct_series, enhanced_ct, save
 
@@ -37,9 +47,7 @@ time.sleep(600)
 @contextmanager
 def child(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A receiver in a process of its own; killed at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None
         yield process, int(process.stdout.readline())
@@ -78,6 +86,16 @@ def test_an_association_aborted_in_mid_object_leaves_no_instance_and_no_file(tmp
         assert (files(spool), rows(spool)) == ([], [])
         assert storescu(receiver.port, [path]).returncode == 0
         assert len(rows(spool)) == 1
+
+
+def test_a_sender_that_falls_silent_in_mid_object_is_cut_off_and_its_file_removed(tmp_path: Path) -> None:
+    data = b"x" * 200_000
+    with receiving(tmp_path, settings_for(network_timeout_seconds=0.7)) as (receiver, spool):
+        with association(receiver.port, [ENHANCED_CT], max_pdu=4096) as made:
+            _start_storing(made, "1.2.3", data)
+            assert until(lambda: list(spool.incoming.iterdir()))
+            assert until(lambda: made.is_aborted)
+        assert until(lambda: not list(spool.incoming.iterdir()))
 
 
 def _start_storing(made: object, sop_instance_uid: str, part: bytes) -> None:
@@ -222,7 +240,6 @@ def test_the_receiver_stops_with_an_association_open(tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken_is_an_os_error_at_start(tmp_path: Path) -> None:
     from dicom_node.receive import Receiver
-    from tests.network import settings_for
 
     with receiving(tmp_path) as (receiver, _):
         other = Receiver(settings_for(port=receiver.port), Spool(tmp_path / "other"))

@@ -267,6 +267,24 @@ def test_an_unwanted_sop_class_is_not_negotiated(tmp_path: Path) -> None:
         assert [cx.abstract_syntax for cx in made.accepted_contexts] == [CT]
 
 
+def test_a_compressed_syntax_without_a_decoder_is_not_negotiated_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = "1.2.840.10008.1.2.4.52"  # JPEG Extended (processes 3 and 5), retired: nobody decodes it
+    with receiving(tmp_path) as (receiver, _), association(receiver.port, [CT], unknown) as made:
+        assert made.accepted_contexts == []
+    assert 'association.useless "MODALITY"' in caplog.text
+    assert 'association.syntax_refused "MODALITY" offers CT Image Storage' in caplog.text
+
+
+def test_the_log_counts_what_an_association_brought(tmp_path: Path, ct: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with receiving(tmp_path) as (receiver, _), association(receiver.port, [CT]) as made:
+        store_file(made, ct)
+        store_bytes(made, CT, "1.2.3", data_set_bytes(ct))
+    assert 'association.ended "MODALITY": 1 stored, 1 refused' in caplog.text
+
+
 def test_no_patient_data_reaches_the_log_whatever_is_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     marks = ("MARKEDNAME", "MARKEDID", "MARKEDACC", "19330303")

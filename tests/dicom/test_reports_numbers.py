@@ -60,6 +60,7 @@ def test_failed_features_settings_and_lifex_names_are_listed(radiomics: Dataset)
     texts = {(name_of(item)[2], item.TextValue) for item in items(radiomics, "TEXT")}
     assert ("Feature not computed", "original_ngtdm_Coarseness: division by zero") in texts
     assert ("Extraction setting", "discretisation = fixed bins of 25 HU from -1000 HU") in texts
+    assert ("Software version", "Prognode 0.1.0, pyradiomics 3.0.1") in texts
     assert ("Names in LIFEx 7", "Morphology: MORPHOLOGICAL_Volume = original_shape_MeshVolume") in texts
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from analysis.contract import Reason
 from reports import build
 from reports.context import reference_to
 from reports.sr_document import SR_SOP_CLASSES
+from reports.sr_variant import as_sop_class
 from tests.report_inputs import (
     BUNDLE,
     Case,
@@ -21,12 +23,14 @@ from tests.report_inputs import (
     objects,
     part10,
     pictures,
+    reread,
     result,
     score,
     scored,
     small_case,
 )
 from tests.synthetic import ball_mask, ct_series, enhanced_ct, rtstruct, uid
+from tests.validators import dciodvfy
 
 
 def referenced(dataset: Dataset) -> set[str]:
@@ -209,6 +213,19 @@ def test_each_sr_class_has_uids_of_its_own_and_shares_the_seg() -> None:
     assert len({one["risk_sr"] for one in made}) == 3
     assert len({one["radiomics_sr"] for one in made}) == 3
     assert len({one["segmentation"] for one in made}) == 1
+
+
+@pytest.mark.parametrize("sop_class", SR_SOP_CLASSES[1:])
+def test_a_variant_in_another_sr_class_is_valid_and_has_its_own_uids(sop_class: str, tmp_path: Path) -> None:
+    original = scored(small_case()).risk_sr
+    variant = reread(as_sop_class(original, sop_class))
+    assert variant.SOPClassUID == variant.file_meta.MediaStorageSOPClassUID == sop_class
+    assert {variant.SOPInstanceUID, variant.SeriesInstanceUID}.isdisjoint(
+        {original.SOPInstanceUID, original.SeriesInstanceUID}
+    )
+    path = tmp_path / "variant.dcm"
+    path.write_bytes(part10(variant))
+    assert dciodvfy(path) == []
 
 
 def test_every_uid_is_legal() -> None:

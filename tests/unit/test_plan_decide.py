@@ -1,52 +1,17 @@
-"""References decide what is scored; what is missing is waited for, then stated; every refusal has its reason."""
+"""References decide what is scored; what is missing is waited for, then stated."""
 
-import json
-import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from pydicom.dataset import Dataset
 
-from analysis.contract import ClinicalValue, Combine, Reason, RoiKind
-from config.settings import Planning
-from dicom_node.instance import CT, Instance
-from dicom_node.plan import Decision, NotEligible, Plan, PlanError, Waiting, decide, from_json, key
+from analysis.contract import Combine, Reason, RoiKind
+from dicom_node.decision import NotEligible, Plan, Waiting
+from dicom_node.instance import Instance
 from tests.facts import fact, facts
-from tests.synthetic import (
-    ct_series,
-    drop_slice,
-    enhanced_ct,
-    localizer,
-    rtstruct,
-    seg,
-    shuffled,
-    two_phases,
-    uid,
-)
-
-SETTINGS = Planning()
-DAY = 24 * 3600.0
-MR = "1.2.840.10008.5.1.4.1.1.4"
-CT_FILES = ct_series(seed=1)
-
-
-def now(
-    roi: Instance,
-    on_hand: Iterable[Instance],
-    waited: float | None = 1.0,
-    quiet: bool = False,
-    settings: Planning = SETTINGS,
-) -> Decision:
-    return decide(roi, list(on_hand), settings, waited_seconds=waited, quiet=quiet)
-
-
-def at_last(roi: Instance, on_hand: Iterable[Instance]) -> Decision:
-    """Nothing else will come, as in `prognode score`."""
-    return now(roi, on_hand, math.inf, True)
-
-
-def uids(images: Iterable[Instance]) -> tuple[str, ...]:
-    return tuple(image.sop_instance_uid for image in images)
+from tests.planning import CT_FILES, DAY, at_last, now, uids
+from tests.synthetic import ct_series, enhanced_ct, rtstruct, seg, shuffled, uid
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +61,7 @@ def test_a_segmentation_is_planned_as_one(ct: list[Instance], kind: str) -> None
 
 
 @pytest.mark.parametrize("draw", [rtstruct, seg])
-def test_an_enhanced_ct_is_one_instance(draw: object) -> None:
+def test_an_enhanced_ct_is_one_instance(draw: Callable[[Dataset], Dataset]) -> None:
     multi_frame = enhanced_ct(CT_FILES)
     plan = now(fact(draw(multi_frame)), [fact(multi_frame)])
     assert isinstance(plan, Plan)
@@ -215,6 +180,15 @@ def test_images_named_by_contours_alone_need_quiet_and_take_their_whole_series(
     assert missing.missing == 3
 
 
+def test_contours_on_a_whole_stack_still_take_the_whole_series(ct: list[Instance]) -> None:
+    longer = fact(rtstruct(CT_FILES, radius=14.0, series_level_references=False))
+    assert len(longer.referenced_sop_instance_uids) == 10
+    assert isinstance(now(longer, ct, quiet=False), Waiting)
+    plan = now(longer, ct, quiet=True)
+    assert isinstance(plan, Plan)
+    assert plan.ct_sop_instance_uids == uids(ct)
+
+
 def test_a_series_level_list_of_the_contoured_slices_alone_takes_the_whole_series_once_quiet(
     ct: list[Instance], contour: Instance
 ) -> None:
@@ -272,155 +246,3 @@ def test_a_series_named_without_its_images_is_taken_once_quiet(ct: list[Instance
     named = replace(bare, study_instance_uid="1.2.3", referenced_series_instance_uids=(ct[0].series_instance_uid,))
     assert isinstance(now(named, ct, quiet=False), Waiting)
     assert isinstance(now(named, ct, quiet=True), Plan)
-
-
-# -- refused by reference ------------------------------------------------------------------------------------
-
-
-def test_contours_on_mr_are_refused_at_once_without_waiting(ct: list[Instance], contour: Instance) -> None:
-    on_mr = replace(contour, referenced_sop_class_uids=(MR,))
-    decision = now(on_mr, [], waited=0.0)
-    assert isinstance(decision, NotEligible)
-    assert decision.reason is Reason.ROI_REFERENCES_NOT_CT
-    assert decision.detail == "drawn on images of kind MR"
-    assert now(on_mr, ct[:3]) == decision
-
-
-def test_a_referenced_image_that_is_no_ct_is_refused(ct: list[Instance], contour: Instance) -> None:
-    unsaid = replace(contour, referenced_sop_class_uids=())
-    for change in ({"sop_class_uid": MR, "modality": "MR"}, {"modality": "PT"}):
-        decision = now(unsaid, [replace(ct[0], **change)])
-        assert isinstance(decision, NotEligible)
-        assert decision.reason is Reason.ROI_REFERENCES_NOT_CT
-
-
-def test_several_series_are_refused(ct: list[Instance], contour: Instance) -> None:
-    several = replace(contour, referenced_series_instance_uids=("1.2.3", "1.2.4"))
-    mixed = replace(contour, referenced_sop_class_uids=(CT, MR))
-    split = [*ct[:6], *(replace(image, series_instance_uid="1.2.3") for image in ct[6:])]
-    for decision in (now(several, []), now(mixed, []), now(contour, split)):
-        assert isinstance(decision, NotEligible)
-        assert decision.reason is Reason.ROI_REFERENCES_SEVERAL_SERIES
-        assert decision.evidence == (contour.sop_instance_uid,)
-
-
-def test_another_frame_of_reference_is_refused(ct: list[Instance]) -> None:
-    for dataset in (rtstruct(CT_FILES, FrameOfReferenceUID="1.2.3"), seg(CT_FILES, FrameOfReferenceUID="1.2.3")):
-        decision = now(fact(dataset), ct)
-        assert isinstance(decision, NotEligible)
-        assert decision.reason is Reason.ROI_FRAME_OF_REFERENCE_DIFFERS
-
-
-def test_the_frame_of_reference_of_the_chosen_roi_counts(ct: list[Instance], contour: Instance) -> None:
-    elsewhere = replace(contour.rois[0], number=2, name="Heart", frame_of_reference_uid="1.2.3")
-    assert isinstance(now(replace(contour, rois=(*contour.rois, elsewhere)), ct), Plan)
-    assert isinstance(now(replace(contour, frame_of_reference_uid="1.2.3"), ct), Plan)
-
-
-# -- refused by a gate ---------------------------------------------------------------------------------------
-
-
-def test_a_gate_refuses_a_complete_series_at_once_with_its_evidence(contour: Instance) -> None:
-    images = facts(localizer(CT_FILES))
-    decision = now(replace(contour, referenced_sop_instance_uids=uids(images)), images)
-    assert isinstance(decision, NotEligible)
-    assert decision.reason is Reason.LOCALIZER_IN_SERIES
-    assert decision.evidence == (*sorted(uids(images)), contour.sop_instance_uid)
-
-
-@pytest.mark.parametrize(
-    ("defect", "reason"),
-    [(localizer, Reason.LOCALIZER_IN_SERIES), (two_phases, Reason.SEVERAL_ACQUISITIONS)],
-)
-def test_images_of_the_series_that_the_contour_does_not_name_refuse_it_too_once_quiet(
-    contour: Instance, defect: object, reason: Reason
-) -> None:
-    images = facts(defect(CT_FILES))
-    waiting, decision = now(contour, images), now(contour, images, quiet=True)
-    assert isinstance(waiting, Waiting)
-    assert isinstance(decision, NotEligible)
-    assert (waiting.reason, decision.reason) == (reason, reason)
-
-
-def test_a_list_with_a_gap_is_refused_once_no_more_can_come() -> None:
-    gapped = drop_slice(CT_FILES)
-    images, contour = facts(gapped), fact(rtstruct(gapped))
-    assert isinstance(now(contour, images), Waiting)
-    decision = now(contour, images, quiet=True)
-    assert isinstance(decision, NotEligible)
-    assert decision.reason is Reason.MISSING_SLICE
-
-
-def test_roi_reasons_wait_for_the_ct_so_that_the_answer_is_given_once(ct: list[Instance]) -> None:
-    unnamed = fact(rtstruct(CT_FILES, roi_names=("Heart", "Lung")))
-    assert isinstance(now(unnamed, ct[:11]), Waiting)
-    decision = now(unnamed, ct)
-    assert isinstance(decision, NotEligible)
-    assert decision.reason is Reason.ROI_NOT_FOUND
-    assert decision.study_instance_uid == ct[0].study_instance_uid
-
-
-# -- as text, and the key ------------------------------------------------------------------------------------
-
-
-def test_decisions_come_back_from_json(ct: list[Instance], contour: Instance) -> None:
-    plan, refusal = now(contour, ct), at_last(contour, ct[:10])
-    assert isinstance(plan, Plan)
-    assert isinstance(refusal, NotEligible)
-    assert from_json(plan.to_json()) == Plan.from_json(plan.to_json()) == plan
-    assert from_json(refusal.to_json()) == NotEligible.from_json(refusal.to_json()) == refusal
-    with pytest.raises(PlanError):
-        Plan.from_json(refusal.to_json())
-    with pytest.raises(PlanError):
-        NotEligible.from_json(plan.to_json())
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "1", '"PLAN"', "{}", '{"decision":"PLAN"}', '{"decision":"OTHER"}']
-)
-def test_other_texts_are_no_decision(text: str) -> None:
-    with pytest.raises(PlanError):
-        from_json(text)
-
-
-def test_fields_of_the_wrong_kind_are_no_decision(ct: list[Instance], contour: Instance) -> None:
-    plan = now(contour, ct)
-    assert isinstance(plan, Plan)
-    for field, value in (("combine", "first"), ("roi_numbers", 1), ("extra", 1)):
-        with pytest.raises(PlanError):
-            from_json(json.dumps(json.loads(plan.to_json()) | {field: value}))
-
-
-def test_the_key_depends_on_everything_that_decides_the_result(ct: list[Instance], contour: Instance) -> None:
-    plan = now(contour, ct)
-    assert isinstance(plan, Plan)
-    digests = {image.sop_instance_uid: image.digest for image in [contour, *ct]}
-    age = ClinicalValue(name="age", value=74.0, unit="a", source="DICOM PatientAge")
-    sex = ClinicalValue(name="sex", value="F", source="DICOM PatientSex")
-    base = key(plan, digests, (age, sex), "bundle")
-    assert len(base) == 64
-    assert base == key(plan, {**digests, "unused": "x"}, (sex, age), "bundle")
-    others = [
-        key(plan, {**digests, ct[3].sop_instance_uid: "0" * 64}, (age, sex), "bundle"),
-        key(plan, {**digests, contour.sop_instance_uid: "0" * 64}, (age, sex), "bundle"),
-        key(replace(plan, roi_numbers=(2,)), digests, (age, sex), "bundle"),
-        key(replace(plan, combine=Combine.UNION), digests, (age, sex), "bundle"),
-        key(replace(plan, ct_sop_instance_uids=plan.ct_sop_instance_uids[1:]), digests, (age, sex), "bundle"),
-        key(plan, digests, (age,), "bundle"),
-        key(plan, digests, (age, sex), "other bundle"),
-        key(plan, digests, (age, sex), "bundle", pipeline_version="9"),
-        key(plan, digests, (age, sex), "bundle", config={"language": "en"}),
-        key(at_last(contour, ct[:11]), digests, (age, sex), "bundle"),
-    ]
-    assert len({base, *others}) == 1 + len(others)
-
-
-def test_the_key_needs_the_digest_of_every_input(ct: list[Instance], contour: Instance) -> None:
-    with pytest.raises(KeyError):
-        key(now(contour, ct), {}, (), "bundle")
-
-
-def test_details_carry_no_identifier(ct: list[Instance], contour: Instance) -> None:
-    for decision in (now(contour, ct[:3]), at_last(contour, ct[:3]), now(contour, facts(two_phases(CT_FILES)))):
-        assert not isinstance(decision, Plan)
-        assert "." not in decision.detail

@@ -230,6 +230,23 @@ def test_two_missing_slices_are_counted(ct: list[Instance]) -> None:
     )
 
 
+def test_a_missing_slice_is_seen_where_every_other_pair_lacks_one(ct: list[Instance]) -> None:
+    kept = [image for k, image in enumerate(ct) if k % 3 != 2]
+    assert [len(kept), reason_of(kept)] == [8, Reason.MISSING_SLICE]
+    kept.append(replace(kept[-1], geometry=replace(kept[-1].geometry, positions=((-14.4, -14.4, -64.0),))))
+    assert defect_of(kept) == Defect(
+        Reason.MISSING_SLICE, "6.00 mm between slices 2 and 3 of 9, where 3.00 mm is usual; 4 missing"
+    )
+
+
+def test_rounding_across_a_short_stack_is_no_tilt(ct: list[Instance]) -> None:
+    thin = [
+        replace(image, geometry=replace(image.geometry, positions=((0.05 * (k > 3), 0.0, 0.3 * k),)))
+        for k, image in enumerate(ct[:8])
+    ]
+    assert defect_of(thin) is None
+
+
 def test_an_enhanced_ct_passes_by_its_frames() -> None:
     assert defect_of(facts([enhanced_ct(ct_series(seed=1))])) is None
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.settings import Planning
+from dicom_node.decision import Decision, NotEligible, Plan, Waiting, from_json
 from dicom_node.instance import Instance
-from dicom_node.plan import Decision, NotEligible, Plan, Waiting, decide, from_json, key
+from dicom_node.plan import decide, key
 from tests.facts import fact, facts
 from tests.synthetic import DEFECTS, ct_series, enhanced_ct, jitter, rtstruct, seg
 

@@ -7,8 +7,9 @@ import pytest
 
 from analysis.contract import Combine, Reason, RoiKind
 from config.settings import Planning
+from dicom_node.decision import Decision, NotEligible, Plan, Waiting
 from dicom_node.instance import Instance
-from dicom_node.plan import Decision, NotEligible, Plan, Waiting, decide
+from dicom_node.plan import decide
 from tests.facts import read
 from tests.paths import shared
 from tests.synthetic import shuffled

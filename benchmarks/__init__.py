@@ -1,0 +1,1 @@
+"""Measurements, side by side and printed as tables; never run as tests."""
