@@ -7,6 +7,7 @@ import difflib
 import tomllib
 import types
 import typing
+import zoneinfo
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,6 +26,7 @@ class Node:
     port: int = 11112
     spool: Path = Path("spool")
     site: str = ""
+    time_zone: str = ""  # IANA name for the times in reports, such as Europe/Berlin; "": the host's
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Planning:
     minimum_pixel_spacing_mm: float = 0.3
     maximum_pixel_spacing_mm: float = 2.0
     missing_instances_hours: float = 24.0
-    quiet_seconds: float = 60.0
+    quiet_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,10 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     for title in [settings.node.ae_title, *titles]:
         if not 1 <= len(title.strip()) <= 16 or not title.isascii() or "\\" in title or not title.isprintable():
             raise SettingsError(f"AE title {title!r}: use 1 to 16 printable ASCII characters, no backslash")
+    if settings.node.time_zone and settings.node.time_zone not in zoneinfo.available_timezones():
+        raise SettingsError(
+            f"'node.time_zone' {settings.node.time_zone!r} is no IANA time zone; see timedatectl list-timezones"
+        )
     doubles = sorted({title for title in titles if titles.count(title) > 1})
     if doubles:
         raise SettingsError(f"[[peers]] names {', '.join(doubles)} more than once; merge the entries")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from config.settings import Settings
-from dicom_node import deliver
+from dicom_node import candidates, deliver
 from dicom_node.executors import process
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -31,6 +31,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Look at each thing in turn; nothing is changed but for the spool folder being made."""
     yield _packages()
     yield from _bundle(settings)
+    yield _patterns(settings)
     yield from _spool(settings)
     yield _isolation(settings)
     if not settings.peers:
@@ -66,6 +67,14 @@ def _bundle(settings: Settings) -> Iterator[Finding]:
     name, version, digest, synthetic = bundle.identity
     note = "; SYNTHETIC - NOT FOR CLINICAL USE" if synthetic else ""
     yield Finding("bundle", True, f"{name} {version}, sha256 {digest[:16]}{note}")
+
+
+def _patterns(settings: Settings) -> Finding:
+    try:
+        candidates.choose((), settings.plan)
+    except ConfigError as error:
+        return Finding("ROI patterns", False, str(error), "correct [plan] roi_name_patterns and roi_exclude_patterns")
+    return Finding("ROI patterns", True, ", ".join(settings.plan.roi_name_patterns))
 
 
 def _spool(settings: Settings) -> Iterator[Finding]:

@@ -108,10 +108,7 @@ class Runner:
 def _planner_flags(plan: Plan) -> tuple[QualityFlag, ...]:
     if not plan.absent:
         return ()
-    text = (
-        f"{plan.absent} images that the contour object references never came; "
-        f"scored on the {len(plan.ct_sop_instance_uids)} that are here"
-    )
+    text = f"None of the {plan.absent} images that the contour lists is here; the series that it names was used"
     return (QualityFlag(code="REFERENCED_IMAGES_ABSENT", severity=Severity.WARNING, text=text),)
 
 

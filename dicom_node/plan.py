@@ -158,12 +158,15 @@ def _with_references(question: _Question) -> Decision:
     here = [image for uid, image in images.items() if uid in wanted]
     absent = len(wanted) - len(here)
     detail = f"{len(here)} of {len(wanted)} images are here"
-    if absent and not question.waited_enough:
-        return _waiting(question, here, absent, detail)
     if absent:
-        rewritten = [] if here else _rewritten(question)
-        if rewritten:
-            return _examined(question, rewritten, absent)
+        # Not one listed image came, but their series did: archives rewrite UIDs. Should the listed images still come,
+        # they make the next revision.
+        rewritten = [] if here or not question.settled else _rewritten(question)
+        instead = _examined(question, rewritten, absent) if rewritten else None
+        if isinstance(instead, Plan) or (instead is not None and question.waited_enough):
+            return instead
+        if not question.waited_enough:
+            return _waiting(question, here, absent, detail)
         return _not_eligible(question, Reason.REFERENCED_CT_INCOMPLETE, detail, here)
     if not roi.references_from_contours and not _is_part_of_a_stack(here, question.settings):
         return _examined(question, here, 0)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from analysis.contract import Outcome
 from config.identity import VERSION
 from config.settings import Settings
-from dicom_node import compose
+from dicom_node import candidates, compose
 from dicom_node.decision import Plan
 from dicom_node.dispatch import Dispatcher
 from dicom_node.job import Runner
@@ -42,7 +43,9 @@ class Worker:
     def __init__(
         self, settings: Settings, spool: Spool, bundle: Bundle, runner: Runner, clock: Callable[[], float] = time.time
     ) -> None:
+        """Raises ConfigError when the settings cannot be used."""
         self._settings, self._spool, self._bundle, self._runner, self._clock = settings, spool, bundle, runner, clock
+        candidates.choose((), settings.plan)  # a pattern that is no regular expression is said now, not per study
         self._owner = owner_id()
         self._local = threading.local()
         self._looked = 0.0
@@ -229,6 +232,7 @@ def context_of(item: WorkItem, settings: Settings, spool: Spool) -> ReportContex
         previous_risk_sr=risk_sr,
         previous_radiomics_sr=radiomics_sr,
         series_number=settings.report.series_number,
+        zone=ZoneInfo(settings.node.time_zone) if settings.node.time_zone else None,
     )
 
 

@@ -66,8 +66,8 @@ def body(rng: np.random.Generator) -> Body:
     )
 
 
-def chest(build: Body, grid: Grid, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """HU without noise, and where lung is; both of the grid's shape."""
+def chest(build: Body, grid: Grid, rng: np.random.Generator) -> NDArray[np.float32]:
+    """HU without noise, of the grid's shape."""
     hu = np.empty(grid.shape, np.float32)
     lung = np.empty(grid.shape, np.bool_)
     texture = _field(grid, 11.0, rng)
@@ -77,7 +77,14 @@ def chest(build: Body, grid: Grid, rng: np.random.Generator) -> tuple[NDArray[np
         plane, depth = _Slice(build, x, y, float(z), soft).draw(texture[index])
         hu[index], lung[index] = plane, depth < -2.0
     paint(hu, lung, build.vessels, grid)
-    return hu, lung
+    return hu
+
+
+def lungs(build: Body, grid: Grid) -> NDArray[np.bool_]:
+    """Where lung is, of the grid's shape."""
+    y, x = np.meshgrid(grid.axis(1), grid.axis(2), indexing="ij")
+    flat = np.zeros(x.shape, np.float32)
+    return np.stack([_Slice(build, x, y, float(z), grid.spacing_mm[1]).draw(flat)[1] < -2.0 for z in grid.axis(0)])
 
 
 def _field(grid: Grid, length_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:

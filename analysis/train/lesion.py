@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.train.anatomy import Grid
+from analysis.train.anatomy import Body, Grid, lungs
 
 Volume = NDArray[np.float32]
 _CELL = 2.0  # mm: textures are drawn on this grid, whatever the matrix of the CT
 _HALF = 52.0  # mm: half of the block that holds any lesion with its spicules
+
+COVERED_MM = 140.0  # of the chest, at least, on any CT: the whole lesion lies inside
+PLACING = Grid((28, 72, 72), (5.0, 5.0, 5.0))
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,15 @@ class Lesion:
         return float((3000 * self.volume_ml / (4 * np.pi)) ** (1 / 3))
 
 
-def place(
-    lung: NDArray[np.bool_], grid: Grid, radius_mm: float, rng: np.random.Generator
-) -> tuple[float, float, float]:
-    """A centre (mm; z, y, x) in the lung, as far from its border as the lesion wants and the lung allows."""
-    steps = [max(1, round(5.0 / spacing)) for spacing in grid.spacing_mm]
-    coarse = np.pad(lung[:: steps[0], :: steps[1], :: steps[2]], 1)
-    spacing = [step * size for step, size in zip(steps, grid.spacing_mm, strict=True)]
-    depth = ndimage.distance_transform_edt(coarse, sampling=spacing)[1:-1, 1:-1, 1:-1]
-    axes = [grid.axis(index)[:: steps[index]] for index in range(3)]
-    reach = min(float(grid.axis(0)[-1]) - radius_mm - 8, 48.0)  # the whole lesion lies on the CT
-    depth[np.abs(axes[0]) > max(reach, 4.0)] = 0
+def place(build: Body, radius_mm: float, rng: np.random.Generator) -> tuple[float, float, float]:
+    """A centre (mm; z, y, x) in the lung, as far from its border as the lesion wants and the lung allows.
+
+    Found on a grid of its own, so that a patient's lesion lies in the same place on every matrix.
+    """
+    depth = ndimage.distance_transform_edt(np.pad(lungs(build, PLACING), 1), sampling=PLACING.spacing_mm)
+    depth = depth[1:-1, 1:-1, 1:-1]
+    axes = [PLACING.axis(index) for index in range(3)]
+    depth[np.abs(axes[0]) > min(COVERED_MM / 2 - 8 - 1.2 * radius_mm, 46.0)] = 0
     candidates = np.argwhere(depth >= min(0.85 * radius_mm + 3, 0.93 * float(depth.max())))
     z, y, x = candidates[rng.integers(len(candidates))]
     return float(axes[0][z]), float(axes[1][y]), float(axes[2][x])

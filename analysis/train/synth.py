@@ -23,7 +23,7 @@ from scipy import ndimage
 from analysis.train import outcomes
 from analysis.train.anatomy import Grid, body, chest
 from analysis.train.dicom_files import Study, write_ct, write_rtstruct
-from analysis.train.lesion import Lesion, insert, place
+from analysis.train.lesion import COVERED_MM, Lesion, insert, place
 from analysis.train.synth_text import COHORT_TOML
 from models.manifest import significant
 
@@ -97,8 +97,9 @@ def make_patient(config: SynthConfig, number: int, folder: Path) -> None:
     grid = config.grid()
     lesion = Lesion(float(outcomes.volume_ml(patients)[index]), float(patients.heterogeneity[index]),
                     float(patients.roughness[index]))
-    hu, lung = chest(body(rng), grid, rng)
-    centre = place(lung, grid, lesion.radius_mm, rng)
+    build = body(rng)
+    centre = place(build, lesion.radius_mm, rng)
+    hu = chest(build, grid, rng)
     mask = insert(hu, grid, lesion, centre, rng)
     hu = _scan(hu, grid, noise, blur, rng)
     headers = write_ct(folder / "ct", hu, grid, study)
@@ -116,6 +117,8 @@ def _check(config: SynthConfig) -> None:
     for name, (low, high) in limits.items():
         if not low <= getattr(config, name) <= high:
             raise SynthError(f"{name} must lie between {low} and {high}")
+    if config.slices * config.slice_mm < COVERED_MM:
+        raise SynthError(f"slices x slice_mm must cover {COVERED_MM:g} mm, or large lesions would be cut off")
 
 
 def _scan(hu: np.typing.NDArray[np.float32], grid: Grid, noise: float, blur: float,

@@ -98,7 +98,9 @@ def test_nothing_is_decided_before_the_references_are_complete(scene: tuple[Inst
         if missing:
             assert isinstance(decision, Waiting)
             assert decision.missing == missing
-            assert isinstance(decision_on(roi, here.values(), quiet=True), Waiting)
+            settled = decision_on(roi, here.values(), quiet=True)
+            rewritten = isinstance(settled, Plan) and settled.absent == missing == len(wanted)
+            assert isinstance(settled, Waiting) or rewritten
 
 
 @settings(max_examples=100, deadline=None)
