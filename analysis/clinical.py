@@ -43,9 +43,7 @@ class ClinicalVector:
     unused: tuple[str, ...]
 
 
-def read(
-    supplied: Sequence[ClinicalValue], predictors: Sequence[Predictor], minimum: Sequence[str]
-) -> ClinicalVector:
+def read(supplied: Sequence[ClinicalValue], predictors: Sequence[Predictor], minimum: Sequence[str]) -> ClinicalVector:
     """Check every supplied value and fill what is absent.
 
     Raises
@@ -120,7 +118,8 @@ def _number(predictor: Predictor, value: Value) -> float:
         raise _invalid(
             predictor.name,
             f"lies outside the plausible range {'' if low is None else f'{low:g}'} to "
-            f"{'' if high is None else f'{high:g}'} {predictor.unit}".rstrip())
+            f"{'' if high is None else f'{high:g}'} {predictor.unit}".rstrip(),
+        )
     return number
 
 

@@ -91,11 +91,14 @@ def score(
     modalities = tuple(Modality(name) for name in manifest.modalities if name in inputs.values)
     if not modalities:
         raise NotScorable(Reason.NO_SUB_MODEL, _lacking_text(vector))
-    endpoints = {Endpoint(facts.name): endpoint_score(bundle, Endpoint(facts.name), inputs, modalities)
-                 for facts in manifest.endpoints}
+    endpoints = {
+        Endpoint(facts.name): endpoint_score(bundle, Endpoint(facts.name), inputs, modalities)
+        for facts in manifest.endpoints
+    }
     scores = _risk_scores(bundle, endpoints)
     contributions = tuple(
-        part for endpoint in endpoints for part in _contributions(bundle, endpoint, inputs, modalities))
+        part for endpoint in endpoints for part in _contributions(bundle, endpoint, inputs, modalities)
+    )
     return EnsembleResult(
         scores=scores,
         groups=_groups(manifest, endpoints, modalities),
@@ -116,9 +119,7 @@ def design_row(columns: Sequence[Column], values: Mapping[str, Value]) -> Array:
     return row
 
 
-def endpoint_score(
-    bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalities: Sequence[Modality]
-) -> EndpointScore:
+def endpoint_score(bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalities: Sequence[Modality]) -> EndpointScore:
     """Linear predictor and event probabilities of one endpoint, by the sub-model of `modalities`."""
     recalibration, refits = _recalibration(bundle, endpoint, modalities)
     standardised, rows = 0.0, np.zeros(bundle.bootstrap.rows)
@@ -151,9 +152,7 @@ def _transformed(column: Column, number: float) -> float:
     return number if column.transform == "none" else math.log(max(number, 1e-12))
 
 
-def _inputs(
-    manifest: Manifest, vector: clinical.ClinicalVector, measurements: Sequence[Measurement] | None
-) -> Inputs:
+def _inputs(manifest: Manifest, vector: clinical.ClinicalVector, measurements: Sequence[Measurement] | None) -> Inputs:
     """Values by modality; a modality that cannot speak is left out."""
     values: dict[Modality, Mapping[str, Value]] = {}
     labels = {predictor.name: predictor.label for predictor in manifest.clinical}
@@ -222,9 +221,17 @@ def _risk_scores(bundle: Bundle, endpoints: Mapping[Endpoint, EndpointScore]) ->
             clipped = below is not None and below > point
             point = max(point, below or 0.0)
             lower, upper = _interval(point, rows, level)
-            scores.append(RiskScore(
-                endpoint=endpoint, horizon_months=months, event_probability=point, lower=lower, upper=upper,
-                interval_level=level, clipped=clipped))
+            scores.append(
+                RiskScore(
+                    endpoint=endpoint,
+                    horizon_months=months,
+                    event_probability=point,
+                    lower=lower,
+                    upper=upper,
+                    interval_level=level,
+                    clipped=clipped,
+                )
+            )
     return tuple(scores)
 
 
@@ -241,9 +248,16 @@ def _groups(
         cutoff = cutoffs[endpoint.value]
         lower, upper = _interval(result.linear_predictor, result.linear_predictor_rows, manifest.interval_level)
         group = RiskGroup.HIGH if lower > cutoff else RiskGroup.LOW if upper < cutoff else RiskGroup.UNCERTAIN
-        groups.append(EndpointGroup(
-            endpoint=endpoint, group=group, linear_predictor=result.linear_predictor, lower=lower, upper=upper,
-            cutoff=cutoff))
+        groups.append(
+            EndpointGroup(
+                endpoint=endpoint,
+                group=group,
+                linear_predictor=result.linear_predictor,
+                lower=lower,
+                upper=upper,
+                cutoff=cutoff,
+            )
+        )
     return tuple(groups)
 
 
@@ -251,10 +265,17 @@ def _sub_model(manifest: Manifest, modalities: Sequence[Modality]) -> SubModel:
     missing = tuple(Modality(name) for name in manifest.modalities if name not in modalities)
     performance = tuple(
         Performance(
-            endpoint=Endpoint(facts.endpoint), horizon_months=facts.horizon_months, auc=facts.auc,
-            auc_lower=facts.auc_lower, auc_upper=facts.auc_upper, observed_expected=facts.observed_expected,
-            patients=facts.patients, events=facts.events)
-        for facts in _facts(manifest, modalities).performance)
+            endpoint=Endpoint(facts.endpoint),
+            horizon_months=facts.horizon_months,
+            auc=facts.auc,
+            auc_lower=facts.auc_lower,
+            auc_upper=facts.auc_upper,
+            observed_expected=facts.observed_expected,
+            patients=facts.patients,
+            events=facts.events,
+        )
+        for facts in _facts(manifest, modalities).performance
+    )
     return SubModel(modalities=tuple(modalities), missing=missing, performance=performance)
 
 
@@ -289,10 +310,16 @@ def _contribution(
     range_ = manifest.distribution.get(name)
     boolean = any(predictor.name == name and predictor.type == "boolean" for predictor in manifest.clinical)
     return Contribution(
-        endpoint=endpoint, modality=modality, name=name, label=inputs.labels[name],
-        value=("yes" if value else "no") if boolean else value, unit=inputs.units[name], contribution=share,
+        endpoint=endpoint,
+        modality=modality,
+        name=name,
+        label=inputs.labels[name],
+        value=("yes" if value else "no") if boolean else value,
+        unit=inputs.units[name],
+        contribution=share,
         imputed=modality == Modality.CLINICAL and name in inputs.imputed,
-        out_of_range=range_ is not None and isinstance(value, float) and not range_.p01 <= value <= range_.p99)
+        out_of_range=range_ is not None and isinstance(value, float) and not range_.p01 <= value <= range_.p99,
+    )
 
 
 def _lacking_text(vector: clinical.ClinicalVector) -> str:
@@ -301,8 +328,11 @@ def _lacking_text(vector: clinical.ClinicalVector) -> str:
 
 
 def _flags(
-    manifest: Manifest, vector: clinical.ClinicalVector, modalities: Sequence[Modality],
-    scores: Sequence[RiskScore], contributions: Sequence[Contribution],
+    manifest: Manifest,
+    vector: clinical.ClinicalVector,
+    modalities: Sequence[Modality],
+    scores: Sequence[RiskScore],
+    contributions: Sequence[Contribution],
 ) -> tuple[QualityFlag, ...]:
     """What a reader must know about how this score came about."""
     flags = []
@@ -310,20 +340,38 @@ def _flags(
     outside = sorted({part.label for part in contributions if part.out_of_range})
     imputed = [p.label for p in manifest.clinical if p.name in vector.imputed and p.name in used]
     if "clinical" in manifest.modalities and Modality.CLINICAL not in modalities:
-        flags.append(_flag("CLINICAL_MISSING", Severity.WARNING,
-                           f"Scored without clinical values; lacking: {', '.join(vector.lacking)}"))
+        flags.append(
+            _flag(
+                "CLINICAL_MISSING",
+                Severity.WARNING,
+                f"Scored without clinical values; lacking: {', '.join(vector.lacking)}",
+            )
+        )
     if "radiomic" in manifest.modalities and Modality.RADIOMIC not in modalities:
         flags.append(_flag("RADIOMIC_MISSING", Severity.WARNING, "Scored without radiomic features"))
     if Modality.CLINICAL in modalities and imputed:
-        flags.append(_flag("CLINICAL_IMPUTED", Severity.INFO,
-                           f"Training median or commonest value used for: {', '.join(imputed)}"))
+        flags.append(
+            _flag(
+                "CLINICAL_IMPUTED", Severity.INFO, f"Training median or commonest value used for: {', '.join(imputed)}"
+            )
+        )
     if outside:
         many = len(outside) > max(2, len(used) // 5)
-        flags.append(_flag("OUTSIDE_DEVELOPMENT_RANGE", Severity.WARNING if many else Severity.INFO,
-                           f"Outside the 1st to 99th percentile of the training cohort: {', '.join(outside)}"))
+        flags.append(
+            _flag(
+                "OUTSIDE_DEVELOPMENT_RANGE",
+                Severity.WARNING if many else Severity.INFO,
+                f"Outside the 1st to 99th percentile of the training cohort: {', '.join(outside)}",
+            )
+        )
     if any(item.clipped for item in scores):
-        flags.append(_flag("PFS_HELD_AT_OS", Severity.INFO,
-                           "Risk of progression or death was predicted below risk of death and is shown equal to it"))
+        flags.append(
+            _flag(
+                "PFS_HELD_AT_OS",
+                Severity.INFO,
+                "Risk of progression or death was predicted below risk of death and is shown equal to it",
+            )
+        )
     return tuple(flags)
 
 

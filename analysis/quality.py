@@ -26,18 +26,27 @@ def image_flags(volume: Volume) -> list[QualityFlag]:
     found = []
     low, high = float(volume.array.min()), float(volume.array.max())
     if low > -700 or high < 200:
-        found.append(_warning(
-            "HU_RANGE_UNUSUAL",
-            f"Intensities run from {low:.0f} to {high:.0f} HU: no air or no bone, unlike a chest CT"))
+        found.append(
+            _warning(
+                "HU_RANGE_UNUSUAL",
+                f"Intensities run from {low:.0f} to {high:.0f} HU: no air or no bone, unlike a chest CT",
+            )
+        )
     if volume.spacing[0] > THICK_MM + 0.01:
-        found.append(_warning(
-            "THICK_SLICES", f"Slices lie {volume.spacing[0]:.1f} mm apart: texture is coarser than {THICK_MM:g} mm"))
+        found.append(
+            _warning(
+                "THICK_SLICES", f"Slices lie {volume.spacing[0]:.1f} mm apart: texture is coarser than {THICK_MM:g} mm"
+            )
+        )
     thickness = volume.slice_thickness
     if thickness is not None and thickness > 0 and abs(thickness - volume.spacing[0]) > 0.25 * volume.spacing[0]:
         kind = "overlap" if thickness > volume.spacing[0] else "leave gaps"
-        found.append(_info(
-            "SLICES_NOT_CONTIGUOUS",
-            f"Slices of {thickness:.2f} mm lie {volume.spacing[0]:.2f} mm apart, so they {kind}"))
+        found.append(
+            _info(
+                "SLICES_NOT_CONTIGUOUS",
+                f"Slices of {thickness:.2f} mm lie {volume.spacing[0]:.2f} mm apart, so they {kind}",
+            )
+        )
     return found
 
 
@@ -58,8 +67,9 @@ def contour_flags(volume: Volume, mask: NDArray[np.bool_]) -> list[QualityFlag]:
     if slices < FEW_SLICES:
         found.append(_warning("ROI_FEW_SLICES", f"The contour is on {slices} slice{'s' * (slices != 1)} only"))
     if volume_ml < SMALL_ML:
-        found.append(_warning("ROI_SMALL", f"The contour holds {volume_ml:.2f} mL: texture is uncertain below "
-                                           f"{SMALL_ML:g} mL"))
+        found.append(
+            _warning("ROI_SMALL", f"The contour holds {volume_ml:.2f} mL: texture is uncertain below {SMALL_ML:g} mL")
+        )
     parts = _parts(inside)
     if parts > 1:
         found.append(_info("ROI_SEVERAL_PARTS", f"The contour is in {parts} separate parts, scored as one"))

@@ -25,7 +25,12 @@ from models.manifest import SCHEMA_VERSION, Bootstrap, Manifest, Model
 
 DEMO = Path(__file__).resolve().parent / "demo"
 MANIFEST, MODEL, BOOTSTRAP, CARD, METRICS = (
-    "manifest.json", "model.json", "bootstrap.json", "model_card.md", "metrics.json")
+    "manifest.json",
+    "model.json",
+    "bootstrap.json",
+    "model_card.md",
+    "metrics.json",
+)
 REQUIRED = (MODEL, BOOTSTRAP, CARD)
 MAXIMUM_BYTES = 64_000_000  # of one file: a bundle is coefficients and an encoder, not a data set
 
@@ -81,7 +86,8 @@ def load(folder: Path) -> Bundle:
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"{MANIFEST}: schema_version is {version!r}, this release reads {SCHEMA_VERSION}; "
-            "use a bundle trained with a matching release")
+            "use a bundle trained with a matching release"
+        )
     manifest = _parse(MANIFEST, Manifest, raw_manifest)
     contents = _contents(folder, manifest)
     bundle = Bundle(
@@ -95,8 +101,9 @@ def load(folder: Path) -> Bundle:
     return bundle
 
 
-def write(folder: Path, facts: Mapping[str, Any], model: Model, bootstrap: Bootstrap,
-          texts: Mapping[str, str]) -> Bundle:
+def write(
+    folder: Path, facts: Mapping[str, Any], model: Model, bootstrap: Bootstrap, texts: Mapping[str, str]
+) -> Bundle:
     """Write a bundle into an empty or absent folder, and load it back.
 
     Parameters
@@ -198,14 +205,30 @@ def _check_agreement(bundle: Bundle) -> None:
     endpoints = [endpoint.name for endpoint in manifest.endpoints]
     subsets = combinations_of(manifest.modalities)
     _same(MANIFEST, "sub_models", [s.modalities for s in manifest.sub_models], subsets)
-    _same(MODEL, "cox", [(c.modality, c.endpoint) for c in model.cox],
-          [(m, e) for m in manifest.modalities for e in endpoints])
-    _same(MODEL, "recalibration", [(r.modalities, r.endpoint) for r in model.recalibration],
-          [(s, e) for s in subsets for e in endpoints])
-    _same(BOOTSTRAP, "cox", [(c.modality, c.endpoint) for c in bootstrap.cox],
-          [(c.modality, c.endpoint) for c in model.cox])
-    _same(BOOTSTRAP, "recalibration", [(r.modalities, r.endpoint) for r in bootstrap.recalibration],
-          [(r.modalities, r.endpoint) for r in model.recalibration])
+    _same(
+        MODEL,
+        "cox",
+        [(c.modality, c.endpoint) for c in model.cox],
+        [(m, e) for m in manifest.modalities for e in endpoints],
+    )
+    _same(
+        MODEL,
+        "recalibration",
+        [(r.modalities, r.endpoint) for r in model.recalibration],
+        [(s, e) for s in subsets for e in endpoints],
+    )
+    _same(
+        BOOTSTRAP,
+        "cox",
+        [(c.modality, c.endpoint) for c in bootstrap.cox],
+        [(c.modality, c.endpoint) for c in model.cox],
+    )
+    _same(
+        BOOTSTRAP,
+        "recalibration",
+        [(r.modalities, r.endpoint) for r in bootstrap.recalibration],
+        [(r.modalities, r.endpoint) for r in model.recalibration],
+    )
     for sub_model in manifest.sub_models:
         _same(MANIFEST, "cutoffs", list(sub_model.cutoffs), endpoints)
     _check_features(bundle)

@@ -43,7 +43,7 @@ from reports.drawing import (
 from reports.refusal import Refusal
 
 HEADLINE: Final = "Predicted survival before immune checkpoint therapy"
-POPULATION: Final = "Advanced non-small cell lung cancer, baseline CT"
+POPULATION: Final = "Model for advanced non-small cell lung cancer, baseline CT"
 MAXIMUM_RISKS: Final = 4
 CONTRIBUTIONS_PER_ENDPOINT: Final = 3
 

@@ -35,8 +35,13 @@ def write(folder: Path, patients: Patients, *, noise_features: int = 10, repeats
         writer = csv.DictWriter(file, ["patient_id", *rows[0], *columns])
         writer.writeheader()
         for index, row in enumerate(rows):
-            writer.writerow({"patient_id": f"P{index:03d}", **row,
-                             **{name: f"{float(values[index]):.9g}" for name, values in columns.items()}})
+            writer.writerow(
+                {
+                    "patient_id": f"P{index:03d}",
+                    **row,
+                    **{name: f"{float(values[index]):.9g}" for name, values in columns.items()},
+                }
+            )
     text = COHORT_TOML.format(count=len(patients), mode=patients.mode, seed=1, digest="0" * 64, name="table")
     text = text.replace('truth = "truth.json"', "# no truth").replace("repeats = 5", f"repeats = {repeats}")
     text = text.replace("bootstrap = 100", f"bootstrap = {bootstrap}")

@@ -20,8 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis.train", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    synth = commands.add_parser("synth", help="make a synthetic cohort with a planted effect",
-                                epilog="example: python -m analysis.train synth 240 --out build/cohort")
+    synth = commands.add_parser(
+        "synth",
+        help="make a synthetic cohort with a planted effect",
+        epilog="example: python -m analysis.train synth 240 --out build/cohort",
+    )
     synth.add_argument("count", type=int, help="number of patients")
     synth.add_argument("--out", type=Path, required=True, help="new folder")
     synth.add_argument("--mode", choices=("planted", "null"), default="planted")
@@ -32,8 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     synth.add_argument("--workers", type=int, default=2)
     synth.add_argument("--no-images", action="store_true", help="the table and the truth alone")
     synth.set_defaults(command=_synth)
-    train = commands.add_parser("train", help="train a bundle on a cohort",
-                                epilog="example: python -m analysis.train train cohort/cohort.toml --out bundle")
+    train = commands.add_parser(
+        "train",
+        help="train a bundle on a cohort",
+        epilog="example: python -m analysis.train train cohort/cohort.toml --out bundle",
+    )
     train.add_argument("cohort", type=Path, help="COHORT.toml")
     train.add_argument("--out", type=Path, required=True, help="new folder of the bundle")
     train.add_argument("--cache", type=Path, help="folder of extracted features (default: beside the cohort file)")
@@ -44,8 +50,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _synth(options: argparse.Namespace) -> int:
-    config = SynthConfig(count=options.count, seed=options.seed, mode=options.mode, matrix=options.matrix,
-                         slices=options.slices, slice_mm=options.slice_mm, images=not options.no_images)
+    config = SynthConfig(
+        count=options.count,
+        seed=options.seed,
+        mode=options.mode,
+        matrix=options.matrix,
+        slices=options.slices,
+        slice_mm=options.slice_mm,
+        images=not options.no_images,
+    )
     try:
         make_cohort(config, options.out, options.workers, progress("patients", options.count))
     except SynthError as error:
@@ -56,13 +69,19 @@ def _synth(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    # Here and not above: training needs the extra `train`, a synthetic cohort does not.
+    # Here and not above: a synthetic cohort needs none of the engines that training loads.
     from analysis.train.cohort import CohortError  # noqa: PLC0415
     from analysis.train.pipeline import train  # noqa: PLC0415
 
     try:
-        summary = train(options.cohort, options.out, cache=options.cache, replace=options.replace,
-                        workers=options.workers, progress=progress)
+        summary = train(
+            options.cohort,
+            options.out,
+            cache=options.cache,
+            replace=options.replace,
+            workers=options.workers,
+            progress=progress,
+        )
     except CohortError as error:
         return _refuse(error, os.EX_DATAERR)
     except FileNotFoundError as error:

@@ -93,8 +93,10 @@ def _field(grid: Grid, length_mm: float, rng: np.random.Generator) -> NDArray[np
     coarse = rng.standard_normal([int(np.ceil(mm / (length_mm / 2))) + 6 for mm in (150.0, 380.0, 380.0)])
     smooth = ndimage.gaussian_filter(coarse, 1.6)
     smooth = (smooth / smooth.std()).astype(np.float32)
-    steps = [np.linspace(2, 2 + mm / (length_mm / 2), count).clip(0, size - 1)
-             for mm, count, size in zip(extent, grid.shape, smooth.shape, strict=True)]
+    steps = [
+        np.linspace(2, 2 + mm / (length_mm / 2), count).clip(0, size - 1)
+        for mm, count, size in zip(extent, grid.shape, smooth.shape, strict=True)
+    ]
     out = smooth
     for axis, step in enumerate(steps):  # linear interpolation, one axis after another
         low = np.minimum(step.astype(int), out.shape[axis] - 2)
@@ -160,7 +162,7 @@ class _Slice:
         skin = ellipse(x, y, (0, 0), (b.half_width, b.half_depth), 2.35) + groove
         self._paint(skin, 15.0)
         self._paint(skin + 2.2, FAT + 5 * texture)
-        thickness = b.fat * (0.75 + 0.35 * np.exp(-((y + b.half_depth) / 60) ** 2))
+        thickness = b.fat * (0.75 + 0.35 * np.exp(-(((y + b.half_depth) / 60) ** 2)))
         muscle = skin + thickness + 2.2
         self._paint(muscle, MUSCLE + 4 * texture)
         narrow = (1 - 0.13 * max((self.z + 30) / 105, 0.0) ** 2) * (1 - 0.22 * self._towards_apex() ** 2)
@@ -308,8 +310,12 @@ class _Slice:
 
     def _chambers(self, heart: Plane) -> None:
         b = self.build
-        for centre, half, value in (((40.0, -26.0), (27.0, 17.0), b.blood), ((2.0, -48.0), (30.0, 15.0), b.blood + 12),
-                                    ((-16.0, -16.0), (19.0, 20.0), b.blood + 20), ((8.0, 8.0), (24.0, 13.0), b.blood)):
+        for centre, half, value in (
+            ((40.0, -26.0), (27.0, 17.0), b.blood),
+            ((2.0, -48.0), (30.0, 15.0), b.blood + 12),
+            ((-16.0, -16.0), (19.0, 20.0), b.blood + 20),
+            ((8.0, 8.0), (24.0, 13.0), b.blood),
+        ):
             u, v = self._turned(centre, 0.62)
             self._paint(np.maximum(ellipse(u, v, (0, 0), half), heart + 7), value)
 

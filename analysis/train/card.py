@@ -63,7 +63,8 @@ treatment.
 """
 _SYNTHETIC = (
     "Every patient of the training cohort is synthetic: drawn images, invented outcomes with a planted effect. The "
-    "figures below show that the method recovers what was planted. They say nothing about real patients.")
+    "figures below show that the method recovers what was planted. They say nothing about real patients."
+)
 _REAL = "Trained on the cohort described below."
 _VOLUME = "*volume alone* is the ranking by lesion volume."
 _ORACLE = """\
@@ -78,25 +79,40 @@ def model_card(facts: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     horizons = " and ".join(f"{months}" for months in facts["endpoints"][0]["horizons_months"])
     endpoints = " and of ".join(f"{item['meaning']} ({item['name']})" for item in facts["endpoints"])
     return _CARD.format(
-        name=facts["name"], version=facts["version"], warning=facts["warning"],
-        synthetic_note=_SYNTHETIC if facts["synthetic"] else _REAL, intended_use=facts["intended_use"],
+        name=facts["name"],
+        version=facts["version"],
+        warning=facts["warning"],
+        synthetic_note=_SYNTHETIC if facts["synthetic"] else _REAL,
+        intended_use=facts["intended_use"],
         endpoints=f"{endpoints} by {horizons} months",
-        level=facts["interval_level"], patients=cohort["patients"], cohort=cohort["name"],
+        level=facts["interval_level"],
+        patients=cohort["patients"],
+        cohort=cohort["name"],
         events=", ".join(f"{name} {count}" for name, count in cohort["events"].items()),
-        follow_up=cohort["median_follow_up_months"], seed=cohort["seed"], config_digest=cohort["config_digest"],
+        follow_up=cohort["median_follow_up_months"],
+        seed=cohort["seed"],
+        config_digest=cohort["config_digest"],
         clinical=", ".join(p["label"] for p in facts["clinical"]) or "none",
-        minimum=", ".join(facts["minimum_clinical"]) or "none", radiomic=len(facts["radiomic"]),
-        correlation=procedure["largest_correlation"], per_variable=procedure["events_per_variable"],
-        bootstrap=procedure["bootstrap"], folds=procedure["outer_folds"], repeats=procedure["repeats"],
-        table=table(found), separation=separation(found),
-        oracle_note=_oracle_note(found))
+        minimum=", ".join(facts["minimum_clinical"]) or "none",
+        radiomic=len(facts["radiomic"]),
+        correlation=procedure["largest_correlation"],
+        per_variable=procedure["events_per_variable"],
+        bootstrap=procedure["bootstrap"],
+        folds=procedure["outer_folds"],
+        repeats=procedure["repeats"],
+        table=table(found),
+        separation=separation(found),
+        oracle_note=_oracle_note(found),
+    )
 
 
 def _oracle_note(found: Mapping[str, Any]) -> str:
     if "interval_holds_oracle" not in found:
         return _VOLUME
-    shares = ", ".join(f"{line['endpoint']} {line['horizon_months']} months {line['share']:.0%}"
-                       for line in found["interval_holds_oracle"])
+    shares = ", ".join(
+        f"{line['endpoint']} {line['horizon_months']} months {line['share']:.0%}"
+        for line in found["interval_holds_oracle"]
+    )
     return _VOLUME + " " + _ORACLE.format(shares=shares)
 
 
@@ -104,19 +120,34 @@ def table(found: Mapping[str, Any]) -> str:
     """Every combination, and the baselines, at every endpoint and horizon, as a Markdown table."""
     head = ("model", "endpoint", "months", "AUC (95 %)", "IPA", "O/E", "slope", "patients", "events")
     rows = [
-        (" + ".join(model["modalities"]), model["endpoint"], line["horizon_months"], _auc(line), _signed(line["ipa"]),
-         _plain(line["observed_expected"]), _plain(line["calibration_slope"]), line["patients"], line["events"])
-        for model in found["sub_models"] for line in model["horizons"]]
-    rows += [(line["name"], line["endpoint"], line["horizon_months"], _auc(line), "", "", "", "", "")
-             for line in found["baselines"]]
+        (
+            " + ".join(model["modalities"]),
+            model["endpoint"],
+            line["horizon_months"],
+            _auc(line),
+            _signed(line["ipa"]),
+            _plain(line["observed_expected"]),
+            _plain(line["calibration_slope"]),
+            line["patients"],
+            line["events"],
+        )
+        for model in found["sub_models"]
+        for line in model["horizons"]
+    ]
+    rows += [
+        (line["name"], line["endpoint"], line["horizon_months"], _auc(line), "", "", "", "", "")
+        for line in found["baselines"]
+    ]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ("---",) * len(head), *rows])
 
 
 def separation(found: Mapping[str, Any]) -> str:
     """Concordance and hazard ratio of every combination."""
     head = ("model", "endpoint", "C (within fold)", "HR high v low (95 %)")
-    rows = [(" + ".join(model["modalities"]), model["endpoint"], _plain(model["concordance"]), _ratio(model))
-            for model in found["sub_models"]]
+    rows = [
+        (" + ".join(model["modalities"]), model["endpoint"], _plain(model["concordance"]), _ratio(model))
+        for model in found["sub_models"]
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ("---",) * len(head), *rows])
 
 

@@ -73,9 +73,16 @@ class PredictorSection(_Section):
         """As the bundle knows it; `fill` is learned from training rows."""
         stand_in: float | str = self.categories[0] if self.type == "category" and self.categories else 0.0
         return Predictor(
-            name=self.name, label=self.label or self.name, type=self.type, unit=self.unit, transform=self.transform,
-            categories=self.categories, minimum=self.minimum, maximum=self.maximum,
-            fill=stand_in if fill is None else fill)
+            name=self.name,
+            label=self.label or self.name,
+            type=self.type,
+            unit=self.unit,
+            transform=self.transform,
+            categories=self.categories,
+            minimum=self.minimum,
+            maximum=self.maximum,
+            fill=stand_in if fill is None else fill,
+        )
 
 
 class ClinicalSection(_Section):
@@ -119,7 +126,8 @@ class BundleSection(_Section):
     version: Name = "1.0.0"
     intended_use: str = (
         "Research on the prognosis of adults with advanced non-small cell lung cancer about to start an immune "
-        "checkpoint inhibitor. Prognostic, not predictive of benefit from treatment.")
+        "checkpoint inhibitor. Prognostic, not predictive of benefit from treatment."
+    )
 
 
 class CohortFile(_Section):
@@ -187,11 +195,16 @@ def load(path: Path) -> Cohort:
     names = file.radiomic.columns
     config = json.dumps(file.model_dump(mode="json"), sort_keys=True).encode()
     return Cohort(
-        folder=folder, file=file, digest=hashlib.sha256(config + table.read_bytes()).hexdigest(), patient_ids=ids,
-        outcomes=outcomes, clinical=tuple(_clinical(file, number, row) for number, row in rows_numbered(rows)),
+        folder=folder,
+        file=file,
+        digest=hashlib.sha256(config + table.read_bytes()).hexdigest(),
+        patient_ids=ids,
+        outcomes=outcomes,
+        clinical=tuple(_clinical(file, number, row) for number, row in rows_numbered(rows)),
         image_paths=tuple(_paths(file, folder, number, row) for number, row in rows_numbered(rows)),
         radiomic_names=names,
-        radiomic=np.array([[_feature(name, number, row) for name in names] for number, row in rows_numbered(rows)]))
+        radiomic=np.array([[_feature(name, number, row) for name in names] for number, row in rows_numbered(rows)]),
+    )
 
 
 def rows_numbered(rows: Sequence[dict[str, str]]) -> list[tuple[int, dict[str, str]]]:
@@ -237,8 +250,11 @@ def _check_columns(file: CohortFile, table: str, columns: list[str]) -> None:
     """Every column named is there, and no outcome is a predictor."""
     predictors = [(p.column or p.name, f"clinical predictor {p.name}") for p in file.clinical.predictors]
     predictors += [(name, "radiomic.columns") for name in file.radiomic.columns]
-    outcomes = [(column, f"outcomes.{name}") for name, section in file.outcomes.items()
-                for column in (section.time, section.event)]
+    outcomes = [
+        (column, f"outcomes.{name}")
+        for name, section in file.outcomes.items()
+        for column in (section.time, section.event)
+    ]
     images = [] if file.images is None else [(file.images.ct, "images.ct"), (file.images.roi, "images.roi")]
     for column, role in [(file.cohort.patient_id, "patient_id"), *outcomes, *images, *predictors]:
         if column not in columns:
@@ -264,7 +280,8 @@ def _patient_ids(column: str, rows: Sequence[dict[str, str]]) -> tuple[str, ...]
             raise CohortError(f"row {number}: column {column!r} is empty; every row needs a patient identifier")
         if name in seen:
             raise CohortError(
-                f"rows {seen[name]} and {number} are the same patient ({column!r}); keep one row per patient")
+                f"rows {seen[name]} and {number} are the same patient ({column!r}); keep one row per patient"
+            )
         seen[name] = number
     return tuple(seen)
 
@@ -275,7 +292,8 @@ def _outcome(name: str, section: OutcomeSection, rows: Sequence[dict[str, str]])
         time = _number(row[section.time], number, section.time, "a time is needed for every patient")
         if time <= 0:
             raise CohortError(
-                f"row {number}: column {section.time!r} is not above 0; correct it or leave the patient out")
+                f"row {number}: column {section.time!r} is not above 0; correct it or leave the patient out"
+            )
         event = row[section.event].strip()
         if event not in ("0", "1", "0.0", "1.0"):
             raise CohortError(f"row {number}: column {section.event!r} must be 0 (censored) or 1 (event); recode it")
@@ -298,7 +316,8 @@ def _check_order(outcomes: Mapping[EndpointName, Outcome]) -> None:
     if late.size:
         raise CohortError(
             f"row {late[0] + 2}: time to progression or death is later than time to death or last contact "
-            f"({late.size} rows); correct the times or their units")
+            f"({late.size} rows); correct the times or their units"
+        )
 
 
 def _clinical(file: CohortFile, number: int, row: Mapping[str, str]) -> dict[str, Value]:
@@ -309,7 +328,8 @@ def _clinical(file: CohortFile, number: int, row: Mapping[str, str]) -> dict[str
             value = coerce(section.predictor(), row[column])
         except NotScorable as error:
             raise CohortError(
-                f"row {number}: column {column!r}: {error.detail}; correct the cell or leave it empty") from None
+                f"row {number}: column {column!r}: {error.detail}; correct the cell or leave it empty"
+            ) from None
         if value is not None:
             values[section.name] = value
     return values
@@ -327,7 +347,8 @@ def _paths(file: CohortFile, folder: Path, number: int, row: Mapping[str, str]) 
         if not path.exists():
             raise CohortError(
                 f"row {number}: column {column!r}: no such file or folder beside the cohort file; correct the path, "
-                "or leave the cell empty if the patient has no images")
+                "or leave the cell empty if the patient has no images"
+            )
     return found
 
 

@@ -47,8 +47,13 @@ class Separation:
     hazard_ratio_upper: float | None
 
 
-def nested(blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], settings: TrainingSection, seed: int,
-           progress: Callable[[int], None] | None = None) -> list[OutOfFold]:
+def nested(
+    blocks: Sequence[Block],
+    outcomes: Mapping[EndpointName, Outcome],
+    settings: TrainingSection,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[OutOfFold]:
     """Run every repeat of the outer cross-validation."""
     repeats = []
     count = len(next(iter(outcomes.values())).time)
@@ -64,8 +69,13 @@ def nested(blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], se
     return repeats
 
 
-def _gather(blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], settings: TrainingSection,
-            folds: Sequence[Rows], fits: Sequence[Fitted]) -> OutOfFold:
+def _gather(
+    blocks: Sequence[Block],
+    outcomes: Mapping[EndpointName, Outcome],
+    settings: TrainingSection,
+    folds: Sequence[Rows],
+    fits: Sequence[Fitted],
+) -> OutOfFold:
     count = sum(len(fold) for fold in folds)
     etas, probabilities, highs = {}, {}, {}
     for subset in combinations_of(tuple(block.modality for block in blocks)):
@@ -82,8 +92,9 @@ def _gather(blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], s
     return OutOfFold(tuple(folds), etas, probabilities, highs)
 
 
-def performance(repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointName, outcome: Outcome,
-                settings: TrainingSection) -> list[PerformanceFacts]:
+def performance(
+    repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointName, outcome: Outcome, settings: TrainingSection
+) -> list[PerformanceFacts]:
     """One line per horizon for one combination and endpoint."""
     key = (subset, endpoint)
     there = np.isfinite(repeats[0].linear_predictor[key])
@@ -93,16 +104,27 @@ def performance(repeats: Sequence[OutOfFold], subset: Subset, endpoint: Endpoint
     for column, months in enumerate(settings.horizons_months):
         case, weight = metrics.weights(outcome.time, outcome.event, months)
         weight = np.where(there, weight, 0.0)
-        folds = [[metrics.pairs(repeat.linear_predictor[key], case, weight, fold) for fold in repeat.folds]
-                 for repeat in repeats]
+        folds = [
+            [metrics.pairs(repeat.linear_predictor[key], case, weight, fold) for fold in repeat.folds]
+            for repeat in repeats
+        ]
         auc, lower, upper = auc_interval(folds, len(there)) if metrics.enough(case, weight) else (None, None, None)
         expected = float(np.mean([repeat.probability[key][there, column].mean() for repeat in repeats]))
         observed = 1 - float(metrics.survival_curve(outcome.time[there], outcome.event[there], np.array([months]))[0])
-        found.append(PerformanceFacts(
-            endpoint=endpoint, horizon_months=months, auc=_round(auc), auc_lower=_round(lower), auc_upper=_round(upper),
-            observed_expected=_round(observed / expected) if auc is not None else None,
-            calibration_slope=_round(slope), hazard_ratio=_round(ratio), patients=int(there.sum()),
-            events=int((case & there).sum())))
+        found.append(
+            PerformanceFacts(
+                endpoint=endpoint,
+                horizon_months=months,
+                auc=_round(auc),
+                auc_lower=_round(lower),
+                auc_upper=_round(upper),
+                observed_expected=_round(observed / expected) if auc is not None else None,
+                calibration_slope=_round(slope),
+                hazard_ratio=_round(ratio),
+                patients=int(there.sum()),
+                events=int((case & there).sum()),
+            )
+        )
     return found
 
 
@@ -110,12 +132,14 @@ def auc_interval(
     repeats: Sequence[list[metrics.Pairs]], patients: int
 ) -> tuple[float | None, float | None, float | None]:
     """AUC, and its 95 % interval from resampling patients (not from refitting)."""
+
     def over_repeats(copies: Array) -> float | None:
         return _mean([metrics.mean_auc(folds, copies) for folds in repeats])
 
     rng = np.random.default_rng([20250101, patients])
-    drawn = [over_repeats(rng.multinomial(patients, np.full(patients, 1 / patients)).astype(float))
-             for _ in range(RESAMPLES)]
+    drawn = [
+        over_repeats(rng.multinomial(patients, np.full(patients, 1 / patients)).astype(float)) for _ in range(RESAMPLES)
+    ]
     known = [value for value in drawn if value is not None]
     lower, upper = np.quantile(known, [0.025, 0.975])
     return over_repeats(np.ones(patients)), float(lower), float(upper)
@@ -132,8 +156,9 @@ def baseline_auc(repeats: Sequence[OutOfFold], score: Array, outcome: Outcome, m
     return dict(zip(("auc", "auc_lower", "auc_upper"), map(_round, found), strict=True))
 
 
-def brier_and_ipa(repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointName, outcome: Outcome,
-                  column: int, months: int) -> dict[str, float | None]:
+def brier_and_ipa(
+    repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointName, outcome: Outcome, column: int, months: int
+) -> dict[str, float | None]:
     """IPCW Brier score, and how much better than the Kaplan-Meier estimate for everyone (IPA)."""
     key = (subset, endpoint)
     there = np.isfinite(repeats[0].linear_predictor[key])
@@ -151,10 +176,15 @@ def separation(repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointN
     """Within-fold concordance, and the hazard ratio of high against low risk, averaged over repeats."""
     key = (subset, endpoint)
     there = np.isfinite(repeats[0].linear_predictor[key])
-    within = [metrics.concordance(repeat.linear_predictor[key][fold], outcome.time[fold], outcome.event[fold])
-              for repeat in repeats for part in repeat.folds if (fold := part[there[part]]).size]
-    ratios = [metrics.hazard_ratio(repeat.high[key][there], outcome.time[there], outcome.event[there])
-              for repeat in repeats]
+    within = [
+        metrics.concordance(repeat.linear_predictor[key][fold], outcome.time[fold], outcome.event[fold])
+        for repeat in repeats
+        for part in repeat.folds
+        if (fold := part[there[part]]).size
+    ]
+    ratios = [
+        metrics.hazard_ratio(repeat.high[key][there], outcome.time[there], outcome.event[there]) for repeat in repeats
+    ]
     known = [ratio for ratio in ratios if ratio is not None]
     if not known:
         return Separation(_round(_mean(within)), None, None, None)

@@ -57,8 +57,9 @@ def blocks(cohort: Cohort) -> tuple[Block, ...]:
         found.append(Block("clinical", tuple(predictors), matrix, available, predictors))
     if cohort.radiomic_names:
         available = np.asarray(np.isfinite(cohort.radiomic).any(axis=1))
-        found.append(Block("radiomic", cohort.radiomic_names, cohort.radiomic, available, {},
-                           cohort.file.radiomic.always_keep))
+        found.append(
+            Block("radiomic", cohort.radiomic_names, cohort.radiomic, available, {}, cohort.file.radiomic.always_keep)
+        )
     return tuple(found)
 
 
@@ -107,7 +108,8 @@ def select(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection
         if logs[-1]:
             values[:, position] = np.log(values[:, position])
     strength = cox.score_statistics(
-        (values - values.mean(axis=0)) / values.std(axis=0), outcome.time[rows], outcome.event[rows])
+        (values - values.mean(axis=0)) / values.std(axis=0), outcome.time[rows], outcome.event[rows]
+    )
     strength = np.where([block.names[index] in block.always_keep for index in usable], np.inf, strength)
     ranks = rankdata(values, axis=0)
     ranks = (ranks - ranks.mean(axis=0)) / (ranks.std(axis=0) * np.sqrt(len(rows)))
@@ -138,11 +140,21 @@ def _learn_clinical(block: Block, rows: Rows) -> Recipe:
         values = np.where(np.isnan(values), fills[name], values)
         if section.type == "category":
             commonest = int(np.bincount(values.astype(int)).argmax())
-            columns += [column for code, level in enumerate(section.categories) if code != commonest
-                        if (column := _level(name, level, values == code)) is not None]
+            columns += [
+                column
+                for code, level in enumerate(section.categories)
+                if code != commonest
+                if (column := _level(name, level, values == code)) is not None
+            ]
         elif np.ptp(values) > 0:
-            columns.append(_column(name, np.log(values) if section.transform == "log" else values,
-                                   section.transform == "log", held=section.type == "number"))
+            columns.append(
+                _column(
+                    name,
+                    np.log(values) if section.transform == "log" else values,
+                    section.transform == "log",
+                    held=section.type == "number",
+                )
+            )
     return Recipe(fills, tuple(columns))
 
 
@@ -153,8 +165,13 @@ def _fill(section: PredictorSection, present: Array) -> float:
 
 
 def _column(name: str, values: Array, log: bool, held: bool = True) -> Column:
-    return Column(feature=name, transform="log" if log else "none", mean=significant(float(values.mean())),
-                  sd=significant(float(values.std())), limit=Z_LIMIT if held else None)
+    return Column(
+        feature=name,
+        transform="log" if log else "none",
+        mean=significant(float(values.mean())),
+        sd=significant(float(values.std())),
+        limit=Z_LIMIT if held else None,
+    )
 
 
 def _level(name: str, level: str, holds: Bools) -> Column | None:

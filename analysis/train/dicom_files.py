@@ -205,7 +205,8 @@ def _contours(mask: NDArray[np.bool_], grid: Grid, ct: list[Dataset]) -> Iterato
             item.ContourGeometricType = "CLOSED_PLANAR"
             item.NumberOfContourPoints = f"{len(points)}"
             item.ContourData = [
-                _ds(value) for column, row in zip(columns, rows, strict=True) for value in (column, row, z[index])]
+                _ds(value) for column, row in zip(columns, rows, strict=True) for value in (column, row, z[index])
+            ]
             yield item
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
 
 from analysis import radiomic
 from analysis.contract import Combine, NotScorable
-from analysis.roi import mask_from_rtstruct
+from analysis.roi import RoiMask, mask_from_rtstruct
+from analysis.segment import mask_from_seg
 from analysis.settings import ExtractionSettings, ExtractionSettingsInvalid
 from analysis.train.cohort import Cohort, CohortError
-from analysis.volume import read_ct
+from analysis.volume import Volume, read_ct
 
 CACHE_VERSION = "1"
 
@@ -55,18 +57,19 @@ def settings_of(cohort: Cohort) -> ExtractionSettings:
 def _one(job: tuple[int, Path, Path, str, ExtractionSettings, Path]) -> dict[str, float]:
     """Features of one patient, from the cache if its very inputs were seen before."""
     number, ct, roi, pattern, settings, cache = job
-    files = sorted(path for path in ct.rglob("*") if path.is_file())
+    files = sorted(path for path in ct.rglob("*") if path.is_file() and path != roi)
     entry = cache / f"{_digest(files, roi, pattern, settings)}.json"
     if entry.exists():
         cached: dict[str, float] = json.loads(entry.read_text())
         return cached
     try:
         volume = read_ct(files)
-        mask = mask_from_rtstruct(roi, _roi_numbers(roi, pattern, number), Combine.UNION, volume)
+        mask = _mask(roi, pattern, number, volume)
         values = radiomic.features(volume, mask.array, settings).values()
-    except NotScorable as error:
+    except (NotScorable, InvalidDicomError) as error:
         raise CohortError(
-            f"row {number}: {error}; correct the images or leave the patient's image cells empty") from None
+            f"row {number}: {error}; correct the images or leave the patient's image cells empty"
+        ) from None
     draft = entry.with_suffix(".part")
     draft.write_text(json.dumps(values))
     draft.replace(entry)
@@ -80,10 +83,15 @@ def _digest(files: list[Path], roi: Path, pattern: str, settings: ExtractionSett
     return total.hexdigest()
 
 
-def _roi_numbers(path: Path, pattern: str, row: int) -> tuple[int, ...]:
+def _mask(path: Path, pattern: str, row: int, volume: Volume) -> RoiMask:
+    """Union of the ROIs or segments whose name holds the pattern."""
     dataset = dcmread(path, stop_before_pixels=True)
-    rois = dataset.get("StructureSetROISequence", [])
-    found = tuple(int(roi.ROINumber) for roi in rois if pattern.lower() in str(roi.get("ROIName", "")).lower())
-    if not found:
-        raise CohortError(f"row {row}: no ROI of the RTSTRUCT has {pattern!r} in its name; set images.roi_name")
-    return found
+    if dataset.get("Modality") == "SEG":
+        named = [(item.SegmentNumber, item.get("SegmentLabel", "")) for item in dataset.get("SegmentSequence", [])]
+    else:
+        named = [(item.ROINumber, item.get("ROIName", "")) for item in dataset.get("StructureSetROISequence", [])]
+    numbers = tuple(int(number) for number, name in named if pattern.lower() in str(name).lower())
+    if not numbers:
+        raise CohortError(f"row {row}: no ROI or segment has {pattern!r} in its name; set images.roi_name")
+    read = mask_from_seg if dataset.get("Modality") == "SEG" else mask_from_rtstruct
+    return read(path, numbers, Combine.UNION, volume)

@@ -63,8 +63,9 @@ class Fitted:
 
     def linear_predictor(self, blocks: Sequence[Block], subset: Subset, endpoint: EndpointName, rows: Rows) -> Array:
         """Recalibrated linear predictor; NaN where a modality of the subset is not available."""
-        scores = {block.modality: self._standardised(block, endpoint, rows)
-                  for block in blocks if block.modality in subset}
+        scores = {
+            block.modality: self._standardised(block, endpoint, rows) for block in blocks if block.modality in subset
+        }
         return self.recalibration[subset, endpoint].slope * fuse(scores, subset)
 
     def _standardised(self, block: Block, endpoint: EndpointName, rows: Rows) -> Array:
@@ -82,8 +83,9 @@ def fuse(scores: Mapping[ModalityName, Array], subset: Subset) -> Array:
     return np.asarray(np.mean([scores[modality] for modality in subset], axis=0))
 
 
-def fit(blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], rows: Rows,
-        settings: TrainingSection, seed: int) -> Fitted:
+def fit(
+    blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], rows: Rows, settings: TrainingSection, seed: int
+) -> Fitted:
     """Fit everything on `rows` (indices of distinct patients)."""
     coxes: dict[tuple[ModalityName, EndpointName], CoxFit] = {}
     standard: dict[tuple[ModalityName, EndpointName], tuple[float, float]] = {}
@@ -103,7 +105,8 @@ def fit(blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], rows:
             scores[block.modality] = out_of_fold[block.modality, endpoint] = (raw - offset) / scale
         for subset in combinations_of(tuple(block.modality for block in blocks)):
             recalibration[subset, endpoint] = recalibrate(
-                fuse(scores, subset), outcome.time[rows], outcome.event[rows], last_month(settings))
+                fuse(scores, subset), outcome.time[rows], outcome.event[rows], last_month(settings)
+            )
     return Fitted(coxes, standard, recalibration, out_of_fold)
 
 
@@ -128,7 +131,8 @@ def choose_penalty(x: Array, time: Array, event: Bools, folds: Sequence[Rows]) -
             beta = cox.fit(x[keep], time[keep], event[keep], ratio * float(event[keep].sum()), beta)
             eta = x @ beta
             total[position] += cox.log_likelihood(eta, time, event) - cox.log_likelihood(
-                eta[keep], time[keep], event[keep])
+                eta[keep], time[keep], event[keep]
+            )
     return significant(PENALTIES[int(total.argmax())] * float(event.sum()))
 
 
@@ -167,6 +171,6 @@ def stratified(outcome: Outcome, rows: Rows, count: int, seed: int) -> list[Rows
     order = np.lexsort((outcome.time[rows], outcome.event[rows]))
     fold_of = np.empty(len(rows), int)
     for start in range(0, len(rows), count):
-        hand = order[start:start + count]
+        hand = order[start : start + count]
         fold_of[hand] = rng.permutation(count)[: len(hand)]
     return [np.flatnonzero(fold_of == fold) for fold in range(count)]

@@ -44,8 +44,9 @@ def place(build: Body, radius_mm: float, rng: np.random.Generator) -> tuple[floa
     return float(axes[0][z]), float(axes[1][y]), float(axes[2][x])
 
 
-def insert(hu: Volume, grid: Grid, lesion: Lesion, centre: tuple[float, float, float],
-           rng: np.random.Generator) -> NDArray[np.bool_]:
+def insert(
+    hu: Volume, grid: Grid, lesion: Lesion, centre: tuple[float, float, float], rng: np.random.Generator
+) -> NDArray[np.bool_]:
     """Paint the lesion into `hu` (in place) and return its mask, of the grid's shape."""
     rough, texture = _noise(3.0, rng), _noise(1.6, rng)
     stretch = np.exp(rng.normal(0, 0.12, 3))
@@ -102,8 +103,9 @@ def _spicules(lesion: Lesion, rng: np.random.Generator) -> NDArray[np.float64]:
     return np.column_stack([directions, lengths])
 
 
-def _paint_spicules(view: Volume, axes: tuple[Volume, Volume, Volume], spicules: NDArray[np.float64],
-                    radius: float, grid: Grid) -> None:
+def _paint_spicules(
+    view: Volume, axes: tuple[Volume, Volume, Volume], spicules: NDArray[np.float64], radius: float, grid: Grid
+) -> None:
     z, y, x = axes
     width = max(grid.spacing_mm[1], 1.0)
     for dz, dy, dx, length in spicules:

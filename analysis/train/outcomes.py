@@ -58,12 +58,24 @@ def draw(count: int, seed: int, mode: Mode = "planted") -> Patients:
     albumin = -0.4 * nlr + math.sqrt(1 - 0.4**2) * z[5]
     nothing = np.zeros(count)
     patients = Patients(
-        volume=z[0], heterogeneity=z[1], roughness=z[2], nlr=nlr, pdl1=z[4], albumin=albumin,
+        volume=z[0],
+        heterogeneity=z[1],
+        roughness=z[2],
+        nlr=nlr,
+        pdl1=z[4],
+        albumin=albumin,
         ecog=rng.choice(3, count, p=[0.3, 0.5, 0.2]).astype(np.float64),
         liver=(rng.random(count) < 0.2).astype(np.float64),
-        age=np.clip(np.round(rng.normal(66, 9, count)), 35, 90), female=rng.random(count) < 0.42,
-        pdl1_missing=rng.random(count) < MISSING_PDL1, log_hazard=nothing, os_time=nothing,
-        os_event=nothing.astype(bool), pfs_time=nothing, pfs_event=nothing.astype(bool), mode=mode)
+        age=np.clip(np.round(rng.normal(66, 9, count)), 35, 90),
+        female=rng.random(count) < 0.42,
+        pdl1_missing=rng.random(count) < MISSING_PDL1,
+        log_hazard=nothing,
+        os_time=nothing,
+        os_event=nothing.astype(bool),
+        pfs_time=nothing,
+        pfs_event=nothing.astype(bool),
+        mode=mode,
+    )
     return outcomes(patients, seed, mode)
 
 
@@ -81,8 +93,14 @@ def outcomes(patients: Patients, seed: int, mode: Mode = "planted") -> Patients:
     first = np.minimum(death, relapse)
     censored = np.minimum(rng.uniform(12, 60, count), rng.exponential(150, count))
     return replace(
-        patients, log_hazard=eta, os_time=np.minimum(death, censored), os_event=death <= censored,
-        pfs_time=np.minimum(first, censored), pfs_event=first <= censored, mode=mode)
+        patients,
+        log_hazard=eta,
+        os_time=np.minimum(death, censored),
+        os_event=death <= censored,
+        pfs_time=np.minimum(first, censored),
+        pfs_event=first <= censored,
+        mode=mode,
+    )
 
 
 def oracle_risk(patients: Patients, months: float) -> dict[str, Array]:
@@ -105,12 +123,17 @@ def clinical_rows(patients: Patients) -> list[dict[str, str]]:
     pdl1 = np.array([100 * 0.5 * (1 + math.erf(z / math.sqrt(2))) for z in patients.pdl1])
     return [
         {
-            "age": f"{patients.age[i]:.0f}", "sex": "F" if patients.female[i] else "M",
-            "ecog": f"{patients.ecog[i]:.0f}", "nlr": f"{nlr[i]:.2f}", "albumin": f"{albumin[i]:.1f}",
+            "age": f"{patients.age[i]:.0f}",
+            "sex": "F" if patients.female[i] else "M",
+            "ecog": f"{patients.ecog[i]:.0f}",
+            "nlr": f"{nlr[i]:.2f}",
+            "albumin": f"{albumin[i]:.1f}",
             "pdl1": "" if patients.pdl1_missing[i] else f"{pdl1[i]:.0f}",
             "liver_metastases": "yes" if patients.liver[i] else "no",
-            "os_days": _days(patients.os_time[i]), "os_event": f"{patients.os_event[i]:d}",
-            "pfs_days": _days(patients.pfs_time[i]), "pfs_event": f"{patients.pfs_event[i]:d}",
+            "os_days": _days(patients.os_time[i]),
+            "os_event": f"{patients.os_event[i]:d}",
+            "pfs_days": _days(patients.pfs_time[i]),
+            "pfs_event": f"{patients.pfs_event[i]:d}",
         }
         for i in range(len(patients))
     ]

@@ -45,8 +45,15 @@ class Trained:
     repeats: list[crossval.OutOfFold]
 
 
-def train(path: Path, out: Path, *, cache: Path | None = None, replace: bool = False, workers: int = 2,
-          progress: Progress | None = None) -> str:
+def train(
+    path: Path,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    replace: bool = False,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> str:
     """Train on COHORT.toml and write the bundle to `out`; gives a summary for people.
 
     Raises
@@ -60,8 +67,12 @@ def train(path: Path, out: Path, *, cache: Path | None = None, replace: bool = F
     loaded = cohort.load(path)
     if loaded.file.images is not None:
         count = sum(paths is not None for paths in loaded.image_paths)
-        loaded = features.extract(loaded, cache or loaded.folder / "features-cache", workers,
-                                  progress("features", count) if progress else None)
+        loaded = features.extract(
+            loaded,
+            cache or loaded.folder / "features-cache",
+            workers,
+            progress("features", count) if progress else None,
+        )
     trained = fit_all(loaded, progress)
     _replace(trained, out)
     return card.summary(load(out).manifest, metrics_of(trained))
@@ -73,11 +84,17 @@ def fit_all(loaded: Cohort, progress: Progress | None = None) -> Trained:
     _check_follow_up(loaded)
     parts = blocks(loaded)
     _check_availability(parts)
-    repeats = crossval.nested(parts, loaded.outcomes, settings, seed,
-                              progress("outer folds", settings.repeats * settings.folds) if progress else None)
+    repeats = crossval.nested(
+        parts,
+        loaded.outcomes,
+        settings,
+        seed,
+        progress("outer folds", settings.repeats * settings.folds) if progress else None,
+    )
     fitted = fit(parts, loaded.outcomes, np.arange(len(loaded)), settings, seed)
-    refits = resample.refit(fitted, parts, loaded.outcomes, settings, seed,
-                            progress("refits", settings.bootstrap) if progress else None)
+    refits = resample.refit(
+        fitted, parts, loaded.outcomes, settings, seed, progress("refits", settings.bootstrap) if progress else None
+    )
     return Trained(loaded, parts, fitted, refits, repeats)
 
 
@@ -96,7 +113,8 @@ def _check_follow_up(loaded: Cohort) -> None:
         if last < last_month(loaded.file.training):
             raise CohortError(
                 f"{endpoint}: the longest follow-up is {last:.1f} months, so nothing can be said at "
-                f"{last_month(loaded.file.training)}; set training.horizons_months to what the data bear")
+                f"{last_month(loaded.file.training)}; set training.horizons_months to what the data bear"
+            )
 
 
 def _check_availability(parts: tuple[Block, ...]) -> None:
@@ -105,7 +123,8 @@ def _check_availability(parts: tuple[Block, ...]) -> None:
         if count < cohort.MINIMUM_PATIENTS:
             raise CohortError(
                 f"{block.modality}: {count} patients have it, at least {cohort.MINIMUM_PATIENTS} are needed; complete "
-                "the data or leave this modality out")
+                "the data or leave this modality out"
+            )
 
 
 def _replace(trained: Trained, out: Path) -> None:
@@ -126,8 +145,10 @@ def write_bundle(trained: Trained, folder: Path) -> None:
     """Write everything into a new folder."""
     found = metrics_of(trained)
     facts = manifest_facts(trained)
-    texts = {"metrics.json": json.dumps(found, indent=1, sort_keys=True) + "\n",
-             "model_card.md": card.model_card(facts, found)}
+    texts = {
+        "metrics.json": json.dumps(found, indent=1, sort_keys=True) + "\n",
+        "model_card.md": card.model_card(facts, found),
+    }
     write(folder, facts, model_of(trained), bootstrap_of(trained), texts)
 
 
@@ -135,15 +156,27 @@ def model_of(trained: Trained) -> Model:
     """`model.json`."""
     return Model(
         cox=tuple(
-            CoxModel(modality=block.modality, endpoint=endpoint, columns=cox.recipe.columns,
-                     coefficients=tuple(cox.beta.tolist()), offset=standard[0], scale=standard[1])
-            for block in trained.blocks for endpoint in trained.cohort.outcomes
-            for cox, standard in [(trained.fitted.cox[block.modality, endpoint],
-                                   trained.fitted.standard[block.modality, endpoint])]),
+            CoxModel(
+                modality=block.modality,
+                endpoint=endpoint,
+                columns=cox.recipe.columns,
+                coefficients=tuple(cox.beta.tolist()),
+                offset=standard[0],
+                scale=standard[1],
+            )
+            for block in trained.blocks
+            for endpoint in trained.cohort.outcomes
+            for cox, standard in [
+                (trained.fitted.cox[block.modality, endpoint], trained.fitted.standard[block.modality, endpoint])
+            ]
+        ),
         recalibration=tuple(
-            Recalibration(modalities=subset, endpoint=endpoint, slope=found.slope,
-                          cumulative_hazard=tuple(found.hazard.tolist()))
-            for (subset, endpoint), found in _ordered(trained, trained.fitted.recalibration)))
+            Recalibration(
+                modalities=subset, endpoint=endpoint, slope=found.slope, cumulative_hazard=tuple(found.hazard.tolist())
+            )
+            for (subset, endpoint), found in _ordered(trained, trained.fitted.recalibration)
+        ),
+    )
 
 
 def bootstrap_of(trained: Trained) -> Bootstrap:
@@ -152,15 +185,26 @@ def bootstrap_of(trained: Trained) -> Bootstrap:
     return Bootstrap(
         rows=trained.cohort.file.training.bootstrap,
         cox=tuple(
-            CoxRows(modality=block.modality, endpoint=endpoint,
-                    coefficients=tuple(_short(row) for row in refits.coefficients[block.modality, endpoint]),
-                    offset=_short([row[0] for row in refits.standard[block.modality, endpoint]]),
-                    scale=_short([row[1] for row in refits.standard[block.modality, endpoint]]))
-            for block in trained.blocks for endpoint in trained.cohort.outcomes),
+            CoxRows(
+                modality=block.modality,
+                endpoint=endpoint,
+                coefficients=tuple(_short(row) for row in refits.coefficients[block.modality, endpoint]),
+                offset=_short([row[0] for row in refits.standard[block.modality, endpoint]]),
+                scale=_short([row[1] for row in refits.standard[block.modality, endpoint]]),
+            )
+            for block in trained.blocks
+            for endpoint in trained.cohort.outcomes
+        ),
         recalibration=tuple(
-            RecalibrationRows(modalities=subset, endpoint=endpoint, slope=_short([row[0] for row in rows]),
-                              cumulative_hazard=tuple(_short(row[1]) for row in rows))
-            for (subset, endpoint), rows in _ordered(trained, refits.recalibration)))
+            RecalibrationRows(
+                modalities=subset,
+                endpoint=endpoint,
+                slope=_short([row[0] for row in rows]),
+                cumulative_hazard=tuple(_short(row[1]) for row in rows),
+            )
+            for (subset, endpoint), rows in _ordered(trained, refits.recalibration)
+        ),
+    )
 
 
 def _short(values: Any) -> tuple[float, ...]:
@@ -180,19 +224,33 @@ def manifest_facts(trained: Trained) -> dict[str, Any]:
     """The manifest without its file list."""
     file, outcomes = trained.cohort.file, trained.cohort.outcomes
     warning = SYNTHETIC_WARNING if file.cohort.synthetic else "Research use only - not for diagnostic use"
-    used = sorted({column.feature for (modality, _), found in trained.fitted.cox.items() if modality == "radiomic"
-                   for column in found.recipe.columns})
+    used = sorted(
+        {
+            column.feature
+            for (modality, _), found in trained.fitted.cox.items()
+            if modality == "radiomic"
+            for column in found.recipe.columns
+        }
+    )
     return {
-        "name": file.bundle.name or file.cohort.name, "version": file.bundle.version,
-        "synthetic": file.cohort.synthetic, "warning": warning, "intended_use": file.bundle.intended_use,
-        "endpoints": [{"name": name, "meaning": MEANING[name], "horizons_months": file.training.horizons_months}
-                      for name in outcomes],
+        "name": file.bundle.name or file.cohort.name,
+        "version": file.bundle.version,
+        "synthetic": file.cohort.synthetic,
+        "warning": warning,
+        "intended_use": file.bundle.intended_use,
+        "endpoints": [
+            {"name": name, "meaning": MEANING[name], "horizons_months": file.training.horizons_months}
+            for name in outcomes
+        ],
         "modalities": [block.modality for block in trained.blocks],
-        "clinical": _predictors(trained), "minimum_clinical": file.clinical.minimum, "radiomic": used,
+        "clinical": _predictors(trained),
+        "minimum_clinical": file.clinical.minimum,
+        "radiomic": used,
         "extraction": features.settings_of(trained.cohort).to_json() if used else {},
         "interval_level": file.training.interval_level,
         "sub_models": [_sub_model(trained, subset) for subset in _subsets(trained)],
-        "distribution": _distribution(trained, used), "cohort": cohort_facts(trained.cohort),
+        "distribution": _distribution(trained, used),
+        "cohort": cohort_facts(trained.cohort),
     }
 
 
@@ -214,11 +272,15 @@ def _sub_model(trained: Trained, subset: tuple[Any, ...]) -> SubModelFacts:
     settings = trained.cohort.file.training
     return SubModelFacts(
         modalities=subset,
-        cutoffs={endpoint: trained.fitted.recalibration[subset, endpoint].cutoff
-                 for endpoint in trained.cohort.outcomes},
+        cutoffs={
+            endpoint: trained.fitted.recalibration[subset, endpoint].cutoff for endpoint in trained.cohort.outcomes
+        },
         performance=tuple(
-            line for endpoint, outcome in trained.cohort.outcomes.items()
-            for line in crossval.performance(trained.repeats, subset, endpoint, outcome, settings)))
+            line
+            for endpoint, outcome in trained.cohort.outcomes.items()
+            for line in crossval.performance(trained.repeats, subset, endpoint, outcome, settings)
+        ),
+    )
 
 
 def _distribution(trained: Trained, used: list[str]) -> dict[str, Distribution]:
@@ -232,8 +294,12 @@ def _distribution(trained: Trained, used: list[str]) -> dict[str, Distribution]:
             values = block.matrix[np.isfinite(block.matrix[:, index]), index]
             low, high = np.quantile(values, [0.01, 0.99])
             found[name] = Distribution(
-                median=significant(float(np.median(values))), p01=significant(float(low)), p99=significant(float(high)),
-                mean=significant(float(values.mean())), sd=significant(float(values.std())))
+                median=significant(float(np.median(values))),
+                p01=significant(float(low)),
+                p99=significant(float(high)),
+                mean=significant(float(values.mean())),
+                sd=significant(float(values.std())),
+            )
     return found
 
 
@@ -244,9 +310,12 @@ def cohort_facts(loaded: Cohort) -> dict[str, Any]:
     beyond = survival_curve(first.time, ~first.event, months)
     median = float(months[int(np.argmax(beyond <= 0.5))]) if (beyond <= 0.5).any() else float(first.time.max())
     return {
-        "name": loaded.file.cohort.name, "patients": len(loaded),
+        "name": loaded.file.cohort.name,
+        "patients": len(loaded),
         "events": {name: int(outcome.event.sum()) for name, outcome in loaded.outcomes.items()},
-        "median_follow_up_months": round(median, 1), "seed": loaded.file.cohort.seed, "config_digest": loaded.digest,
+        "median_follow_up_months": round(median, 1),
+        "seed": loaded.file.cohort.seed,
+        "config_digest": loaded.digest,
     }
 
 
@@ -254,26 +323,39 @@ def metrics_of(trained: Trained) -> dict[str, Any]:
     """`metrics.json`: every figure of the validation, with the baselines beside it."""
     settings, outcomes = trained.cohort.file.training, trained.cohort.outcomes
     scores = _baselines(trained)
-    found: dict[str, Any] = {"cohort": cohort_facts(trained.cohort), "procedure": {
-        "outer_folds": settings.folds, "repeats": settings.repeats, "bootstrap": settings.bootstrap,
-        "events_per_variable": settings.events_per_variable, "largest_correlation": settings.largest_correlation,
-    }, "sub_models": [], "baselines": []}
+    found: dict[str, Any] = {
+        "cohort": cohort_facts(trained.cohort),
+        "procedure": {
+            "outer_folds": settings.folds,
+            "repeats": settings.repeats,
+            "bootstrap": settings.bootstrap,
+            "events_per_variable": settings.events_per_variable,
+            "largest_correlation": settings.largest_correlation,
+        },
+        "sub_models": [],
+        "baselines": [],
+    }
     for subset in _subsets(trained):
         for endpoint, outcome in outcomes.items():
             lines = crossval.performance(trained.repeats, subset, endpoint, outcome, settings)
             separation = crossval.separation(trained.repeats, subset, endpoint, outcome)
-            horizons = [line.model_dump(mode="json") | crossval.brier_and_ipa(
-                trained.repeats, subset, endpoint, outcome, column, line.horizon_months)
-                for column, line in enumerate(lines)]
-            found["sub_models"].append({
-                "modalities": list(subset), "endpoint": endpoint, "horizons": horizons, **vars(separation)})
+            horizons = [
+                line.model_dump(mode="json")
+                | crossval.brier_and_ipa(trained.repeats, subset, endpoint, outcome, column, line.horizon_months)
+                for column, line in enumerate(lines)
+            ]
+            found["sub_models"].append(
+                {"modalities": list(subset), "endpoint": endpoint, "horizons": horizons, **vars(separation)}
+            )
     for name, by_key in scores.items():
         for endpoint, outcome in outcomes.items():
             for months in settings.horizons_months:
                 score = by_key.get(f"{endpoint}_{months}")
                 if score is not None:
-                    found["baselines"].append({"name": name, "endpoint": endpoint, "horizon_months": months} |
-                                              crossval.baseline_auc(trained.repeats, score, outcome, months))
+                    found["baselines"].append(
+                        {"name": name, "endpoint": endpoint, "horizon_months": months}
+                        | crossval.baseline_auc(trained.repeats, score, outcome, months)
+                    )
     if "oracle" in scores:
         found["interval_holds_oracle"] = _oracle_coverage(trained, scores["oracle"])
     return found
@@ -289,8 +371,13 @@ def _oracle_coverage(trained: Trained, oracle: Mapping[str, Any]) -> list[dict[s
             if f"{endpoint}_{months}" in oracle:
                 low, high = limits[:, :, column]
                 holds = (low <= oracle[f"{endpoint}_{months}"]) & (oracle[f"{endpoint}_{months}"] <= high)
-                found.append({"endpoint": endpoint, "horizon_months": months,
-                              "share": round(float(holds[np.isfinite(low)].mean()), 2)})
+                found.append(
+                    {
+                        "endpoint": endpoint,
+                        "horizon_months": months,
+                        "share": round(float(holds[np.isfinite(low)].mean()), 2),
+                    }
+                )
     return found
 
 
@@ -304,6 +391,9 @@ def _baselines(trained: Trained) -> dict[str, dict[str, Any]]:
             found["volume alone"] = dict.fromkeys(keys, loaded.radiomic[:, loaded.radiomic_names.index(name)])
     if loaded.file.cohort.truth is not None:
         truth = json.loads((loaded.folder / loaded.file.cohort.truth).read_text())["patients"]
-        found["oracle"] = {key: np.array([truth[name]["risk"][key] for name in loaded.patient_ids])
-                           for key in keys if key in truth[loaded.patient_ids[0]]["risk"]}
+        found["oracle"] = {
+            key: np.array([truth[name]["risk"][key] for name in loaded.patient_ids])
+            for key in keys
+            if key in truth[loaded.patient_ids[0]]["risk"]
+        }
     return found

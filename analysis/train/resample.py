@@ -32,13 +32,23 @@ class Refits:
     recalibration: dict[tuple[Subset, EndpointName], list[tuple[float, Array]]] = field(default_factory=dict)
 
 
-def refit(fitted: Fitted, blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome],
-          settings: TrainingSection, seed: int, progress: Callable[[int], None] | None = None) -> Refits:
+def refit(
+    fitted: Fitted,
+    blocks: Sequence[Block],
+    outcomes: Mapping[EndpointName, Outcome],
+    settings: TrainingSection,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> Refits:
     """Refit on `settings.bootstrap` resamples; the same resample for every modality and endpoint."""
     count = len(next(iter(outcomes.values())).time)
     everyone = np.arange(count)
-    designs = {key: _design(fitted, block, key, everyone)
-               for block in blocks for endpoint in outcomes if (key := (block.modality, endpoint))}
+    designs = {
+        key: _design(fitted, block, key, everyone)
+        for block in blocks
+        for endpoint in outcomes
+        if (key := (block.modality, endpoint))
+    }
     folds = {endpoint: _fold_of(outcome, everyone, settings, seed) for endpoint, outcome in outcomes.items()}
     rows = np.random.default_rng([seed, 21]).integers(0, count, (settings.bootstrap, count))
     refits = Refits()
@@ -50,8 +60,14 @@ def refit(fitted: Fitted, blocks: Sequence[Block], outcomes: Mapping[EndpointNam
     return refits
 
 
-def intervals(fitted: Fitted, refits: Refits, blocks: Sequence[Block], subset: Subset, endpoint: EndpointName,
-              settings: TrainingSection) -> Array:
+def intervals(
+    fitted: Fitted,
+    refits: Refits,
+    blocks: Sequence[Block],
+    subset: Subset,
+    endpoint: EndpointName,
+    settings: TrainingSection,
+) -> Array:
     """Limits of the predicted probability of every patient, shape (2, patients, horizons); NaN if not available."""
     everyone = np.arange(len(blocks[0].available))
     total = np.zeros((settings.bootstrap, len(everyone)))
@@ -68,9 +84,17 @@ def intervals(fitted: Fitted, refits: Refits, blocks: Sequence[Block], subset: S
     return np.asarray(np.quantile(risk, [tail, 1 - tail], axis=0))
 
 
-def _one(refits: Refits, fitted: Fitted, blocks: Sequence[Block], endpoint: EndpointName, outcome: Outcome,
-         designs: Mapping[tuple[ModalityName, EndpointName], Array], fold_of: Rows, drawn: Rows,
-         settings: TrainingSection) -> None:
+def _one(
+    refits: Refits,
+    fitted: Fitted,
+    blocks: Sequence[Block],
+    endpoint: EndpointName,
+    outcome: Outcome,
+    designs: Mapping[tuple[ModalityName, EndpointName], Array],
+    fold_of: Rows,
+    drawn: Rows,
+    settings: TrainingSection,
+) -> None:
     scores: dict[ModalityName, Array] = {}
     for block in blocks:
         key = (block.modality, endpoint)
@@ -88,10 +112,12 @@ def _one(refits: Refits, fitted: Fitted, blocks: Sequence[Block], endpoint: Endp
         refits.coefficients.setdefault(key, []).append(beta)
         refits.standard.setdefault(key, []).append((offset, scale))
     for subset in combinations_of(tuple(block.modality for block in blocks)):
-        found = recalibrate(fuse(scores, subset), outcome.time[drawn], outcome.event[drawn],
-                            max(settings.horizons_months))
+        found = recalibrate(
+            fuse(scores, subset), outcome.time[drawn], outcome.event[drawn], max(settings.horizons_months)
+        )
         refits.recalibration.setdefault((subset, endpoint), []).append(
-            (found.slope, found.hazard[list(settings.horizons_months)]))
+            (found.slope, found.hazard[list(settings.horizons_months)])
+        )
 
 
 def _design(fitted: Fitted, block: Block, key: tuple[ModalityName, EndpointName], everyone: Rows) -> Array:

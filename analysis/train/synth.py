@@ -61,8 +61,9 @@ class SynthConfig:
         return Grid((self.slices, self.matrix, self.matrix), (self.slice_mm, in_plane, in_plane))
 
 
-def make_cohort(config: SynthConfig, out: Path, workers: int = 2,
-                progress: Callable[[int], None] | None = None) -> None:
+def make_cohort(
+    config: SynthConfig, out: Path, workers: int = 2, progress: Callable[[int], None] | None = None
+) -> None:
     """Write a cohort into an empty or absent folder.
 
     Raises
@@ -79,9 +80,15 @@ def make_cohort(config: SynthConfig, out: Path, workers: int = 2,
         _images(config, out, workers, progress)
     _write_table(config, patients, out)
     _write_truth(config, patients, out)
-    (out / "cohort.toml").write_text(COHORT_TOML.format(
-        count=config.count, seed=config.seed, mode=config.mode, digest=config.digest(),
-        name=f"synthetic-{config.mode}-{config.count}"))
+    (out / "cohort.toml").write_text(
+        COHORT_TOML.format(
+            count=config.count,
+            seed=config.seed,
+            mode=config.mode,
+            digest=config.digest(),
+            name=f"synthetic-{config.mode}-{config.count}",
+        )
+    )
 
 
 def make_patient(config: SynthConfig, number: int, folder: Path) -> None:
@@ -92,11 +99,20 @@ def make_patient(config: SynthConfig, number: int, folder: Path) -> None:
     rng = np.random.default_rng([config.seed, 3, number])
     scanner, kernel, noise, blur = SCANNERS[int(rng.integers(len(SCANNERS)))]
     study = Study(
-        key=f"{GENERATOR}/{config.digest()}/{number}", number=number, seed=config.seed,
-        age=int(patients.age[index]), female=bool(patients.female[index]), scanner=scanner, kernel=kernel)
+        key=f"{GENERATOR}/{config.digest()}/{number}",
+        number=number,
+        seed=config.seed,
+        age=int(patients.age[index]),
+        female=bool(patients.female[index]),
+        scanner=scanner,
+        kernel=kernel,
+    )
     grid = config.grid()
-    lesion = Lesion(float(outcomes.volume_ml(patients)[index]), float(patients.heterogeneity[index]),
-                    float(patients.roughness[index]))
+    lesion = Lesion(
+        float(outcomes.volume_ml(patients)[index]),
+        float(patients.heterogeneity[index]),
+        float(patients.roughness[index]),
+    )
     build = body(rng)
     centre = place(build, lesion.radius_mm, rng)
     hu = chest(build, grid, rng)
@@ -112,8 +128,7 @@ def patient_id(config: SynthConfig, number: int) -> str:
 
 
 def _check(config: SynthConfig) -> None:
-    limits = {"count": (1, 9999), "matrix": (64, 1024), "slices": (24, 400), "slice_mm": (0.5, 5.0),
-              "seed": (0, 2**31)}
+    limits = {"count": (1, 9999), "matrix": (64, 1024), "slices": (24, 400), "slice_mm": (0.5, 5.0), "seed": (0, 2**31)}
     for name, (low, high) in limits.items():
         if not low <= getattr(config, name) <= high:
             raise SynthError(f"{name} must lie between {low} and {high}")
@@ -121,8 +136,9 @@ def _check(config: SynthConfig) -> None:
         raise SynthError(f"slices x slice_mm must cover {COVERED_MM:g} mm, or large lesions would be cut off")
 
 
-def _scan(hu: np.typing.NDArray[np.float32], grid: Grid, noise: float, blur: float,
-          rng: np.random.Generator) -> np.typing.NDArray[np.float32]:
+def _scan(
+    hu: np.typing.NDArray[np.float32], grid: Grid, noise: float, blur: float, rng: np.random.Generator
+) -> np.typing.NDArray[np.float32]:
     """Blur of the kernel and correlated noise of a stated SD, whatever the matrix."""
     sigma = [0.0, blur / grid.spacing_mm[1], blur / grid.spacing_mm[2]]
     grain = ndimage.gaussian_filter(rng.standard_normal(hu.shape, np.float32), sigma)
@@ -160,16 +176,24 @@ def _write_truth(config: SynthConfig, patients: outcomes.Patients, out: Path) ->
     risks = {months: outcomes.oracle_risk(patients, months) for months in outcomes.HORIZONS}
     volumes = outcomes.volume_ml(patients)
     truth = {
-        "warning": "SYNTHETIC - NOT FOR CLINICAL USE", "generator": GENERATOR, "config": asdict(config),
-        "config_digest": config.digest(), "effects": outcomes.EFFECTS if config.mode == "planted" else {},
+        "warning": "SYNTHETIC - NOT FOR CLINICAL USE",
+        "generator": GENERATOR,
+        "config": asdict(config),
+        "config_digest": config.digest(),
+        "effects": outcomes.EFFECTS if config.mode == "planted" else {},
         "patients": {
             patient_id(config, index + 1): {
                 "log_hazard": significant(float(patients.log_hazard[index])),
                 "volume_ml": significant(float(volumes[index])),
                 "heterogeneity": significant(float(patients.heterogeneity[index])),
                 "roughness": significant(float(patients.roughness[index])),
-                "risk": {f"{endpoint}_{months}": significant(float(values[index]))
-                         for months, by_endpoint in risks.items() for endpoint, values in by_endpoint.items()},
-            } for index in range(len(patients))},
+                "risk": {
+                    f"{endpoint}_{months}": significant(float(values[index]))
+                    for months, by_endpoint in risks.items()
+                    for endpoint, values in by_endpoint.items()
+                },
+            }
+            for index in range(len(patients))
+        },
     }
     (out / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """The cohort file that goes with a synthetic cohort."""
 
-COHORT_TOML = '''\
+COHORT_TOML = """\
 # SYNTHETIC - NOT FOR CLINICAL USE. Made by `prognode cohort synth`; generator digest {digest}.
 # `prognode train` reads this file; the comments say what each key means.
 
@@ -92,4 +92,4 @@ bootstrap = 100
 [bundle]
 name = "{name}"
 version = "1.0.0"
-'''
+"""

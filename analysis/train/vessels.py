@@ -25,8 +25,18 @@ class Segment:
 
 _HILA = ((0.0, 6.0, -40.0), (3.0, 8.0, 40.0))
 # Main directions (z, y, sideways) from a hilum to the segments of a lung.
-_SPREAD = ((1.0, 0.25, 0.45), (0.75, -0.7, 0.5), (0.3, 0.75, 0.8), (0.1, -0.55, 1.0), (-0.25, 0.3, 1.1),
-           (-0.75, 0.75, 0.6), (-0.85, -0.25, 0.75), (-1.0, 0.35, 0.35), (0.5, 0.1, 1.1), (-0.45, -0.8, 0.8))
+_SPREAD = (
+    (1.0, 0.25, 0.45),
+    (0.75, -0.7, 0.5),
+    (0.3, 0.75, 0.8),
+    (0.1, -0.55, 1.0),
+    (-0.25, 0.3, 1.1),
+    (-0.75, 0.75, 0.6),
+    (-0.85, -0.25, 0.75),
+    (-1.0, 0.35, 0.35),
+    (0.5, 0.1, 1.1),
+    (-0.45, -0.8, 0.8),
+)
 
 
 def tree(rng: np.random.Generator) -> Iterator[Segment]:
@@ -68,14 +78,21 @@ def paint(hu: NDArray[np.float32], lung: NDArray[np.bool_], segments: Sequence[S
     for segment in segments:
         low = np.minimum(segment.start, segment.end) - segment.radius - spacing
         high = np.maximum(segment.start, segment.end) + segment.radius + spacing
-        box = tuple(slice(int(np.searchsorted(axis, a)), int(np.searchsorted(axis, b)))
-                    for axis, a, b in zip(axes, low, high, strict=True))
+        box = tuple(
+            slice(int(np.searchsorted(axis, a)), int(np.searchsorted(axis, b)))
+            for axis, a, b in zip(axes, low, high, strict=True)
+        )
         if all(part.stop > part.start for part in box):
             _stroke(hu[box], lung[box], segment, [axis[part] for axis, part in zip(axes, box, strict=True)], spacing)
 
 
-def _stroke(view: NDArray[np.float32], lung: NDArray[np.bool_], segment: Segment,
-            axes: Sequence[NDArray[np.float32]], spacing: Vector) -> None:
+def _stroke(
+    view: NDArray[np.float32],
+    lung: NDArray[np.bool_],
+    segment: Segment,
+    axes: Sequence[NDArray[np.float32]],
+    spacing: Vector,
+) -> None:
     """One segment; a vessel thinner than a voxel fills only part of it."""
     start = np.array(segment.start)
     along = np.array(segment.end) - start

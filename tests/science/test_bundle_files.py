@@ -89,16 +89,20 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         load(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize(("part", "field", "value", "text"), [
-    ("cox", "coefficients", (1.0,), "columns and coefficients differ"),
-    ("recalibration", "cumulative_hazard", (0.0, 0.2, 0.1), "does not rise"),
-    ("recalibration", "slope", -1.0, "slope"),
-    ("recalibration", "slope", float("nan"), "nan"),
-    ("recalibration", "cumulative_hazard", (0.0, 0.1), "ends before month 36"),
-    ("cox", "modality", "deep", "cox lists"),
-])
+@pytest.mark.parametrize(
+    ("part", "field", "value", "text"),
+    [
+        ("cox", "coefficients", (1.0,), "columns and coefficients differ"),
+        ("recalibration", "cumulative_hazard", (0.0, 0.2, 0.1), "does not rise"),
+        ("recalibration", "slope", -1.0, "slope"),
+        ("recalibration", "slope", float("nan"), "nan"),
+        ("recalibration", "cumulative_hazard", (0.0, 0.1), "ends before month 36"),
+        ("cox", "modality", "deep", "cox lists"),
+    ],
+)
 def test_numbers_that_contradict_each_other_are_refused(
-        bundle: Bundle, tmp_path: Path, part: str, field: str, value: object, text: str) -> None:
+    bundle: Bundle, tmp_path: Path, part: str, field: str, value: object, text: str
+) -> None:
     facts = bundle.manifest.model_dump(exclude={"files"})
     items = getattr(bundle.model, part)
     wrong = bundle.model.model_copy(update={part: (items[0].model_copy(update={field: value}), *items[1:])})

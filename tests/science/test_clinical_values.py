@@ -19,16 +19,19 @@ def value(name: str, content: float | str, unit: str = "") -> ClinicalValue:
     return ClinicalValue(name=name, value=content, unit=unit, source="test")
 
 
-@pytest.mark.parametrize(("name", "content", "unit", "text"), [
-    ("age", "sixty-seven", "", "age is not a number"),
-    ("age", "inf", "", "age is not a finite number"),
-    ("age", 670, "", "age lies outside the plausible range 18 to 110 a"),
-    ("age", 67, "mo", "age must be in a, not in another unit"),
-    ("albumin", 3.9, "", "albumin lies outside the plausible range 10 to 60 g/L"),
-    ("albumin", 3.9, "g/dL", "albumin must be in g/L"),
-    ("sex", "W", "", "sex must be one of F, M"),
-    ("liver", "perhaps", "", "liver must be yes or no"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "unit", "text"),
+    [
+        ("age", "sixty-seven", "", "age is not a number"),
+        ("age", "inf", "", "age is not a finite number"),
+        ("age", 670, "", "age lies outside the plausible range 18 to 110 a"),
+        ("age", 67, "mo", "age must be in a, not in another unit"),
+        ("albumin", 3.9, "", "albumin lies outside the plausible range 10 to 60 g/L"),
+        ("albumin", 3.9, "g/dL", "albumin must be in g/L"),
+        ("sex", "W", "", "sex must be one of F, M"),
+        ("liver", "perhaps", "", "liver must be yes or no"),
+    ],
+)
 def test_a_wrong_value_is_refused_by_its_name_and_never_repeated(name, content, unit, text) -> None:
     with pytest.raises(NotScorable, match=text) as refusal:
         clinical.read([value(name, content, unit)], PREDICTORS, ())
@@ -36,10 +39,18 @@ def test_a_wrong_value_is_refused_by_its_name_and_never_repeated(name, content, 
     assert str(content) not in refusal.value.detail
 
 
-@pytest.mark.parametrize(("name", "content", "unit", "expected"), [
-    ("age", "67", "years", 67.0), ("age", 67, "a", 67.0), ("albumin", " 39.5 ", "g/L", 39.5),
-    ("sex", "f", "", "F"), ("liver", "Yes", "", 1.0), ("liver", 0, "", 0.0), ("liver", "1.0", "", 1.0),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "unit", "expected"),
+    [
+        ("age", "67", "years", 67.0),
+        ("age", 67, "a", 67.0),
+        ("albumin", " 39.5 ", "g/L", 39.5),
+        ("sex", "f", "", "F"),
+        ("liver", "Yes", "", 1.0),
+        ("liver", 0, "", 0.0),
+        ("liver", "1.0", "", 1.0),
+    ],
+)
 def test_a_right_value_is_read_as_people_write_it(name, content, unit, expected) -> None:
     vector = clinical.read([value(name, content, unit)], PREDICTORS, (name,))
     assert vector.values[name] == expected

@@ -63,11 +63,16 @@ def test_risk_rises_with_time_and_pfs_is_never_above_os(bundle: Bundle, trained:
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
-        st.floats(18, 110), st.floats(0.1, 100), st.integers(0, 4),
-        st.lists(st.floats(-1e12, 1e12), min_size=len(names), max_size=len(names)))
+        st.floats(18, 110),
+        st.floats(0.1, 100),
+        st.integers(0, 4),
+        st.lists(st.floats(-1e12, 1e12), min_size=len(names), max_size=len(names)),
+    )
     def check(age: float, nlr: float, ecog: int, values: list[float]) -> None:
-        clinical = [ClinicalValue(name=name, value=value, source="t")
-                    for name, value in (("age", age), ("nlr", nlr), ("ecog", float(ecog)))]
+        clinical = [
+            ClinicalValue(name=name, value=value, source="t")
+            for name, value in (("age", age), ("nlr", nlr), ("ecog", float(ecog)))
+        ]
         measurements = [Measurement(name=n, family="t", value=v) for n, v in zip(names, values, strict=True)]
         risk = {(s.endpoint, s.horizon_months): s for s in ensemble.score(bundle, clinical, measurements).scores}
         for s in risk.values():
@@ -83,8 +88,12 @@ def test_risk_rises_with_time_and_pfs_is_never_above_os(bundle: Bundle, trained:
 
 
 def test_a_pfs_risk_below_the_os_risk_is_raised_and_said_to_be(bundle: Bundle, trained: Trained) -> None:
-    raised = [r.model_copy(update={"cumulative_hazard": tuple(50 * h for h in r.cumulative_hazard)})
-              if r.endpoint == "OS" else r for r in bundle.model.recalibration]
+    raised = [
+        r.model_copy(update={"cumulative_hazard": tuple(50 * h for h in r.cumulative_hazard)})
+        if r.endpoint == "OS"
+        else r
+        for r in bundle.model.recalibration
+    ]
     model = bundle.model.model_copy(update={"recalibration": tuple(raised)})
     wrong = Bundle(bundle.folder, bundle.digest, bundle.manifest, model, bundle.bootstrap)
     result = scored(wrong, trained, 0, ("clinical", "radiomic"))
@@ -96,7 +105,8 @@ def test_a_pfs_risk_below_the_os_risk_is_raised_and_said_to_be(bundle: Bundle, t
 
 
 def test_without_the_minimum_clinical_set_the_radiomic_sub_model_speaks_and_says_so(
-        bundle: Bundle, trained: Trained) -> None:
+    bundle: Bundle, trained: Trained
+) -> None:
     only_age = [ClinicalValue(name="age", value=60.0, unit="a", source="DICOM PatientAge")]
     result = ensemble.score(bundle, only_age, measurements_of(trained, 0))
     assert result.sub_model.modalities == (Modality.RADIOMIC,)
@@ -137,8 +147,10 @@ def test_an_absent_clinical_value_takes_the_training_median_and_is_marked(bundle
 
 def test_a_value_beyond_the_training_range_is_marked_and_cannot_run_away(bundle: Bundle, trained: Trained) -> None:
     def with_volume(value: float) -> EnsembleResult:
-        items = [item.model_copy(update={"value": value}) if item.name == "original_shape_MeshVolume" else item
-                 for item in measurements_of(trained, 0)]
+        items = [
+            item.model_copy(update={"value": value}) if item.name == "original_shape_MeshVolume" else item
+            for item in measurements_of(trained, 0)
+        ]
         return ensemble.score(bundle, clinical_of(trained, 0), items)
 
     huge, absurd = with_volume(1e9), with_volume(1e15)

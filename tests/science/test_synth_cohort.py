@@ -31,8 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def patients(folder: Path) -> list[Path]:
@@ -83,8 +86,16 @@ def test_it_has_the_tissues_of_a_chest(folder: Path) -> None:
     for patient in patients(folder):
         hu = read_ct(sorted((patient / "ct").iterdir())).array
         middle = hu[12:28]
-        share = {name: float(np.mean((middle >= low) & (middle < high))) for name, low, high in (
-            ("lung", -920, -750), ("fat", -140, -60), ("muscle", 20, 90), ("blood", 130, 230), ("bone", 280, 3000))}
+        share = {
+            name: float(np.mean((middle >= low) & (middle < high)))
+            for name, low, high in (
+                ("lung", -920, -750),
+                ("fat", -140, -60),
+                ("muscle", 20, 90),
+                ("blood", 130, 230),
+                ("bone", 280, 3000),
+            )
+        }
         assert 0.08 < share["lung"] < 0.30
         assert share["fat"] > 0.04
         assert share["muscle"] > 0.03
@@ -106,8 +117,12 @@ def test_one_patient_is_the_same_on_a_finer_matrix(tmp_path: Path) -> None:
         values.append(radiomic.features(volume, roi.array, ExtractionSettings(spacing_mm=(2.0, 2.0, 2.0))).values())
         centres.append((np.argwhere(roi.array).mean(axis=0) * volume.spacing) + volume.origin[::-1])
     assert np.abs(centres[0] - centres[1]).max() < 2.0
-    for feature in ("original_shape_MeshVolume", "original_firstorder_Median", "original_shape_Sphericity",
-                    "original_gldm_DependenceEntropy"):
+    for feature in (
+        "original_shape_MeshVolume",
+        "original_firstorder_Median",
+        "original_shape_Sphericity",
+        "original_gldm_DependenceEntropy",
+    ):
         assert values[0][feature] == pytest.approx(values[1][feature], rel=0.1), feature
 
 
@@ -127,12 +142,15 @@ def test_the_planted_effect_is_the_one_stated_and_null_has_none() -> None:
     planted, null = outcomes.draw(40_000, 5), outcomes.draw(40_000, 5, "null")
     assert np.array_equal(planted.volume, null.volume)
     for months in (12, 36):
-        for endpoint, time, event in (("OS", planted.os_time, planted.os_event),
-                                      ("PFS", planted.pfs_time, planted.pfs_event)):
+        for endpoint, time, event in (
+            ("OS", planted.os_time, planted.os_event),
+            ("PFS", planted.pfs_time, planted.pfs_event),
+        ):
             risk = outcomes.oracle_risk(planted, months)[endpoint]
             known = event | (time > months)
             # Those censored early are few and at random before 12 months; at 36 compare through the curve.
             from analysis.train.metrics import survival_curve
+
             observed = 1 - survival_curve(time, event, np.array([float(months)]))[0]
             assert risk.mean() == pytest.approx(observed, abs=0.01)
             assert known.mean() > 0.6

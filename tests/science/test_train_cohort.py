@@ -36,6 +36,7 @@ def everywhere(column: str, value: str) -> Callable[[Rows], None]:
     def edit(rows: Rows) -> None:
         for row in rows:
             row[column] = value
+
     return edit
 
 
@@ -43,42 +44,56 @@ def cell(number: int, column: str, value: str) -> Callable[[Rows], None]:
     return lambda rows: rows[number - 2].update({column: value})
 
 
-@pytest.mark.parametrize(("edit", "text"), [
-    (cell(7, "patient_id", "P000"), r"rows 2 and 7 are the same patient \('patient_id'\); keep one row"),
-    (cell(7, "patient_id", " "), r"row 7: column 'patient_id' is empty"),
-    (cell(5, "os_event", "2"), r"row 5: column 'os_event' must be 0 \(censored\) or 1 \(event\); recode"),
-    (cell(5, "os_event", ""), r"row 5: column 'os_event' must be 0"),
-    (cell(9, "pfs_days", "-4"), r"row 9: column 'pfs_days' is not above 0"),
-    (cell(9, "pfs_days", "soon"), r"row 9: column 'pfs_days' is not a number; a time is needed"),
-    (cell(9, "pfs_days", "nan"), r"row 9: column 'pfs_days' is not a number"),
-    (cell(9, "pfs_days", "99999"), r"row 9: time to progression or death is later than time to death"),
-    (everywhere("os_event", "0"), r"column 'os_event': 0 events of OS; at least 20"),
-    (cell(4, "albumin", "3.9"), r"row 4: column 'albumin': albumin lies outside the plausible range 10 to 60 g/L"),
-    (cell(4, "sex", "W"), r"row 4: column 'sex': sex must be one of F, M"),
-    (cell(4, "nlr", "high"), r"row 4: column 'nlr': nlr is not a number; correct the cell or leave it empty"),
-    (cell(4, "noise_0", "x"), r"row 4: column 'noise_0' is not a number; leave it empty"),
-    (lambda rows: rows.__delitem__(slice(20, None)), r"20 patients; at least 40"),
-])
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (cell(7, "patient_id", "P000"), r"rows 2 and 7 are the same patient \('patient_id'\); keep one row"),
+        (cell(7, "patient_id", " "), r"row 7: column 'patient_id' is empty"),
+        (cell(5, "os_event", "2"), r"row 5: column 'os_event' must be 0 \(censored\) or 1 \(event\); recode"),
+        (cell(5, "os_event", ""), r"row 5: column 'os_event' must be 0"),
+        (cell(9, "pfs_days", "-4"), r"row 9: column 'pfs_days' is not above 0"),
+        (cell(9, "pfs_days", "soon"), r"row 9: column 'pfs_days' is not a number; a time is needed"),
+        (cell(9, "pfs_days", "nan"), r"row 9: column 'pfs_days' is not a number"),
+        (cell(9, "pfs_days", "99999"), r"row 9: time to progression or death is later than time to death"),
+        (everywhere("os_event", "0"), r"column 'os_event': 0 events of OS; at least 20"),
+        (cell(4, "albumin", "3.9"), r"row 4: column 'albumin': albumin lies outside the plausible range 10 to 60 g/L"),
+        (cell(4, "sex", "W"), r"row 4: column 'sex': sex must be one of F, M"),
+        (cell(4, "nlr", "high"), r"row 4: column 'nlr': nlr is not a number; correct the cell or leave it empty"),
+        (cell(4, "noise_0", "x"), r"row 4: column 'noise_0' is not a number; leave it empty"),
+        (lambda rows: rows.__delitem__(slice(20, None)), r"20 patients; at least 40"),
+    ],
+)
 def test_a_bad_cell_is_named_with_its_row_and_column(path: Path, edit, text: str) -> None:
     change(path, edit)
     with pytest.raises(CohortError, match=text):
         cohort.load(path)
 
 
-@pytest.mark.parametrize(("old", "new", "text"), [
-    ('name = "albumin"', 'name = "albumine"', r"no column 'albumine', which is named as clinical predictor albumine"),
-    ('time = "os_days"', 'time = "os_dayz"', r"no column 'os_dayz', which is named as outcomes.OS"),
-    ('name = "albumin"', 'name = "os_days"', r"column 'os_days' is outcomes.OS and cannot be clinical"),
-    ('name = "albumin"', 'name = "a"\ncolumn = "pfs_event"', r"column 'pfs_event' is outcomes.PFS and cannot be"),
-    ('"noise_0"', '"os_event"', r"column 'os_event' is outcomes.OS and cannot be radiomic.columns"),
-    ('name = "albumin"', 'name = "age"', r"predictor 'age' is listed twice"),
-    ('unit = "days"', 'unit = "weeks"', r"outcomes.OS.unit: Input should be 'days' or 'months'"),
-    ('unit = "days"', 'unit = "months"', r"column 'os_days': the median is \d+\.\d months; is 'months' its unit"),
-    ('minimum = ["age", "ecog", "nlr"]', 'minimum = ["agee"]', r"clinical.minimum names 'agee', which is no predictor"),
-    ("[training]", "[trainings]", r"trainings: Extra inputs are not permitted"),
-    ('type = "category"', 'type = "number"', r"a category, and only a category, lists"),
-    ("[cohort]", "[cohort", r"cohort.toml: not TOML"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        (
+            'name = "albumin"',
+            'name = "albumine"',
+            r"no column 'albumine', which is named as clinical predictor albumine",
+        ),
+        ('time = "os_days"', 'time = "os_dayz"', r"no column 'os_dayz', which is named as outcomes.OS"),
+        ('name = "albumin"', 'name = "os_days"', r"column 'os_days' is outcomes.OS and cannot be clinical"),
+        ('name = "albumin"', 'name = "a"\ncolumn = "pfs_event"', r"column 'pfs_event' is outcomes.PFS and cannot be"),
+        ('"noise_0"', '"os_event"', r"column 'os_event' is outcomes.OS and cannot be radiomic.columns"),
+        ('name = "albumin"', 'name = "age"', r"predictor 'age' is listed twice"),
+        ('unit = "days"', 'unit = "weeks"', r"outcomes.OS.unit: Input should be 'days' or 'months'"),
+        ('unit = "days"', 'unit = "months"', r"column 'os_days': the median is \d+\.\d months; is 'months' its unit"),
+        (
+            'minimum = ["age", "ecog", "nlr"]',
+            'minimum = ["agee"]',
+            r"clinical.minimum names 'agee', which is no predictor",
+        ),
+        ("[training]", "[trainings]", r"trainings: Extra inputs are not permitted"),
+        ('type = "category"', 'type = "number"', r"a category, and only a category, lists"),
+        ("[cohort]", "[cohort", r"cohort.toml: not TOML"),
+    ],
+)
 def test_a_bad_cohort_file_is_named_with_its_key(path: Path, old: str, new: str, text: str) -> None:
     content = path.read_text()
     assert old in content
@@ -102,6 +117,7 @@ def test_a_row_of_another_length_is_named(path: Path) -> None:
 
 def test_patients_without_features_or_clinical_values_still_teach_the_other_modality(path: Path) -> None:
     """10 % without a feature, 10 % below the minimum clinical set: each sub-model counts its own patients."""
+
     def edit(rows: Rows) -> None:
         for row in rows[:6]:
             row.update({name: "" for name in row if name.startswith(("copy_", "noise_", "original_", "constant"))})

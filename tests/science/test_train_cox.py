@@ -66,7 +66,8 @@ def test_counting_a_patient_twice_is_the_same_as_listing_them_twice() -> None:
     copies = rng.integers(0, 3, 60)
     listed = np.repeat(np.arange(60), copies)
     assert metrics.pairs(score, case, weight, np.arange(60)).auc(copies.astype(float)) == pytest.approx(
-        metrics.pairs(score, case, weight, listed).auc(np.ones(60)))
+        metrics.pairs(score, case, weight, listed).auc(np.ones(60))
+    )
 
 
 def test_a_patient_censored_before_the_horizon_is_neither_case_nor_control() -> None:

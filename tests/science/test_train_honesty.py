@@ -34,7 +34,8 @@ def test_the_planted_effect_is_recovered_and_calibrated(tmp_path: Path) -> None:
         lines = crossval.performance(repeats, BOTH, "OS", outcomes["OS"], settings)
         gaps = [
             crossval.baseline_auc(repeats, oracle_risk(drawn, m)["OS"], outcomes["OS"], m)["auc"] - line.auc
-            for m, line in zip((12, 36), lines, strict=True)]
+            for m, line in zip((12, 36), lines, strict=True)
+        ]
         rows.append([*gaps, lines[0].calibration_slope, lines[0].observed_expected, lines[0].hazard_ratio])
     gap_12, gap_36, slope, observed_expected, ratio = np.mean(rows, axis=0)
     assert gap_12 <= 0.06
@@ -65,7 +66,8 @@ def test_selection_never_sees_the_patients_it_is_judged_on(tmp_path: Path) -> No
         everyone = np.arange(len(loaded))
         picked = [index for index, _ in design.select(block, everyone, outcomes["OS"], loaded.file.training)]
         peeked = design.Block(
-            "radiomic", tuple(block.names[i] for i in picked), block.matrix[:, picked], block.available, {})
+            "radiomic", tuple(block.names[i] for i in picked), block.matrix[:, picked], block.available, {}
+        )
         for part, into in ((block, honest), (peeked, leaking)):
             repeats = crossval.nested([part], {"OS": outcomes["OS"]}, loaded.file.training, seed)
             into.append(crossval.separation(repeats, ("radiomic",), "OS", outcomes["OS"]).concordance)
@@ -111,7 +113,8 @@ def test_refits_of_noise_are_as_humble_as_the_model(tmp_path: Path) -> None:
 
 
 def test_the_intervals_hold_the_oracles_risk_often_and_are_not_vacuous(
-        trained: pipeline.Trained, bundle_folder: Path) -> None:
+    trained: pipeline.Trained, bundle_folder: Path
+) -> None:
     from analysis import ensemble
     from tests.science.test_ensemble_score import clinical_of, measurements_of
 

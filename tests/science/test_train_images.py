@@ -5,10 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
+from analysis.contract import Combine
+from analysis.roi import mask_from_rtstruct
 from analysis.train import cohort, features
 from analysis.train.synth import SynthConfig, make_cohort
+from analysis.volume import read_ct
+from tests.synthetic import seg
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def test_features_are_extracted_once_and_cached_by_content(path: Path, tmp_path:
 def test_a_contour_that_cannot_be_used_names_the_row_and_not_the_patient(path: Path, tmp_path: Path) -> None:
     loaded = cohort.load(path)
     none = loaded.file.images.model_copy(update={"roi_name": "liver"})
-    with pytest.raises(cohort.CohortError, match=r"row 2: no ROI of the RTSTRUCT has 'liver' in its name") as refusal:
+    with pytest.raises(cohort.CohortError, match=r"row 2: no ROI or segment has 'liver' in its name") as refusal:
         features.extract(replace(loaded, file=loaded.file.model_copy(update={"images": none})), tmp_path, workers=1)
     assert "SYN-" not in str(refusal.value)
 
@@ -65,6 +70,21 @@ def test_a_missing_image_folder_names_the_row(path: Path) -> None:
             cohort.load(path)
     finally:
         table.write_text(text)
+
+
+def test_a_segmentation_object_gives_the_features_of_the_same_contour(path: Path, tmp_path: Path) -> None:
+    loaded = cohort.load(path)
+    ct, contour = loaded.image_paths[0]
+    files = sorted(ct.iterdir())
+    roi = mask_from_rtstruct(contour, (1,), Combine.SINGLE, read_ct(files))
+    datasets = [pydicom.dcmread(file) for file in files]
+    segmentation = seg(datasets, roi.array)
+    segmentation.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    pairs = ((ct, tmp_path / "seg.dcm"), *loaded.image_paths[1:3], *loaded.image_paths[3:])
+    drawn = features.extract(loaded, tmp_path / "cache", workers=1)
+    segmented = features.extract(replace(loaded, image_paths=pairs), tmp_path / "cache", workers=1)
+    assert np.array_equal(drawn.radiomic, segmented.radiomic, equal_nan=True)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
 def test_unknown_extraction_settings_are_refused(path: Path, tmp_path: Path) -> None:
