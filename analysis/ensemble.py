@@ -26,10 +26,10 @@ from analysis.contract import (
     QualityFlag,
     RiskGroup,
     RiskScore,
-    Severity,
     SubModel,
 )
 from analysis.reasons import Reason
+from analysis.score_flags import score_flags
 from models.bundle import Bundle
 from models.manifest import Column, CoxModel, CoxRows, Manifest, Recalibration, RecalibrationRows, SubModelFacts
 
@@ -104,7 +104,7 @@ def score(
         groups=_groups(manifest, endpoints, modalities),
         sub_model=_sub_model(manifest, modalities),
         contributions=contributions,
-        flags=_flags(manifest, vector, modalities, scores, contributions),
+        flags=score_flags(manifest, vector, modalities, scores, contributions),
     )
 
 
@@ -325,55 +325,3 @@ def _contribution(
 def _lacking_text(vector: clinical.ClinicalVector) -> str:
     lacking = f"; clinical values lacking: {', '.join(vector.lacking)}" if vector.lacking else ""
     return "no radiomic features" + lacking
-
-
-def _flags(
-    manifest: Manifest,
-    vector: clinical.ClinicalVector,
-    modalities: Sequence[Modality],
-    scores: Sequence[RiskScore],
-    contributions: Sequence[Contribution],
-) -> tuple[QualityFlag, ...]:
-    """What a reader must know about how this score came about."""
-    flags = []
-    used = {part.name for part in contributions}
-    outside = sorted({part.label for part in contributions if part.out_of_range})
-    imputed = [p.label for p in manifest.clinical if p.name in vector.imputed and p.name in used]
-    if "clinical" in manifest.modalities and Modality.CLINICAL not in modalities:
-        flags.append(
-            _flag(
-                "CLINICAL_MISSING",
-                Severity.WARNING,
-                f"Scored without clinical values; lacking: {', '.join(vector.lacking)}",
-            )
-        )
-    if "radiomic" in manifest.modalities and Modality.RADIOMIC not in modalities:
-        flags.append(_flag("RADIOMIC_MISSING", Severity.WARNING, "Scored without radiomic features"))
-    if Modality.CLINICAL in modalities and imputed:
-        flags.append(
-            _flag(
-                "CLINICAL_IMPUTED", Severity.INFO, f"Training median or commonest value used for: {', '.join(imputed)}"
-            )
-        )
-    if outside:
-        many = len(outside) > max(2, len(used) // 5)
-        flags.append(
-            _flag(
-                "OUTSIDE_DEVELOPMENT_RANGE",
-                Severity.WARNING if many else Severity.INFO,
-                f"Outside the 1st to 99th percentile of the training cohort: {', '.join(outside)}",
-            )
-        )
-    if any(item.clipped for item in scores):
-        flags.append(
-            _flag(
-                "PFS_HELD_AT_OS",
-                Severity.INFO,
-                "Risk of progression or death was predicted below risk of death and is shown equal to it",
-            )
-        )
-    return tuple(flags)
-
-
-def _flag(code: str, severity: Severity, text: str) -> QualityFlag:
-    return QualityFlag(code=code, severity=severity, text=text)

@@ -26,7 +26,8 @@ app.add_typer(bundle_app, name="bundle")
 app.add_typer(cohort_app, name="cohort")
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_CONFIG", help="Settings file (TOML).")]
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+# The tool behind the command knows the options, and `--help` too.
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
 
 
 def _stop(message: str, code: int) -> NoReturn:
@@ -300,7 +301,7 @@ def bundle_verify(
 
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
-    """Train a bundle on a cohort (needs the extra `train`). Options: prognode train -- --help
+    """Train a bundle on a cohort (needs the extra `train`).
 
     Example: prognode train cohort.toml --out bundle/
     """
@@ -309,7 +310,7 @@ def train(context: typer.Context) -> None:
 
 @cohort_app.command("synth", context_settings=PASS_ON)
 def cohort_synth(context: typer.Context) -> None:
-    """Make a synthetic cohort with a known planted effect. Options: prognode cohort synth -- --help
+    """Make a synthetic cohort with a known planted effect.
 
     Example: prognode cohort synth 240 --out cohort/ --seed 1
     """
@@ -319,11 +320,17 @@ def cohort_synth(context: typer.Context) -> None:
 def _tool(arguments: list[str]) -> NoReturn:
     from dicom_node.job import run_tool
 
-    raise typer.Exit(run_tool("analysis.train", arguments))
+    code = run_tool("analysis.train", arguments)
+    raise typer.Exit(os.EX_USAGE if code == 2 else code)
 
 
 def main() -> None:
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 2:  # click's own code for wrong use
+            raise SystemExit(os.EX_USAGE) from None
+        raise
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ class Spool:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("incoming", "instances", "jobs", "results"):
             (self.root / name).mkdir(exist_ok=True, mode=0o700)
+        # All at once: a folder made on the way in could be seen by another association before its own name is durable.
+        for number in range(256):
+            (self.root / "instances" / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
+        fsync_folder(self.root / "instances")
+        fsync_folder(self.root)
 
     def sweep_incoming(self) -> int:
         """Remove half-written files of an earlier run; their senders never got a success. Returns how many."""
@@ -70,9 +75,6 @@ class Spool:
     def keep_instance(self, incoming: Path, sop_instance_uid: str, digest: str) -> Path:
         """Move a complete, already fsynced file to its place and make the name durable. Idempotent."""
         path = self.instance_path(sop_instance_uid, digest)
-        if not path.parent.is_dir():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            fsync_folder(path.parent.parent)
         os.replace(incoming, path)
         fsync_folder(path.parent)
         return path

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from analysis.train import cohort, pipeline
-from analysis.train.pipeline import Trained
+from analysis.train.trained import Trained
 from models.bundle import Bundle, load
 from tests import cohorts
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.train import cohort, pipeline
+from analysis.train import cohort, pipeline, validation
 from analysis.train.cohort import CohortError
 from tests import cohorts
 
@@ -127,7 +127,10 @@ def test_patients_without_features_or_clinical_values_still_teach_the_other_moda
     change(path, edit)
     loaded = cohort.load(path)
     trained = pipeline.fit_all(loaded)
-    counts = {tuple(m["modalities"]): m["horizons"][0]["patients"] for m in pipeline.metrics_of(trained)["sub_models"]}
+    found = validation.metrics_of(trained)["sub_models"]
+    counts = {tuple(model["modalities"]): model["horizons"][0]["patients"] for model in found}
+        tuple(m["modalities"]): m["horizons"][0]["patients"] for m in validation.metrics_of(trained)["sub_models"]
+    }
     assert counts == {("clinical",): 54, ("radiomic",): 54, ("clinical", "radiomic"): 48}
 
 

@@ -8,6 +8,7 @@ import pytest
 from analysis.train import cohort, crossval, design, pipeline
 from analysis.train.cohort import Cohort, Outcome
 from analysis.train.outcomes import Patients, oracle_risk
+from analysis.train.trained import Trained
 from models.bundle import load
 from tests import cohorts
 
@@ -112,9 +113,7 @@ def test_refits_of_noise_are_as_humble_as_the_model(tmp_path: Path) -> None:
         assert abs(np.median(slopes) - found.slope) < 0.15, key
 
 
-def test_the_intervals_hold_the_oracles_risk_often_and_are_not_vacuous(
-    trained: pipeline.Trained, bundle_folder: Path
-) -> None:
+def test_the_intervals_hold_the_oracles_risk_often_and_are_not_vacuous(trained: Trained, bundle_folder: Path) -> None:
     from analysis import ensemble
     from tests.science.test_ensemble_score import clinical_of, measurements_of
 

@@ -1,0 +1,57 @@
+"""What a reader must know about how a score came about: what was missing, filled in, out of range or held."""
+
+from collections.abc import Iterator, Sequence
+
+from analysis.clinical import ClinicalVector
+from analysis.contract import Contribution, Modality, QualityFlag, RiskScore, Severity
+from models.manifest import Manifest
+
+
+def score_flags(
+    manifest: Manifest,
+    vector: ClinicalVector,
+    modalities: Sequence[Modality],
+    scores: Sequence[RiskScore],
+    contributions: Sequence[Contribution],
+) -> tuple[QualityFlag, ...]:
+    """Flags of the ensemble, the gravest first."""
+    found = [
+        *_missing(manifest, vector, modalities),
+        *_imputed(manifest, vector, modalities, contributions),
+        *_outside(contributions),
+    ]
+    if any(item.clipped for item in scores):
+        text = "Risk of progression or death was predicted below risk of death and is shown equal to it"
+        found.append(QualityFlag(code="PFS_HELD_AT_OS", severity=Severity.INFO, text=text))
+    return tuple(sorted(found, key=lambda flag: flag.severity != Severity.WARNING))
+
+
+def _missing(manifest: Manifest, vector: ClinicalVector, modalities: Sequence[Modality]) -> Iterator[QualityFlag]:
+    labels = {predictor.name: predictor.label for predictor in manifest.clinical}
+    if Modality.CLINICAL in manifest.modalities and Modality.CLINICAL not in modalities:
+        lacking = ", ".join(labels[name] for name in vector.lacking)
+        text = f"Scored without clinical values; lacking: {lacking}"
+        yield QualityFlag(code="CLINICAL_MISSING", severity=Severity.WARNING, text=text)
+    if Modality.RADIOMIC in manifest.modalities and Modality.RADIOMIC not in modalities:
+        text = "Scored without radiomic features"
+        yield QualityFlag(code="RADIOMIC_MISSING", severity=Severity.WARNING, text=text)
+
+
+def _imputed(
+    manifest: Manifest, vector: ClinicalVector, modalities: Sequence[Modality], contributions: Sequence[Contribution]
+) -> Iterator[QualityFlag]:
+    used = {part.name for part in contributions}
+    filled = [item.label for item in manifest.clinical if item.name in vector.imputed and item.name in used]
+    if Modality.CLINICAL in modalities and filled:
+        text = f"Training median or commonest value used for: {', '.join(filled)}"
+        yield QualityFlag(code="CLINICAL_IMPUTED", severity=Severity.INFO, text=text)
+
+
+def _outside(contributions: Sequence[Contribution]) -> Iterator[QualityFlag]:
+    """A warning where more than a fifth of the features, and more than two, are out of range."""
+    outside = sorted({part.label for part in contributions if part.out_of_range})
+    if outside:
+        many = len(outside) > max(2, len({part.name for part in contributions}) // 5)
+        text = f"Outside the 1st to 99th percentile of the training cohort: {', '.join(outside)}"
+        severity = Severity.WARNING if many else Severity.INFO
+        yield QualityFlag(code="OUTSIDE_DEVELOPMENT_RANGE", severity=severity, text=text)

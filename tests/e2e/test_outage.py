@@ -1,0 +1,207 @@
+"""Destinations that are down, lose, refuse or are busy: each object arrives once, is proved, or its row says what to do."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dicom_node.demo_pacs import DemoPacs
+from dicom_node.deliveries import Delivery
+from dicom_node.workitem import WorkItem
+from tests.e2e.node import (
+    PROGNODE,
+    SCORED_OBJECTS,
+    SETTINGS,
+    Node,
+    assert_same_content,
+    assert_valid,
+    completed,
+    deliveries_of,
+    destination,
+    ended,
+    events_of,
+    filed,
+    items_of,
+    kind_of,
+    kinds_in,
+    log_of,
+    send,
+    serving,
+    wait_for,
+    write_settings,
+)
+from tests.synthetic import ct_series, rtstruct, save, save_all
+
+SR34, SR33, SR22 = (f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (34, 33, 22))
+SC, SEG = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+@dataclass
+class Hospital:
+    """One node, one study, and a destination for each way of going wrong."""
+
+    node: Node
+    pacs: dict[str, DemoPacs]
+    item: WorkItem
+    refused_connections: int
+
+    def rows(self, ae_title: str) -> dict[str, Delivery]:
+        return {row.document: row for row in deliveries_of(self.node.folder, self.item, ae_title)}
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    folder = tmp_path_factory.mktemp("outage")
+    busy, lost = iter([0xA700] * 2), iter([True] * 4)
+    pacs = {
+        "DOWN": DemoPacs(folder / "down", "DOWN"),
+        "NO_COMMITMENT": DemoPacs(folder / "none", "NO_COMMITMENT", commitment="none"),
+        "NO_REPORT": DemoPacs(folder / "never", "NO_REPORT", commitment="never"),
+        "LOSES": DemoPacs(folder / "loses", "LOSES", drop=lambda _: next(lost, False)),
+        "LOSES_QUIETLY": DemoPacs(folder / "quiet", "LOSES_QUIETLY", commitment="none"),
+        "OLD": DemoPacs(folder / "old", "OLD", sop_classes=[SR33, SR22, SC, SEG]),
+        "OLDEST": DemoPacs(folder / "oldest", "OLDEST", sop_classes=[SR22, SC, SEG], commitment="same"),
+        "BUSY": DemoPacs(folder / "busy", "BUSY", status=lambda _: next(busy, 0x0000)),
+        "BARE": DemoPacs(folder / "bare", "BARE", commitment="none", offers_find=False),
+    }
+    dropped: set[str] = set()
+
+    def drop_once(sop_class: str) -> bool:
+        new = sop_class not in dropped
+        dropped.add(sop_class)
+        return new
+
+    pacs["LOSES_QUIETLY"].drop = drop_once
+    with ExitStack() as running:
+        for one in pacs.values():
+            running.enter_context(one)
+        pacs["DOWN"].stop()  # its port is known, and nobody listens there
+        peers = [destination(name, one.port) for name, one in pacs.items()]
+        write_settings(folder / "node", *peers, deliver={"commitment_wait_seconds": 2.0})
+        node = running.enter_context(serving(folder / "node"))
+        for one in pacs.values():
+            one.report_to = ("127.0.0.1", node.port)
+        ct = ct_series(16, 40, 40, seed=41)
+        send(node.port, [*save_all(ct, folder / "study"), save(rtstruct(ct), folder / "study")])
+
+        def refusals() -> int:
+            return len(re.findall(r"delivery\.postponed .* to DOWN by .* refused the connection", log_of(node.folder)))
+
+        wait_for(lambda: refusals() >= 12, "three tries of four objects", folder=node.folder)
+        assert items_of(node.folder)[0].state == "REPORTED"
+        count = refusals()
+        pacs["DOWN"].start()
+        yield Hospital(node, pacs, completed(node.folder), count)
+
+
+def test_a_pacs_that_was_down_gets_each_object_once_when_it_is_up_again(hospital: Hospital) -> None:
+    pacs = hospital.pacs["DOWN"]
+    assert kinds_in(pacs) == SCORED_OBJECTS
+    assert len(pacs.received) == len(SCORED_OBJECTS)
+    rows = hospital.rows("DOWN").values()
+    assert {str(row.state) for row in rows} == {"COMMITTED"}
+    assert min(row.attempts for row in rows) >= 3
+    assert_same_content(pacs, hospital.node.folder, hospital.item)
+
+
+def test_the_delay_between_two_tries_grows_up_to_its_limit(hospital: Hospital) -> None:
+    waits = re.findall(r"delivery\.postponed segmentation to DOWN by", log_of(hospital.node.folder))
+    assert len(waits) >= 3
+    times = re.findall(r"(\d\d):(\d\d):(\d\d),(\d{3}) WARNING .* segmentation to DOWN by", log_of(hospital.node.folder))
+    seconds = [int(h) * 3600 + int(m) * 60 + int(s) + int(ms) / 1000 for h, m, s, ms in times]
+    gaps = [(b - a) % 86400 for a, b in zip(seconds, seconds[1:], strict=False)]
+    assert gaps[0] >= 0.2
+    assert all(gap >= least for gap, least in zip(gaps, (0.2, 0.3, 0.45, 0.67), strict=False))
+
+
+@pytest.mark.parametrize("name", ["NO_COMMITMENT", "NO_REPORT"])
+def test_without_storage_commitment_an_object_is_proved_by_c_find(hospital: Hospital, name: str) -> None:
+    assert kinds_in(hospital.pacs[name]) == SCORED_OBJECTS
+    assert len(hospital.pacs[name].received) == len(SCORED_OBJECTS)
+    assert {str(row.state) for row in hospital.rows(name).values()} == {"SEEN"}
+
+
+@pytest.mark.parametrize("name", ["LOSES", "LOSES_QUIETLY"])
+def test_what_a_pacs_accepted_and_lost_is_sent_again(hospital: Hospital, name: str) -> None:
+    """With storage commitment the report says so; without it, C-FIND does not find the object."""
+    pacs = hospital.pacs[name]
+    assert kinds_in(pacs) == SCORED_OBJECTS
+    assert len(pacs.received) > len(set(pacs.received)) == len(SCORED_OBJECTS)
+    proof = "COMMITTED" if name == "LOSES" else "SEEN"
+    assert {str(row.state) for row in hospital.rows(name).values()} == {proof}
+    assert_same_content(pacs, hospital.node.folder, hospital.item)
+
+
+@pytest.mark.parametrize(("name", "sr"), [("OLD", SR33), ("OLDEST", SR22)])
+def test_a_pacs_that_refuses_comprehensive_3d_sr_gets_the_next_sr_class(hospital: Hospital, name: str, sr: str) -> None:
+    pacs = hospital.pacs[name]
+    assert kinds_in(pacs) == SCORED_OBJECTS
+    classes = {kind_of(dataset): str(dataset.SOPClassUID) for dataset, _ in filed(pacs)}
+    assert classes == {"risk-sr": sr, "radiomics-sr": sr, "page-1": SC, "segmentation": SEG}
+    assert {str(row.state) for row in hospital.rows(name).values()} == {"COMMITTED"}
+    assert_same_content(pacs, hospital.node.folder, hospital.item)
+    assert_valid([path for _, path in filed(pacs)])
+
+
+def test_the_same_report_in_another_sr_class_has_another_uid(hospital: Hospital) -> None:
+    uids = [
+        {str(dataset.SOPInstanceUID) for dataset, _ in filed(hospital.pacs[name]) if dataset.Modality == "SR"}
+        for name in ("DOWN", "OLD", "OLDEST")
+    ]
+    assert len(uids[0] | uids[1] | uids[2]) == 6
+
+
+def test_a_busy_pacs_is_asked_again_and_gets_each_object_once(hospital: Hospital) -> None:
+    pacs = hospital.pacs["BUSY"]
+    assert kinds_in(pacs) == SCORED_OBJECTS
+    assert len(pacs.received) == len(SCORED_OBJECTS) + 2, "only what was refused with A700 came twice"
+    assert {str(row.state) for row in hospital.rows("BUSY").values()} == {"COMMITTED"}
+    assert "status A700H: the peer is out of resources" in log_of(hospital.node.folder)
+
+
+def test_a_pacs_that_can_prove_nothing_ends_as_sent_and_the_row_says_so(hospital: Hospital) -> None:
+    rows = hospital.rows("BARE").values()
+    assert {(str(row.state), row.detail) for row in rows} == {
+        ("SENT", "BARE offers neither storage commitment nor C-FIND")
+    }
+    assert kinds_in(hospital.pacs["BARE"]) == SCORED_OBJECTS
+
+
+def test_trouble_with_one_destination_does_not_hold_up_another(hospital: Hospital) -> None:
+    proved = [row.proved_at or 0 for row in hospital.rows("NO_COMMITMENT").values()]
+    assert max(proved) < max(row.proved_at or 0 for row in hospital.rows("DOWN").values())
+    assert events_of(hospital.node.folder, hospital.item).count("completed") == 1
+
+
+def test_a_refusal_for_good_fails_with_a_hint_and_a_retry_sends_only_what_was_refused(tmp_path: Path) -> None:
+    with DemoPacs(tmp_path / "pacs", "STRICT", status=lambda sop: 0xA900 if sop == SR34 else 0) as pacs:
+        write_settings(tmp_path / "node", destination("STRICT", pacs.port))
+        with serving(tmp_path / "node") as node:
+            pacs.report_to = ("127.0.0.1", node.port)
+            ct = ct_series(16, 40, 40, seed=42)
+            send(node.port, [*save_all(ct, tmp_path / "study"), save(rtstruct(ct), tmp_path / "study")])
+            (item,) = ended(node.folder)
+            assert item.state == "FAILED"
+            assert kinds_in(pacs) == {"page-1": 1, "segmentation": 1}, "the others went through"
+            shown = _prognode("status", "--study", ct[0].StudyInstanceUID, folder=node.folder)
+            assert "to do: correct the destination, then: prognode retry" in shown
+            assert "risk-sr at STRICT: status A900H" in shown or "A900H" in shown
+            pacs.status = lambda _: 0x0000
+            before = len(pacs.received)
+            assert "1 work items will run again" in _prognode("retry", folder=node.folder)
+            wait_for(lambda: items_of(node.folder)[0].state == "COMPLETED", "COMPLETED", folder=node.folder)
+            assert kinds_in(pacs) == SCORED_OBJECTS
+            assert len(pacs.received) == before + 2, "page and SEG, long proved, were not sent again"
+            assert_same_content(pacs, node.folder, items_of(node.folder)[0])
+            assert "0 work items will run again" in _prognode("retry", folder=node.folder)
+
+
+def _prognode(*arguments: str, folder: Path) -> str:
+    command = [str(PROGNODE), *arguments, "--config", str(folder / SETTINGS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
