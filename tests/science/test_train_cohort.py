@@ -129,8 +129,6 @@ def test_patients_without_features_or_clinical_values_still_teach_the_other_moda
     trained = pipeline.fit_all(loaded)
     found = validation.metrics_of(trained)["sub_models"]
     counts = {tuple(model["modalities"]): model["horizons"][0]["patients"] for model in found}
-        tuple(m["modalities"]): m["horizons"][0]["patients"] for m in validation.metrics_of(trained)["sub_models"]
-    }
     assert counts == {("clinical",): 54, ("radiomic",): 54, ("clinical", "radiomic"): 48}
 
 
