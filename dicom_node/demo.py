@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, JobResult, Outcome
-from config.settings import Clinical, Node, Peer, Settings
+from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, JobResult, Outcome, Reason
+from config.settings import Clinical, Node, Peer, Planning, Settings
 from dicom_node import deliver
 from dicom_node.compose import PAGE_PICTURE
 from dicom_node.demo_pacs import DemoPacs
@@ -22,10 +22,12 @@ from dicom_node.store import Store
 from dicom_node.worker import Worker
 from dicom_node.workitem import Retryable, State, WorkItem
 from models.bundle import Bundle
+from reports.words import percent
 
 LOGGER = logging.getLogger(__name__)
 MARK = ".prognode-demo"
 PATIENCE_SECONDS = 900.0
+SETTLED_SECONDS = 5.0  # everything that was sent has been planned by then
 _ENDED = (State.COMPLETED, State.FAILED, State.CANCELED)
 
 
@@ -57,6 +59,8 @@ def demo(folder: Path, source: Path | None, bundle: Bundle) -> None:
                 Peer("DEMO_CT", sends=True),
                 Peer("DEMO_PACS", host="127.0.0.1", port=pacs.port, sends=False, receives_results=True),
             ),
+            # The sender is ours: once it is silent, nothing more will come.
+            plan=Planning(quiet_seconds=2.0, missing_instances_hours=0.0),
             clinical=Clinical(table=table),
         )
         spool = Spool(settings.node.spool)
@@ -68,7 +72,7 @@ def demo(folder: Path, source: Path | None, bundle: Bundle) -> None:
         worker.start()
         try:
             _send(files, receiver.port, settings)
-            items = _watch(spool, bool(source))
+            items = _watch(spool)
         finally:
             receiver.stop()
             worker.stop()
@@ -127,20 +131,19 @@ def _send(files: list[Path], port: int, settings: Settings) -> None:
         _say(f"  refused: {answer.message}")
 
 
-def _watch(spool: Spool, real: bool) -> list[WorkItem]:
+def _watch(spool: Spool) -> list[WorkItem]:
     """Show the states until every work item has come to its end."""
     store = Store.open(spool.store)
     start, shown = time.monotonic(), ""
     try:
         while time.monotonic() - start < PATIENCE_SECONDS:
             items = [item for item in store.items(limit=1000) if item.state is not State.CANCELED]
-            line = ", ".join(f"{item.state}" + (f" ({item.reason})" if item.reason else "") for item in items)
+            line = ", ".join(f"{item.state}" + (f" ({item.reason})" if item.reason else "") for item in reversed(items))
             if line != shown:
                 _say(f"{time.monotonic() - start:6.1f} s  {line or 'receiving'}")
                 shown = line
-            working = [item for item in items if item.state not in _ENDED and item.state is not State.WAITING]
-            settled = time.monotonic() - start > 3  # arrivals have been planned by then
-            if items and not working and settled:
+            working = [item for item in items if item.state not in _ENDED and item.roi_sop_instance_uid is not None]
+            if items and not working and time.monotonic() - start > SETTLED_SECONDS:
                 return list(reversed(items))
             time.sleep(0.1)
     finally:
@@ -153,14 +156,16 @@ def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> 
     for item in items:
         if item.state is State.FAILED or item.key is None:
             failed |= item.state is State.FAILED
-            _say(f"\nwork item {item.id}: {item.state} {item.reason or ''}")
+            text = REASONS[Reason(item.reason)] if item.reason in set(Reason) else None
+            _say(f"\nwork item {item.id}: {item.state} {f'- {text.sentence} {text.remedy}' if text else ''}")
             continue
         result = JobResult.model_validate_json((spool.results(item.key, "analysis") / "result.json").read_bytes())
         shown = folder / f"page-{item.id}.png"
         shutil.copyfile(spool.results(item.key, "report") / PAGE_PICTURE, shown)
         _say("\n" + table(result))
         _say(f"page as a picture    {shown}")
-    _say(f"objects in the PACS  {', '.join(_collect(items, spool, folder))}")
+    for path in _collect(items, spool, folder):
+        _say(f"object in the PACS   {path}")
     if bundle.manifest.synthetic:
         _say(f"bundle {bundle.manifest.name}: {SYNTHETIC_WARNING}")
     _say(RESEARCH_USE)
@@ -197,7 +202,8 @@ def table(result: JobResult) -> str:
     lines = [f"{'endpoint':<10}{'horizon':<11}{'event probability':<24}{'risk group':<12}sub-model"]
     model = " + ".join(result.sub_model.modalities)
     for score in result.scores:
-        interval = f"{score.event_probability:.0%} ({score.lower:.0%}-{score.upper:.0%})"
+        low, high = percent(score.lower).removesuffix(" %"), percent(score.upper)
+        interval = f"{percent(score.event_probability)} ({low} to {high})"
         lines.append(
             f"{score.endpoint:<10}{score.horizon_months:>2} months  {interval:<24}{groups[score.endpoint]:<12}{model}"
         )

@@ -165,7 +165,11 @@ def _contents(folder: Path, manifest: Manifest) -> dict[str, bytes]:
     unlisted = [name for name in REQUIRED if name not in manifest.files]
     if unlisted or MANIFEST in manifest.files:
         raise BundleError(f"{MANIFEST}: files must list {', '.join(REQUIRED)} and not itself; {_REINSTALL}")
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be listed ({error.strerror}); correct its permissions") from error
+    for entry in entries:
         if entry.is_symlink() or not entry.is_file():
             raise BundleError(f"{_shown(entry.name)}: a link or folder inside the bundle; remove it")
         if entry.name != MANIFEST and entry.name not in manifest.files:
@@ -185,9 +189,13 @@ def _shown(name: str) -> str:
 
 def _json(name: str, content: bytes) -> Any:
     try:
-        return json.loads(content)
+        return json.loads(content, parse_constant=_no_constant)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise BundleError(f"{name}: not JSON ({error}); {_REINSTALL}") from error
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def _parse(name: str, kind: type[_T], content: bytes) -> _T:

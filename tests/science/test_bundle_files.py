@@ -84,6 +84,12 @@ def test_a_manifest_that_is_no_manifest_is_refused(copy: Path, text: str) -> Non
         load(copy)
 
 
+def test_a_number_that_is_none_is_refused_even_where_anything_may_stand(copy: Path) -> None:
+    edit_manifest(copy, extraction={"bin_width": float("nan")})
+    with pytest.raises(BundleError, match=r"manifest.json: not JSON \(NaN"):
+        load(copy)
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such folder"):
         load(tmp_path / "nothing")
