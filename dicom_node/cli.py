@@ -301,7 +301,7 @@ def bundle_verify(
 
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
-    """Train a bundle on a cohort (needs the extra `train`).
+    """Train a bundle on a cohort.
 
     Example: prognode train cohort.toml --out bundle/
     """

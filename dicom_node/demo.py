@@ -90,7 +90,10 @@ def _fresh(folder: Path) -> None:
 
 def _synthetic_patient(folder: Path) -> Path:
     _say("drawing a synthetic patient (CT and RTSTRUCT) ...")
-    code = run_tool("analysis.train", ["synth", "1", "--out", str(folder), "--matrix", "256", "--seed", "7"])
+    code = run_tool(
+        "analysis.train",
+        ["synth", "1", "--out", str(folder), "--matrix", "256", "--slices", "80", "--slice-mm", "2.5", "--seed", "7"],
+    )
     if code != os.EX_OK:
         raise DemoError("the synthetic patient could not be made (see above)", code)
     return folder

@@ -1,1 +1,1 @@
-"""From a cohort to a bundle; needs the extra `train`."""
+"""From a cohort to a bundle."""

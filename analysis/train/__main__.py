@@ -22,8 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     synth = commands.add_parser(
         "synth",
+        prog="prognode cohort synth",
         help="make a synthetic cohort with a planted effect",
-        epilog="example: python -m analysis.train synth 240 --out build/cohort",
+        epilog="Example: prognode cohort synth 240 --out cohort/ --seed 1",
     )
     synth.add_argument("count", type=int, help="number of patients")
     synth.add_argument("--out", type=Path, required=True, help="new folder")
@@ -37,8 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     synth.set_defaults(command=_synth)
     train = commands.add_parser(
         "train",
+        prog="prognode train",
         help="train a bundle on a cohort",
-        epilog="example: python -m analysis.train train cohort/cohort.toml --out bundle",
+        epilog="Example: prognode train cohort.toml --out bundle/",
     )
     train.add_argument("cohort", type=Path, help="COHORT.toml")
     train.add_argument("--out", type=Path, required=True, help="new folder of the bundle")

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from config.settings import load
-from dicom_node.demo_pacs import DemoPacs
+from dicom_node.demo_pacs import Commitment, DemoPacs
 from dicom_node.deliveries import Delivery
 from dicom_node.score import REPORTS, score
 from dicom_node.spool import Spool
@@ -39,7 +39,7 @@ SCORED_OBJECTS = {"risk-sr": 1, "radiomics-sr": 1, "page-1": 1, "segmentation": 
 NOT_SCORED_OBJECTS = {"risk-sr": 1, "page-1": 1}
 # Seconds instead of minutes: an outage test must not wait as a hospital can.
 QUICK = {
-    "first_delay_seconds": 0.2, "delay_factor": 1.5, "longest_delay_seconds": 1.0, "commitment_wait_seconds": 5.0,
+    "first_delay_seconds": 0.2, "delay_factor": 1.5, "longest_delay_seconds": 1.0, "commitment_wait_seconds": 3.0,
     "connect_timeout_seconds": 2.0,
 }  # fmt: skip
 _TITLES = {"126001": "risk-sr", "126000": "radiomics-sr"}
@@ -143,9 +143,11 @@ def serving(folder: Path, **options: Any) -> Iterator[Node]:
 
 
 @contextmanager
-def node_and_pacs(folder: Path, pacs_folder: Path, **sections: Any) -> Iterator[tuple[Node, DemoPacs]]:
-    """A node that delivers to a well-behaved test PACS."""
-    with DemoPacs(pacs_folder, PACS) as pacs:
+def node_and_pacs(
+    folder: Path, pacs_folder: Path, *, commitment: Commitment = "same", **sections: Any
+) -> Iterator[tuple[Node, DemoPacs]]:
+    """A node that delivers to a well-behaved test PACS; "same" commitment is the quickest."""
+    with DemoPacs(pacs_folder, PACS, commitment=commitment) as pacs:
         write_settings(folder, destination(PACS, pacs.port), **sections)
         with serving(folder) as node:
             pacs.report_to = ("127.0.0.1", node.port)

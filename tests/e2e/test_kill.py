@@ -61,7 +61,7 @@ def expected(study: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dic
 @contextmanager
 def _place(folder: Path) -> Iterator[tuple[Path, DemoPacs]]:
     """Settings of a node, and the PACS it delivers to, which outlives it."""
-    with DemoPacs(folder / "pacs", PACS) as pacs:
+    with DemoPacs(folder / "pacs", PACS, commitment="same") as pacs:
         write_settings(folder / "node", destination(PACS, pacs.port))
         yield folder / "node", pacs
 

@@ -40,7 +40,7 @@ Road = tuple[Node, DemoPacs]
 def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     """One node for the module: it must serve one study after the other anyway."""
     folder = tmp_path_factory.mktemp("road")
-    with node_and_pacs(folder / "node", folder / "pacs") as running:
+    with node_and_pacs(folder / "node", folder / "pacs", commitment="new") as running:
         yield running
 
 
