@@ -17,9 +17,9 @@ $(VENV)/.installed: requirements/locked.txt requirements/pyradiomics.txt pyproje
 	@scripts/deps build
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Prognode needs Python 3.11 (pyradiomics does not build on newer ones); give it with: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/locked.txt
+	$(BIN)/python -m pip install --quiet --use-pep517 --require-hashes -r requirements/locked.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation --no-deps -r requirements/pyradiomics.txt
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 
 deps: ## Debian packages for the tests (Orthanc, DCMTK, validators) and for building
