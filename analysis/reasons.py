@@ -19,10 +19,12 @@ class Reason(StrEnum):
     ROI_GEOMETRY_UNSUPPORTED = "ROI_GEOMETRY_UNSUPPORTED"
     ROI_TOO_SMALL = "ROI_TOO_SMALL"
     ROI_UNREADABLE = "ROI_UNREADABLE"
+    ROI_PATIENT_DIFFERS = "ROI_PATIENT_DIFFERS"
     # Completeness
     REFERENCED_CT_INCOMPLETE = "REFERENCED_CT_INCOMPLETE"
     NO_CONTOUR = "NO_CONTOUR"
     # The CT
+    IDENTITY_DIFFERS = "IDENTITY_DIFFERS"
     LOCALIZER_IN_SERIES = "LOCALIZER_IN_SERIES"
     MISSING_SLICE = "MISSING_SLICE"
     DUPLICATE_POSITION = "DUPLICATE_POSITION"
@@ -72,12 +74,13 @@ REASONS: dict[Reason, ReasonText] = {
     ),
     Reason.ROI_NOT_FOUND: ReasonText(
         "No ROI or segment of the contour object matches the configured tumour names.",
-        "Name the tumour ROI as agreed (for example GTV-1), or add its name to [plan] roi_name_patterns.",
+        "Name the tumour ROI as agreed (for example GTV-1), or add its name to [plan] roi_name_patterns, then: "
+        "prognode retry --study UID.",
     ),
     Reason.ROI_AMBIGUOUS: ReasonText(
         "Several ROIs or segments match the configured tumour names and the site's policy is "
         "to refuse rather than choose.",
-        "Leave one matching ROI, or set [plan] several_rois to largest or union.",
+        "Leave one matching ROI, or set [plan] several_rois to largest or union, then: prognode retry --study UID.",
     ),
     Reason.ROI_EMPTY: ReasonText("The contour encloses no voxel of the CT.", _RECONTOUR),
     Reason.ROI_OUTSIDE_IMAGE: ReasonText("The contour lies outside the CT.", _RECONTOUR),
@@ -91,6 +94,14 @@ REASONS: dict[Reason, ReasonText] = {
     ),
     Reason.ROI_UNREADABLE: ReasonText(
         "The contour object cannot be read.", "Export the RTSTRUCT or SEG again from the contouring workstation."
+    ),
+    Reason.ROI_PATIENT_DIFFERS: ReasonText(
+        "The contour object carries another patient ID than the CT that it references.",
+        "Correct the identity of the contour object or the CT, and send it again.",
+    ),
+    Reason.IDENTITY_DIFFERS: ReasonText(
+        "The images of the CT series carry more than one patient ID or study.",
+        "Correct the identity of the images in the PACS, and send the series again.",
     ),
     Reason.REFERENCED_CT_INCOMPLETE: ReasonText(
         "CT images that the contour references have not arrived.",
@@ -140,7 +151,8 @@ REASONS: dict[Reason, ReasonText] = {
         "Send the series again; the transfer or the archive copy is damaged.",
     ),
     Reason.CLINICAL_VALUES_INVALID: ReasonText(
-        "A clinical value is not one the model knows.", "Correct the value in the clinical table and retry."
+        "A clinical value is not one the model knows.",
+        "Correct the value in the clinical table, then: prognode retry --study UID.",
     ),
     Reason.FEATURES_FAILED: ReasonText(
         "A feature that the model needs could not be computed.",

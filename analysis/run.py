@@ -4,6 +4,7 @@ IN/job.json  IN/ct/*.dcm  IN/roi/*.dcm  IN/bundle/     ->     OUT/features.json 
                                                               OUT/pictures.npz   OUT/timing.json  OUT/result.json
 """
 
+import errno
 import importlib.metadata
 import json
 import logging
@@ -33,6 +34,7 @@ from analysis.contract import (
     Modality,
     NotScorable,
     Outcome,
+    Reason,
     RoiKind,
 )
 from analysis.roi import RoiMask, mask_from_rtstruct
@@ -42,6 +44,7 @@ from analysis.volume import Volume, read_ct
 from models.bundle import Bundle, BundleError, load
 
 LOGGER = logging.getLogger("analysis.run")
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM)
 _SOFTWARE = ("prognode", "numpy", "scipy", "SimpleITK", "pyradiomics", "pydicom", "highdicom", "scikit-image")
 
 
@@ -79,6 +82,19 @@ def main(folder_in: Path, folder_out: Path) -> int:
         LOGGER.error("job.bad_bundle the bundle's digest is not the one that was asked for")
         return ExitCode.CONFIG
     clock = Clock()
+    try:
+        return _answer(request, bundle, folder_in, folder_out, clock)
+    except MemoryError:
+        LOGGER.error("job.no_memory the limit is too small for this study")
+    except OSError as error:
+        if error.errno not in _MAY_PASS:
+            raise
+        LOGGER.error("job.no_room %s", error.strerror)
+    return ExitCode.TEMPORARY
+
+
+def _answer(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Path, clock: Clock) -> int:
+    """Analyse, and write whatever the answer is."""
     try:
         result = analyse(request, bundle, folder_in, folder_out, clock)
     except NotScorable as answer:
@@ -151,7 +167,10 @@ def software() -> dict[str, str]:
 
 def _mask(request: JobRequest, folder_in: Path, volume: Volume) -> RoiMask:
     read = mask_from_rtstruct if request.roi.kind is RoiKind.RTSTRUCT else mask_from_seg
-    return read(folder_in / "roi" / request.roi.file, request.roi.numbers, request.roi.combine, volume)
+    try:
+        return read(folder_in / "roi" / request.roi.file, request.roi.numbers, request.roi.combine, volume)
+    except MemoryError:  # a SEG may claim any size; the CT, which is as large as it may be, has been read by now
+        raise NotScorable(Reason.ROI_UNREADABLE, "it claims more than fits into memory") from None
 
 
 def _geometry(volume: Volume) -> GeometryFacts:

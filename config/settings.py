@@ -4,6 +4,7 @@ The commented default stands beside this module in `prognode.toml`; a test holds
 """
 
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -11,6 +12,8 @@ import zoneinfo
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
+
+_MAY_BE_ZERO = frozenset({"reserve_disk_bytes", "missing_instances_hours", "quiet_seconds", "commitment_wait_seconds"})
 
 
 class SettingsError(ValueError):
@@ -166,10 +169,35 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
         raise SettingsError(
             f"'node.time_zone' {settings.node.time_zone!r} is no IANA time zone; see timedatectl list-timezones"
         )
+    _check_ranges(settings)
     doubles = sorted({title for title in titles if titles.count(title) > 1})
     if doubles:
         raise SettingsError(f"[[peers]] names {', '.join(doubles)} more than once; merge the entries")
     return settings
+
+
+def _check_ranges(settings: Settings) -> None:
+    ports = [
+        ("node.port", settings.node.port),
+        *((f"peers {peer.ae_title} port", peer.port) for peer in settings.peers),
+    ]
+    for name, port in ports:
+        if not 0 <= port <= 65535:
+            raise SettingsError(f"'{name}' must be from 0 to 65535, not {port}")
+    for section in ("receive", "plan", "job", "deliver"):
+        for key, value in vars(getattr(settings, section)).items():
+            if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or key in _MAY_BE_ZERO)):
+                raise SettingsError(f"'{section}.{key}' must be a number above 0, not {value}")
+    classes = settings.report.sr_sop_classes
+    if not classes or set(classes) - set(Report().sr_sop_classes):
+        raise SettingsError(f"'report.sr_sop_classes' must hold some of {', '.join(Report().sr_sop_classes)}")
+    for name, path in (
+        ("node.spool", settings.node.spool),
+        ("bundle", settings.bundle),
+        ("clinical.table", settings.clinical.table),
+    ):
+        if path is not None and "\0" in str(path):
+            raise SettingsError(f"'{name}' holds a NUL character; it is no path")
 
 
 def _build(cls: Any, data: dict[str, Any], where: str, folder: Path) -> Any:

@@ -25,7 +25,8 @@ class Arrivals:
                 "INSERT INTO instance (sop_instance_uid, digest, sop_class_uid, series_instance_uid,"
                 " study_instance_uid, frame_of_reference_uid, header, calling_ae_title, received_at, own, planned)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (sop_instance_uid, digest) DO UPDATE SET current = 1, planned = excluded.planned",
+                " ON CONFLICT (sop_instance_uid, digest) DO UPDATE SET current = 1, planned = excluded.planned,"
+                " received_at = excluded.received_at",
                 [
                     instance.sop_instance_uid,
                     instance.digest,
@@ -82,15 +83,6 @@ class Arrivals:
         )
         return {row["uid"] for row in rows}
 
-    def missing_references(self, roi_sop_instance_uid: str) -> int:
-        """How many of the referenced instances are not here yet."""
-        rows = self._db.rows(
-            "SELECT count(*) AS n FROM reference r WHERE r.roi_sop_instance_uid = ? AND NOT EXISTS"
-            " (SELECT 1 FROM instance i WHERE i.sop_instance_uid = r.sop_instance_uid AND i.current = 1)",
-            [roi_sop_instance_uid],
-        )
-        return int(rows[0]["n"])
-
     def images_for(self, roi: Instance) -> list[Instance]:
         """What is on hand for a contour object: the referenced instances, their series, and, for an object without
         references, the CT of its frame of reference."""
@@ -130,9 +122,10 @@ class Arrivals:
         latest: float | None = rows[0]["at"]
         return latest
 
-    def first_received(self, sop_instance_uid: str) -> float:
+    def received_at(self, sop_instance_uid: str) -> float:
+        """When the newest content of an instance came."""
         rows = self._db.rows(
-            "SELECT min(received_at) AS at FROM instance WHERE sop_instance_uid = ?", [sop_instance_uid]
+            "SELECT received_at AS at FROM instance WHERE sop_instance_uid = ? AND current = 1", [sop_instance_uid]
         )
         return float(rows[0]["at"])
 

@@ -145,7 +145,7 @@ def score(
 
     Example: prognode score patient42/ --out results/
     """
-    from dicom_node.score import SUMMARY
+    from dicom_node.score import SUMMARY, NoInput
     from dicom_node.score import score as run
     from dicom_node.workitem import StageError
 
@@ -154,12 +154,12 @@ def score(
     bundle = _bundle(settings)
     try:
         summary = run(folder, out, settings, bundle)
-    except FileNotFoundError as error:
+    except NoInput as error:
         _stop(str(error), os.EX_NOINPUT)
     except StageError as error:
         _stop(f"{error}; {error.hint}", os.EX_CONFIG)
     except OSError as error:
-        _stop(f"{error.filename}: {error.strerror}", os.EX_CANTCREAT)
+        _stop(f"{error.filename or out}: {error.strerror}; give another --out", os.EX_CANTCREAT)
     if bundle.manifest.synthetic:
         print(f"bundle {bundle.manifest.name}: SYNTHETIC - NOT FOR CLINICAL USE")
     for entry in summary["work_items"]:
@@ -227,7 +227,7 @@ def retry(
     study: Annotated[str | None, typer.Option("--study", help="Only work items of this Study Instance UID.")] = None,
     config: Config = None,
 ) -> None:
-    """Run failed work items again.
+    """Run failed work items again; with --study, also plan what was not scored once more.
 
     Example: prognode retry --study 1.2.840.113619.2.55.3
     """
@@ -241,10 +241,19 @@ def retry(
     if not spool.store.is_file():
         _stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
     store = Store.open(spool.store)
-    failed = [item for item in store.items(study, limit=1_000_000) if item.state is State.FAILED]
-    for item in failed:
-        store.retry(item.id, time.time())
-    print(f"{len(failed)} work items will run again")
+    again = 0
+    seen: set[str | None] = set()
+    for item in store.items(study, limit=1_000_000):  # the newest of each contour first
+        newest = item.roi_sop_instance_uid not in seen
+        seen.add(item.roi_sop_instance_uid)
+        if item.state is State.FAILED:
+            store.retry(item.id, time.time())
+            again += 1
+        elif study and newest and item.state is State.COMPLETED and item.outcome == "NOT_SCORED":
+            again += store.births.replan(item, "retry asked for by an operator", time.time())
+    print(f"{again} work items will run again")
+    if not again and study is None:
+        print("nothing has failed; give --study to plan a study that was not scored once more")
 
 
 @app.command()
@@ -325,8 +334,14 @@ def _tool(arguments: list[str]) -> NoReturn:
 
 
 def main() -> None:
+    from config.settings import SettingsError
+    from dicom_node.workitem import ConfigError
+
     try:
         app()
+    except (ConfigError, SettingsError) as error:
+        print(f"prognode: {error}", file=sys.stderr)
+        raise SystemExit(os.EX_CONFIG) from None
     except SystemExit as end:
         if end.code == 2:  # click's own code for wrong use
             raise SystemExit(os.EX_USAGE) from None

@@ -4,7 +4,7 @@ The snapshot is taken once, when the work item is scheduled; it is part of its k
 """
 
 import csv
-import math
+import re
 from datetime import date
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from pydicom.dataset import Dataset
 
 from analysis.contract import ClinicalValue
 from config.settings import Clinical
+from dicom_node.elements import ascii_text, encodings_of, name_text
 from dicom_node.workitem import Permanent, Retryable
 
-_TAGS = ["PatientID", "PatientAge", "PatientBirthDate", "PatientSex", "StudyDate"]
+_TAGS = ["SpecificCharacterSet", "PatientID", "PatientAge", "PatientBirthDate", "PatientSex", "StudyDate"]
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_NUMBER = re.compile(r"[-+]?[0-9]{1,12}(\.[0-9]{0,12})?([eE][-+]?[0-9]{1,2})?")
+_AGE = re.compile(r"([0-9]{3})([YMWD])")
 
 
 def snapshot(ct: Path, settings: Clinical, wanted: frozenset[str]) -> tuple[ClinicalValue, ...]:
@@ -32,18 +35,27 @@ def snapshot(ct: Path, settings: Clinical, wanted: frozenset[str]) -> tuple[Clin
     header = dcmread(ct, stop_before_pixels=True, specific_tags=_TAGS)
     found = {value.name: value for value in _from_header(header)}
     if settings.table is not None:
-        patient_id = str(header.get("PatientID") or "").strip()
-        found |= {value.name: value for value in _from_table(settings.table, settings.patient_id_column, patient_id)}
+        patient_id = name_text(header, "PatientID", encodings_of(header))
+        for value in _from_table(settings.table, settings.patient_id_column, patient_id):
+            found[value.name] = _beside(value, found.get(value.name))
     return tuple(found[name] for name in sorted(found) if name in wanted)
+
+
+def _beside(value: ClinicalValue, header: ClinicalValue | None) -> ClinicalValue:
+    """The table's value; its source says so when the header has another one, the cheapest sign of a wrong patient."""
+    if header is None or header.value == value.value:
+        return value
+    close = isinstance(header.value, float) and isinstance(value.value, float) and abs(header.value - value.value) <= 1
+    return value if close else value.model_copy(update={"source": f"clinical table; {header.source} differs"})
 
 
 def _from_header(header: Dataset) -> list[ClinicalValue]:
     values = []
     age = _age(header)
     if age is not None:
-        source = "DICOM PatientAge" if header.get("PatientAge") else "DICOM PatientBirthDate and StudyDate"
+        source = "DICOM PatientAge" if _AGE.fullmatch(ascii_text(header, "PatientAge")) else "DICOM PatientBirthDate"
         values.append(ClinicalValue(name="age", value=age, unit="a", source=source))
-    sex = str(header.get("PatientSex") or "").strip().upper()
+    sex = ascii_text(header, "PatientSex").upper()
     if sex in ("M", "F"):
         values.append(ClinicalValue(name="sex", value=sex, source="DICOM PatientSex"))
     return values
@@ -51,11 +63,11 @@ def _from_header(header: Dataset) -> list[ClinicalValue]:
 
 def _age(header: Dataset) -> float | None:
     """Age in years from Patient's Age (0010,1010), else from the dates; None when neither can be read."""
-    text = str(header.get("PatientAge") or "").strip()
-    if len(text) == 4 and text[:3].isdigit() and text[3] in _YEARS:
-        return round(int(text[:3]) * _YEARS[text[3]], 2)
+    stated = _AGE.fullmatch(ascii_text(header, "PatientAge"))
+    if stated:
+        return round(int(stated[1]) * _YEARS[stated[2]], 2)
     try:
-        born, study = (date.fromisoformat(str(header.get(tag) or "")) for tag in ("PatientBirthDate", "StudyDate"))
+        born, study = (date.fromisoformat(ascii_text(header, tag)) for tag in ("PatientBirthDate", "StudyDate"))
     except ValueError:
         return None
     years = study.year - born.year - ((study.month, study.day) < (born.month, born.day))
@@ -68,12 +80,15 @@ def _from_table(table: Path, column: str, patient_id: str) -> list[ClinicalValue
     try:
         with table.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
-            if column not in (reader.fieldnames or ()):
+            names = [name.strip() for name in reader.fieldnames or ()]
+            if len(set(names)) < len(names):
+                raise Permanent("the clinical table has a column name twice", "give each column a name of its own")
+            if column not in names:
                 raise Permanent(
                     f"the clinical table has no column {column!r}",
                     "name the patient ID column in [clinical] patient_id_column",
                 )
-            rows = [row for row in reader if (row[column] or "").strip() == patient_id]
+            rows = [row for row in reader if (row.get(column) or "").strip() == patient_id]
     except OSError as error:
         raise Retryable(f"the clinical table cannot be read ({error.strerror})", "check [clinical] table") from error
     except (csv.Error, UnicodeDecodeError) as error:
@@ -91,8 +106,6 @@ def _from_table(table: Path, column: str, patient_id: str) -> list[ClinicalValue
 
 
 def _parsed(text: str) -> float | str:
-    try:
-        number = float(text)
-    except ValueError:
-        return text.strip()
-    return number if math.isfinite(number) else text.strip()
+    """A plain decimal number, else the text: `float` would also take 1_0, inf and nan."""
+    text = text.strip()
+    return float(text) if _NUMBER.fullmatch(text) else text

@@ -1,6 +1,8 @@
 """The report stage: evidence headers and the job's result go into `reports`, Part 10 files come out into the spool."""
 
+import contextlib
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,9 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import DataElement, Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from analysis.contract import MASK_FILE, PICTURES_FILE, RESULT_FILE, JobResult, Outcome
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -24,6 +26,8 @@ from reports.sr_variant import as_sop_class
 
 RISK_SR, RADIOMICS_SR, SEGMENTATION, PAGE = "risk-sr", "radiomics-sr", "segmentation", "page-1"
 PAGE_PICTURE = "page-1.png"
+LOGGER = logging.getLogger(__name__)
+DEEPEST = 12  # levels of sequences; a deep one costs a stack frame each
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def compose(
     """
     analysis = spool.results(key, "analysis")
     result = JobResult.model_validate_json((analysis / RESULT_FILE).read_bytes())
-    made = _build(analysis, result, decision, path_of, context, sr_sop_classes[0])
+    made = _made(analysis, result, decision, path_of, context, sr_sop_classes[0])
     objects = {SEGMENTATION: made.segmentation, RISK_SR: made.risk_sr, RADIOMICS_SR: made.radiomics_sr, PAGE: made.page}
     present = {name: dataset for name, dataset in objects.items() if dataset is not None}
     with spool.replace_results(key, "report") as folder:
@@ -72,13 +76,13 @@ def variant_name(document: str, sop_class_uid: str) -> str:
 
 
 def previous_documents(
-    spool: Spool, predecessor_key: str | None
+    spool: Spool, predecessor_key: str | None, sent: Mapping[str, str]
 ) -> tuple[DocumentReference | None, DocumentReference | None]:
-    """References to the risk and radiomics SR of the revision before, where there are any."""
+    """References to the SRs of the revision before: to the variants that were `sent`, where any were."""
     if predecessor_key is None:
         return None, None
     folder = spool.results(predecessor_key, "report")
-    found = [_reference(folder / f"{name}.dcm") for name in (RISK_SR, RADIOMICS_SR)]
+    found = [_reference(folder, name, sent.get(name)) for name in (RISK_SR, RADIOMICS_SR)]
     return found[0], found[1]
 
 
@@ -94,7 +98,7 @@ def write_part10(dataset: Dataset, path: Path) -> None:
     dcmwrite(path, dataset, enforce_file_format=True)
 
 
-def _build(
+def _made(
     analysis: Path,
     result: JobResult,
     decision: Plan | NotEligible,
@@ -102,13 +106,31 @@ def _build(
     context: ReportContext,
     sr_sop_class: str,
 ) -> build.Documents:
+    """The documents; where a header of the evidence cannot be used as it is, from what of it can be read."""
+    try:
+        return _build(analysis, result, decision, lambda uid: _header(path_of(uid)), context, sr_sop_class)
+    except Exception as error:  # noqa: BLE001 - the boundary to odd headers: highdicom and pydicom raise whatever fits
+        LOGGER.warning(
+            "report.cleaned a header of the evidence is odd (%s); its odd parts are left out", type(error).__name__
+        )
+        return _build(analysis, result, decision, lambda uid: _cleaned(_header(path_of(uid))), context, sr_sop_class)
+
+
+def _build(
+    analysis: Path,
+    result: JobResult,
+    decision: Plan | NotEligible,
+    header_of: Callable[[str], Dataset],
+    context: ReportContext,
+    sr_sop_class: str,
+) -> build.Documents:
     pictures = _pictures(analysis / PICTURES_FILE)
     if isinstance(decision, NotEligible):
-        evidence = _headers([uid for uid in decision.evidence if uid], path_of)
+        evidence = [header_of(uid) for uid in decision.evidence if uid]
         return build.not_scored(evidence, build.refusal_of(result), context, sr_sop_class, pictures)
-    roi = _headers([decision.roi_sop_instance_uid], path_of)[0]
+    roi = header_of(decision.roi_sop_instance_uid)
     if result.outcome is Outcome.NOT_SCORED:
-        evidence = [*_headers(decision.ct_sop_instance_uids, path_of), roi]
+        evidence = [*(header_of(uid) for uid in decision.ct_sop_instance_uids), roi]
         return build.not_scored(evidence, build.refusal_of(result), context, sr_sop_class, pictures)
     if result.geometry is None:
         raise ValueError("a scored result has no geometry; analyse the study again")
@@ -116,12 +138,32 @@ def _build(
     ordered = list(dict.fromkeys(names[name] for name in result.geometry.files))  # multi-frame: one file, many slices
     multi_frame = len(ordered) == 1 and len(result.geometry.files) > 1
     frames = result.geometry.frames if multi_frame else None
-    ct = _headers(ordered, path_of)
+    ct = [header_of(uid) for uid in ordered]
     return build.scored(ct, roi, _mask(analysis / MASK_FILE), pictures, result, context, sr_sop_class, frames)
 
 
-def _headers(uids: Sequence[str], path_of: Callable[[str], Path]) -> list[Dataset]:
-    return [dcmread(path_of(uid), stop_before_pixels=True, force=True) for uid in uids]
+def _header(path: Path) -> Dataset:
+    return dcmread(path, stop_before_pixels=True, force=True)
+
+
+def _cleaned(header: Dataset) -> Dataset:
+    """What of a header can be read: each element alone, and no sequence deeper than any real one."""
+    clean = Dataset()
+    for tag in list(header.keys()):
+        with contextlib.suppress(Exception):
+            element = header[tag]
+            if _depth(element) <= DEEPEST and not (element.VR in ("DS", "IS") and isinstance(element.value, str)):
+                element.to_json_dict(None, 0)  # converts every value of it
+                clean.add(element)
+    if clean.get("SOPClassUID") == CTImageStorage and "NumberOfFrames" in clean:
+        del clean.NumberOfFrames
+    return clean
+
+
+def _depth(element: DataElement) -> int:
+    if element.VR != "SQ" or not element.value:
+        return 0
+    return 1 + max(max((_depth(inner) for inner in item), default=0) for item in element.value)
 
 
 def _mask(path: Path) -> NDArray[np.bool_]:
@@ -138,10 +180,13 @@ def _pictures(path: Path) -> Mapping[str, NDArray[Any]] | None:
         return {name: archive[name] for name in archive.files}
 
 
-def _reference(path: Path) -> DocumentReference | None:
-    if not path.is_file():
+def _reference(folder: Path, document: str, sop_instance_uid: str | None) -> DocumentReference | None:
+    paths = [folder / f"{document}.dcm", *sorted(folder.glob(variant_name(document, "*")))]
+    headers = [dcmread(path, stop_before_pixels=True) for path in paths if path.is_file()]
+    if not headers:
         return None
-    return reference_to(dcmread(path, stop_before_pixels=True))
+    sent = next((header for header in headers if header.SOPInstanceUID == sop_instance_uid), headers[0])
+    return reference_to(sent)
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

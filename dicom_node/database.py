@@ -19,15 +19,24 @@ SCHEMA_VERSION = 1
 
 
 class Database:
-    """One connection; belongs to the thread that opened it."""
+    """One connection; belongs to the thread that opened it. Raises ConfigError for a file that is no store of ours."""
 
     def __init__(self, path: Path) -> None:
         connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-            connection.execute(f"PRAGMA {pragma}")
-        self.connection = connection
-        self._db = SqliteUtils(connection)
-        self._migrate(path)
+        try:
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+                connection.execute(f"PRAGMA {pragma}")
+            self.connection = connection
+            self._db = SqliteUtils(connection)
+            self._migrate(path)
+        except sqlite3.OperationalError:
+            connection.close()
+            raise  # locked or full: it may pass
+        except (sqlite3.DatabaseError, ConfigError) as error:
+            connection.close()
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{path.name} is not a store of Prognode ({error}); restore it from a backup") from error
 
     def close(self) -> None:
         self.connection.close()
@@ -43,7 +52,7 @@ class Database:
             raise
         self.connection.execute("COMMIT")
 
-    def execute(self, sql: str, arguments: Sequence[Any] = ()) -> int:
+    def execute(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> int:
         """Run a statement that returns no rows; gives the number of rows it changed."""
         return self.connection.execute(sql, arguments).rowcount
 

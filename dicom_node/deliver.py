@@ -32,7 +32,7 @@ from dicom_node.elements import UnreadableHeader, ascii_text
 from dicom_node.workitem import DeliveryState, Retryable
 
 LOGGER = logging.getLogger(__name__)
-SAME_ASSOCIATION_SECONDS = 1.0  # how long a commitment report on the asking association is waited for
+SAME_ASSOCIATION_SECONDS = 0.5  # how long a commitment report on the asking association is waited for
 
 
 class Variant(NamedTuple):

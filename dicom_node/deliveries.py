@@ -8,6 +8,8 @@ from typing import Any
 from dicom_node.database import Database
 from dicom_node.workitem import DeliveryState
 
+# A PACS that reports a failed commitment may do so each time: resending at once would be a loop.
+FIRST_RESEND_SECONDS, LONGEST_RESEND_SECONDS = 30.0, 3600.0
 PENDING, SENT, FAILED = DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.FAILED
 
 
@@ -27,6 +29,7 @@ class Delivery:
     final: int
     attempts: int
     run_after: float
+    unseen: int
     transaction_uid: str | None
     sent_at: float | None
     proved_at: float | None
@@ -85,7 +88,7 @@ class Deliveries:
         """
         with self._db.immediate():
             rows = self._db.rows(
-                "SELECT id, sop_instance_uid FROM delivery WHERE transaction_uid = ? AND state = ?",
+                "SELECT id, sop_instance_uid, unseen FROM delivery WHERE transaction_uid = ? AND state = ?",
                 [transaction_uid, SENT],
             )
             for row in rows:
@@ -93,18 +96,29 @@ class Deliveries:
                 if uid in committed:
                     self.record(row["id"], state=DeliveryState.COMMITTED, final=1, proved_at=now, detail="")
                 elif uid in failed:
+                    # Also where the row had been given up as not provable: the report says that it is not there.
+                    wait = min(FIRST_RESEND_SECONDS * 2.0 ** row["unseen"], LONGEST_RESEND_SECONDS)
                     self.record(
                         row["id"],
                         state=PENDING,
+                        final=0,
                         transaction_uid=None,
-                        run_after=now,
+                        run_after=now + wait,
+                        unseen=row["unseen"] + 1,
                         detail=f"storage commitment failed with reason {failed[uid]:04X}H",
                     )
         return bool(rows)
 
-    def reopen_failed(self, work_item_id: int) -> None:
-        """Let refused deliveries of a work item be tried again."""
+    def hold(self, destination: str, until: float) -> None:
+        """Keep everything for a destination that does not answer: each try would cost its time-out again."""
         self._db.execute(
+            "UPDATE delivery SET run_after = ? WHERE destination = ? AND final = 0 AND run_after < ?",
+            [until, destination, until],
+        )
+
+    def reopen_failed(self, work_item_id: int) -> int:
+        """Let refused deliveries of a work item be tried again; how many."""
+        return self._db.execute(
             "UPDATE delivery SET state = ?, final = 0, run_after = 0, attempts = 0"
             " WHERE work_item_id = ? AND state = ?",
             [PENDING, work_item_id, FAILED],

@@ -11,15 +11,26 @@ from pydicom.uid import generate_uid
 
 from config.settings import Peer, Settings
 from dicom_node import deliver
+from dicom_node.compose import variant_name
 from dicom_node.deliver import Document, Variant
 from dicom_node.deliveries import Delivery
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.workitem import DeliveryState, Permanent, Retryable, WorkItem
+from dicom_node.workitem import DeliveryState, Retryable, WorkItem
 
 LOGGER = logging.getLogger(__name__)
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+REPORT_PATIENCE = 16  # looks for a commitment report, with growing delay: about six hours by default
 RESEND_AFTER_UNSEEN = 3  # read-backs that do not find an object before it is sent again
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a sent object belongs in the PACS."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
 
 
 class Dispatcher:
@@ -34,21 +45,36 @@ class Dispatcher:
         due = self._store.deliveries.due(self._clock())
         if not due:
             return False
-        item = self._store.item(due[0].work_item_id)
-        peer = self._peers.get(due[0].destination)
+        first = due[0]
+        item = self._store.item(first.work_item_id)
+        peer = self._peers.get(first.destination)
         if item is None or item.key is None or peer is None:
             for row in due:
-                self._refuse(row, f"no peer {row.destination} in the settings; add [[peers]] or cancel the work item")
+                self._refuse(row, f"no [[peers]] entry {row.destination} in the settings; add it, then: prognode retry")
         else:
-            try:
-                self._step(item, peer, due)
-            except Retryable as error:
-                self._later(due, f"{error}; {error.hint}")
-            except Permanent as error:
-                for row in due:
-                    self._refuse(row, f"{error}; {error.hint}")
+            self._guarded(item, peer, due)
         self._store.complete_delivered(self._clock())
         return True
+
+    def _guarded(self, item: WorkItem, peer: Peer, due: Sequence[Delivery]) -> None:
+        """One step; whatever goes wrong moves these rows on, so that they never keep others from their turn."""
+        try:
+            self._step(item, peer, due)
+        except Retryable as error:
+            self._later(self._open(due), f"{error}; {error.hint}")
+            # It may have cost a time-out: the next work item's objects need not find out for themselves.
+            self._store.deliveries.hold(peer.ae_title, self._clock() + deliver.delay(1, self._settings.deliver))
+        except OSError as error:
+            self._later(self._open(due), f"the spool's disk: {error.strerror}")
+        except Exception as error:  # the boundary of the stage: one damaged file must not stop the others
+            LOGGER.debug("delivery.refused", exc_info=True)
+            for row in self._open(due):
+                self._refuse(row, f"it cannot be read from the spool ({type(error).__name__}); send the study again")
+
+    def _open(self, rows: Sequence[Delivery]) -> list[Delivery]:
+        """These rows as they are now, without those that have come to their end."""
+        ids = {row.id for row in rows}
+        return [row for row in self._store.deliveries.of_item(rows[0].work_item_id) if row.id in ids and not row.final]
 
     def _step(self, item: WorkItem, peer: Peer, due: Sequence[Delivery]) -> None:
         pending = [row for row in due if row.state is DeliveryState.PENDING]
@@ -69,7 +95,7 @@ class Dispatcher:
 
     def _send(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
         by_name = {row.document: row for row in rows}
-        documents = [_document(self._spool, item, row.document) for row in rows]
+        documents = [self._document(item, row.document) for row in rows]
         for answer in deliver.send(peer, documents, self._settings):
             row = by_name[answer.name]
             if answer.state is DeliveryState.SENT:
@@ -82,6 +108,7 @@ class Dispatcher:
                     sop_instance_uid=answer.sop_instance_uid,
                     status=answer.status,
                     detail=answer.message,
+                    attempts=0,
                     sent_at=now,
                     run_after=now,
                     transaction_uid=None,
@@ -98,7 +125,12 @@ class Dispatcher:
         for row in rows:
             self._store.deliveries.record(row.id, transaction_uid=transaction, run_after=wait_until)
         objects = [(row.sop_class_uid or "", row.sop_instance_uid or "") for row in rows]
-        answer = deliver.request_commitment(peer, objects, transaction, self._settings)
+        try:
+            answer = deliver.request_commitment(peer, objects, transaction, self._settings)
+        except Retryable:
+            for row in rows:  # the question may not have arrived: it is asked again
+                self._store.deliveries.record(row.id, transaction_uid=None)
+            raise
         if answer.kind == "REPORTED":
             failed = answer.failed or {}
             self._store.deliveries.commitment_report(transaction, answer.committed, failed, self._clock())
@@ -117,28 +149,39 @@ class Dispatcher:
 
     def _read_back(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
         """C-FIND at IMAGE level: an object that the PACS lists in the right study has arrived."""
-        variants = {row.id: _sent_variant(self._spool, item, row) for row in rows}
-        study = next(iter(variants.values())).study_instance_uid
-        wanted = {variant.sop_instance_uid: variant.series_instance_uid for variant in variants.values()}
-        seen = deliver.find(peer, study, wanted, self._settings)
+        places = {row.id: self._place(item, row) for row in rows}
+        study = next(iter(places.values())).study_instance_uid
+        wanted = {place.sop_instance_uid: place.series_instance_uid for place in places.values()}
+        asks = peer.proof != "commitment"
+        seen = deliver.find(peer, study, wanted, self._settings) if asks else None
         for row in rows:
             if seen is None:
-                self._end_unproved(row, f"{peer.ae_title} offers neither storage commitment nor C-FIND")
+                self._without_find(peer, row)
             elif row.sop_instance_uid in seen:
                 self._store.deliveries.record(
                     row.id, state=DeliveryState.SEEN, final=1, proved_at=self._clock(), detail=""
                 )
-            elif row.attempts >= RESEND_AFTER_UNSEEN:
+            elif row.attempts + 1 >= RESEND_AFTER_UNSEEN:
                 LOGGER.warning("delivery.unseen %s does not list what it has accepted; sending again", peer.ae_title)
-                self._store.deliveries.record(row.id, state=DeliveryState.PENDING, transaction_uid=None)
+                unseen = row.unseen + row.attempts + 1
+                self._store.deliveries.record(
+                    row.id, state=DeliveryState.PENDING, transaction_uid=None, unseen=unseen, attempts=0
+                )
                 self._later([row], "accepted, but not found by C-FIND; sending again")
             else:
                 self._later([row], "accepted, not yet found by C-FIND")
 
+    def _without_find(self, peer: Peer, row: Delivery) -> None:
+        """Only storage commitment can prove this one: its report may take hours, but not for ever."""
+        if row.transaction_uid is not None and row.attempts < REPORT_PATIENCE:
+            self._later([row], "the storage commitment report has not come yet")
+        else:
+            self._end_unproved(row, f"sent, but {peer.ae_title} offers nothing that proves it")
+
     def _later(self, rows: Sequence[Delivery], detail: str) -> None:
         for row in rows:
             attempts = row.attempts + 1
-            wait = deliver.delay(attempts, self._settings.deliver)
+            wait = deliver.delay(attempts + row.unseen, self._settings.deliver)
             LOGGER.warning("delivery.postponed %s to %s by %.0f s: %s", row.document, row.destination, wait, detail)
             self._store.deliveries.record(row.id, attempts=attempts, run_after=self._clock() + wait, detail=detail)
 
@@ -148,41 +191,27 @@ class Dispatcher:
             row.id, state=DeliveryState.FAILED, final=1, attempts=row.attempts + 1, status=status, detail=detail
         )
 
+    def _document(self, item: WorkItem, name: str) -> Document:
+        """The files of one document: its preferred form first, then the other SOP classes of an SR."""
+        variants = []
+        for path in self._files(item, name):
+            header = _identity(path)
+            variants.append(Variant(str(header.SOPClassUID), str(header.SOPInstanceUID), path))
+        return Document(name, tuple(variants))
+
+    def _files(self, item: WorkItem, name: str) -> list[Path]:
+        folder = self._spool.results(item.key or "", "report")
+        others = [folder / variant_name(name, other) for other in self._settings.report.sr_sop_classes]
+        return [folder / f"{name}.dcm", *(path for path in others if path.is_file())]
+
+    def _place(self, item: WorkItem, row: Delivery) -> _Place:
+        headers = [_identity(path) for path in self._files(item, row.document)]
+        header = next((one for one in headers if one.SOPInstanceUID == row.sop_instance_uid), headers[0])
+        return _Place(header.StudyInstanceUID, header.SeriesInstanceUID, row.sop_instance_uid or header.SOPInstanceUID)
+
     def _end_unproved(self, row: Delivery, detail: str) -> None:
         self._store.deliveries.record(row.id, state=DeliveryState.SENT, final=1, detail=detail)
 
 
-def _document(spool: Spool, item: WorkItem, name: str) -> Document:
-    """The files of one document: its preferred form first, then the other SOP classes of an SR."""
-    return Document(name, tuple(_variant(path) for path in _files(spool, item, name)))
-
-
-def _files(spool: Spool, item: WorkItem, name: str) -> list[Path]:
-    folder = spool.results(item.key or "", "report")
-    return [folder / f"{name}.dcm", *sorted(folder.glob(f"{name}.1.2.840.*.dcm"), reverse=True)]
-
-
-def _variant(path: Path) -> Variant:
-    header = _identity(path)
-    return Variant(str(header.SOPClassUID), str(header.SOPInstanceUID), path)
-
-
 def _identity(path: Path) -> Dataset:
     return dcmread(path, stop_before_pixels=True, specific_tags=list(_IDENTITY))
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a sent object belongs in the PACS."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-
-
-def _sent_variant(spool: Spool, item: WorkItem, row: Delivery) -> _Place:
-    for path in _files(spool, item, row.document):
-        header = _identity(path)
-        if header.SOPInstanceUID == row.sop_instance_uid:
-            return _Place(header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
-    raise Permanent(f"{row.document} is no longer in the spool", "prognode retry makes it again")

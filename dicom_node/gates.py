@@ -40,7 +40,15 @@ def series_defect(series: Sequence[Instance]) -> Defect | None:
 
     `series` is everything on hand of one CT series, whether the ROI references it or not.
     """
-    checks = (_localizer, _unusable_geometry, _orientations, _pixel_grids, _several_acquisitions, _same_positions)
+    checks = (
+        _identity,
+        _localizer,
+        _unusable_geometry,
+        _orientations,
+        _pixel_grids,
+        _several_acquisitions,
+        _same_positions,
+    )
     return next((defect for check in checks if (defect := check(series)) is not None), None)
 
 
@@ -67,6 +75,14 @@ def slice_order(images: Sequence[Instance]) -> tuple[Instance, ...]:
 
 
 # -- of the series -------------------------------------------------------------------------------------------
+
+
+def _identity(series: Sequence[Instance]) -> Defect | None:
+    """A result is filed under one patient and one study: slices of two must not be scored as one volume."""
+    patients, studies = {image.patient for image in series}, {image.study_instance_uid for image in series}
+    if len(patients) > 1 or len(studies) > 1:
+        return Defect(Reason.IDENTITY_DIFFERS, f"{len(patients)} patient IDs, {len(studies)} studies in one series")
+    return None
 
 
 def _localizer(series: Sequence[Instance]) -> Defect | None:

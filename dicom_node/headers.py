@@ -16,7 +16,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from config.identity import MANUFACTURER
-from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, texts, uid
+from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, raw, texts, uid
 from dicom_node.frames import geometry_of, rescale_of
 from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, RTSTRUCT, SEG, Instance
 from dicom_node.quiet import quiet_libraries
@@ -32,9 +32,9 @@ _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _WITH_PIXELS = CT_CLASSES | {SEG, LABEL_MAP_SEG}
 _STRINGS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer",
-    "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient",
+    "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber", "ImagePositionPatient",
     "ImageOrientationPatient", "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
-    "RescaleIntercept", "RescaleSlope", "RescaleType",
+    "RescaleIntercept", "RescaleSlope", "RescaleType", "PatientID", "IssuerOfPatientID",
 )  # fmt: skip
 _SEQUENCES = (
     "ReferencedSeriesSequence", "SourceImageSequence", "SegmentSequence", "SharedFunctionalGroupsSequence",
@@ -178,14 +178,27 @@ def _instance(dataset: Dataset, syntax: UID, digest: str) -> Instance:
         rescale=rescale,
         rescale_type=rescale_type,
         acquisition_number=ascii_text(dataset, "AcquisitionNumber", 16),
-        instance_number=ascii_text(dataset, "InstanceNumber", 16),
-        own=ascii_text(dataset, "Manufacturer") == MANUFACTURER,
+        patient=_patient(dataset),
+        own=_own(dataset),
         rois=facts.rois,
         referenced_sop_instance_uids=facts.sop_instance_uids,
         referenced_series_instance_uids=facts.series_instance_uids,
         referenced_sop_class_uids=facts.sop_class_uids,
         references_from_contours=facts.from_contours,
     )
+
+
+def _patient(dataset: Dataset) -> str:
+    """Digest that tells patients apart and nothing else of them."""
+    patient_id = (raw(dataset, "PatientID") or b"").strip(b" \0")
+    issuer = (raw(dataset, "IssuerOfPatientID") or b"").strip(b" \0")
+    return hashlib.sha256(b"patient\0" + patient_id + b"\0" + issuer).hexdigest()[:16] if patient_id else ""
+
+
+def _own(dataset: Dataset) -> bool:
+    """Made by this software: a workstation that edits an object of ours keeps the manufacturer, but gives new UIDs."""
+    ours = ascii_text(dataset, "SOPInstanceUID").startswith("2.25.")
+    return ours and ascii_text(dataset, "Manufacturer") == MANUFACTURER
 
 
 def _name(tag: BaseTag) -> str:

@@ -62,7 +62,7 @@ class Instance:
     rescale: bool = False  # slope and intercept present and finite, slope not zero
     rescale_type: str = ""
     acquisition_number: str = ""
-    instance_number: str = ""
+    patient: str = ""  # digest of Patient ID and its issuer, to compare and nothing more; "" where there is no ID
     own: bool = False  # made by this software: never an input (loop guard)
     rois: tuple[Roi, ...] = ()
     referenced_sop_instance_uids: tuple[str, ...] = ()

@@ -200,6 +200,8 @@ def _examined(question: _Question, images: list[Instance], absent: int) -> Decis
             return _waiting(question, images, 0, defect.detail, defect.reason)
     if defect is not None:
         return _not_eligible(question, defect.reason, defect.detail, images)
+    if question.roi.patient and images[0].patient and question.roi.patient != images[0].patient:
+        return _not_eligible(question, Reason.ROI_PATIENT_DIFFERS, "", images)
     choice = candidates.choose(question.roi.rois, question.settings)
     if isinstance(choice, candidates.NoChoice):
         return _not_eligible(question, choice.reason, choice.detail, images)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TypeVar
 
 from pydicom.dataset import Dataset
@@ -157,6 +158,7 @@ class Receiver:
         self._clock = clock
         self._server: ThreadedAssociationServer | None = None
         self._ledger: Ledger | None = None
+        self._locked = ExitStack()
         self.port = settings.node.port
 
     def start(self) -> None:
@@ -164,12 +166,17 @@ class Receiver:
         quiet_libraries()
         _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every message, and would log names and numbers
         self._spool.create()
+        self._locked.enter_context(self._spool.lock("receive"))  # what lies half-written is nobody's from here on
         swept = self._spool.sweep_incoming()
         if swept:
             LOGGER.info("spool.swept %d half-written files of an earlier run", swept)
-        self._ledger = Ledger(self._spool)
-        self._ledger.call(lambda store: None)  # a store that cannot be opened must stop the start, not the first sender
-        self._server = self._listen()
+        try:
+            self._ledger = Ledger(self._spool)
+            self._ledger.call(lambda store: None)  # a store that cannot be opened must stop the start, not a sender
+            self._server = self._listen()
+        except BaseException:
+            self.stop()
+            raise
         self.port = int(self._server.server_address[1])
         LOGGER.info("receive.listening AE title %s, port %d", self._settings.node.ae_title, self.port)
 
@@ -190,6 +197,7 @@ class Receiver:
         if self._ledger is not None:
             ledger, self._ledger = self._ledger, None
             ledger.close()
+        self._locked.close()
 
     def _listen(self) -> ThreadedAssociationServer:
         entity = application_entity(self._settings)

@@ -11,6 +11,7 @@ from analysis.contract import ClinicalValue, Reason
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import clinical_table, plan
+from dicom_node.births import Birth
 from dicom_node.decision import NotEligible, Plan, Waiting, from_json
 from dicom_node.instance import Instance
 from dicom_node.spool import Spool
@@ -23,20 +24,27 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ticket:
-    """The JSON in work_item.plan: the decision, and the clinical values frozen with it."""
+    """The JSON in work_item.plan: the decision, and what was frozen with it.
+
+    `digests` maps the SOP Instance UIDs of the inputs to their content: what changes later is another input.
+    """
 
     decision: Plan | NotEligible
     clinical: tuple[ClinicalValue, ...]
+    digests: dict[str, str]
+    bundle_digest: str
 
     def to_json(self) -> str:
         values = [value.model_dump(mode="json") for value in self.clinical]
-        return json.dumps({"decision": json.loads(self.decision.to_json()), "clinical": values})
+        decision = json.loads(self.decision.to_json())
+        frozen = {"decision": decision, "clinical": values, "digests": self.digests, "bundle": self.bundle_digest}
+        return json.dumps(frozen, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "Ticket":
         data = json.loads(text)
         clinical = tuple(ClinicalValue.model_validate(value) for value in data["clinical"])
-        return Ticket(from_json(json.dumps(data["decision"])), clinical)
+        return Ticket(from_json(json.dumps(data["decision"])), clinical, data["digests"], data["bundle"])
 
 
 class Scheduler:
@@ -70,18 +78,18 @@ class Scheduler:
             self.look_at(uid)
         for _, instance in arrivals:  # after the contours: a CT that has one needs no waiting row
             if instance.is_ct:
-                self._store.wait_for_contour(instance, Reason.NO_CONTOUR, self._clock())
+                self._store.births.wait_for_contour(instance, Reason.NO_CONTOUR, self._clock())
         self._store.arrivals.mark_planned(row for row, _ in arrivals)
         return bool(arrivals)
 
     def look_at_waiting(self) -> None:
-        """Decide again what only time can have changed: quiet series, images that never came, a mended table."""
-        for uid in self._store.waiting_rois():
+        """Decide again what is still open: quiet series, images that never came, a mended table, an operator's wish."""
+        for uid in self._store.births.waiting_rois():
             self.look_at(uid)
 
     def refuse_without_contour(self) -> None:
         """Nothing more will come: a CT that still has no contour is told so."""
-        for item in self._store.waiting_without_contour():
+        for item in self._store.births.waiting_without_contour():
             images = self._store.arrivals.series(item.ct_series_instance_uid or "")
             refusal = NotEligible(
                 reason=Reason.NO_CONTOUR,
@@ -92,56 +100,61 @@ class Scheduler:
                 ct_series_instance_uid=item.ct_series_instance_uid,
             )
             digests = {"": "", **{image.sop_instance_uid: image.digest for image in images}}
-            self._store.schedule_waiting(
-                item.id,
-                key=self._key(refusal, digests, (), self._bundle.digest),
-                inputs_digest=self._key(refusal, digests, (), ""),
-                plan=Ticket(refusal, ()).to_json(),
-                reason=refusal.reason,
-                now=self._clock(),
-            )
+            self._store.births.schedule_without_contour(item.id, self._birth(refusal, digests, ()), self._clock())
 
     def look_at(self, roi_sop_instance_uid: str) -> None:
-        """Decide one contour object and write the decision down."""
+        """Decide one contour object and write the decision down. One that cannot be decided waits, and says why."""
         roi = self._store.arrivals.instance(roi_sop_instance_uid)
         if roi is None or roi.own:
             return
+        try:
+            self._decide(roi)
+        except StageError as error:
+            self._wait(roi, "CLINICAL_VALUES_UNAVAILABLE", f"{error}; {error.hint}")
+        except Exception as error:
+            LOGGER.debug("plan.held", exc_info=True)
+            self._wait(roi, "PLANNING_FAILED", f"{type(error).__name__}; report this: it is a bug")
+
+    def _decide(self, roi: Instance) -> None:
         images = self._store.arrivals.images_for(roi)
         decision = plan.decide(
             roi, images, self._settings.plan, waited_seconds=self._waited(roi), quiet=self._quiet(roi, images)
         )
         if isinstance(decision, Waiting):
-            self._wait(
-                roi, decision.reason, decision.detail, decision.study_instance_uid, decision.ct_series_instance_uid
-            )
-            return
-        try:
-            self._schedule(roi, images, decision)
-        except StageError as error:
-            LOGGER.warning("plan.held the clinical values of a study cannot be had: %s; %s", error, error.hint)
             study, series = decision.study_instance_uid, decision.ct_series_instance_uid
-            self._wait(roi, "CLINICAL_VALUES_UNAVAILABLE", f"{error}; {error.hint}", study, series)
+            self._store.births.wait(roi, study, series, decision.reason, decision.detail, self._clock())
+        else:
+            self._schedule(roi, decision, {item.sop_instance_uid: item.digest for item in [roi, *images]})
 
-    def _schedule(self, roi: Instance, images: list[Instance], decision: Plan | NotEligible) -> None:
-        digests = {item.sop_instance_uid: item.digest for item in [roi, *images]}
-        inputs_digest = self._key(decision, digests, (), "")
-        if self._store.already_planned(inputs_digest):
+    def _schedule(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str]) -> None:
+        uid = roi.sop_instance_uid
+        if self._store.births.is_answered(uid, self._key(decision, digests, (), ""), self._clock()):
             return
         clinical = self._clinical(decision, digests) if isinstance(decision, Plan) else ()
-        reason = None if isinstance(decision, Plan) else str(decision.reason)
-        key = self._key(decision, digests, clinical, self._bundle.digest)
-        made = self._store.schedule(
-            roi,
-            study=decision.study_instance_uid,
-            series=decision.ct_series_instance_uid,
-            key=key,
-            inputs_digest=inputs_digest,
-            plan=Ticket(decision, clinical).to_json(),
-            reason=reason,
-            now=self._clock(),
+        birth = self._birth(decision, digests, clinical)
+        rival = self._store.births.rival(uid, birth.key)
+        if rival is not None:  # an older content has come back: it replaces what replaced it
+            birth = self._birth(decision, digests, clinical, replaces=rival)
+        if self._store.births.schedule(uid, birth, self._clock()):
+            LOGGER.info("plan.scheduled work item %s: %s", birth.key[:12], birth.reason or "eligible")
+
+    def _birth(
+        self,
+        decision: Plan | NotEligible,
+        digests: dict[str, str],
+        clinical: tuple[ClinicalValue, ...],
+        replaces: str = "",
+    ) -> Birth:
+        used = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
+        frozen = {uid: digests[uid] for uid in (*used, decision.roi_sop_instance_uid)}
+        return Birth(
+            study_instance_uid=decision.study_instance_uid,
+            ct_series_instance_uid=decision.ct_series_instance_uid,
+            key=self._key(decision, digests, clinical, self._bundle.digest, replaces),
+            inputs_digest=self._key(decision, digests, (), ""),
+            plan=Ticket(decision, clinical, frozen, self._bundle.digest).to_json(),
+            reason=None if isinstance(decision, Plan) else str(decision.reason),
         )
-        if made:
-            LOGGER.info("plan.scheduled work item %s: %s", key[:12], reason or "eligible")
 
     def _key(
         self,
@@ -149,15 +162,22 @@ class Scheduler:
         digests: dict[str, str],
         clinical: tuple[ClinicalValue, ...],
         bundle_digest: str,
+        replaces: str = "",
     ) -> str:
-        written = {"series_number": self._settings.report.series_number, "ae_title": self._settings.node.ae_title}
+        written: dict[str, str | int] = {
+            "series_number": self._settings.report.series_number,
+            "ae_title": self._settings.node.ae_title,
+            "site": self._settings.node.site,
+        }
+        if replaces:
+            written["replaces"] = replaces
         return plan.key(
             decision,
             digests,
             clinical=clinical,
             bundle_digest=bundle_digest,
             pipeline_version=VERSION,
-            config=written,
+            config=written if bundle_digest else None,
         )
 
     def _clinical(self, decision: Plan, digests: dict[str, str]) -> tuple[ClinicalValue, ...]:
@@ -166,13 +186,16 @@ class Scheduler:
         path = self._spool.instance_path(uid, digests[uid])
         return clinical_table.snapshot(path, self._settings.clinical, wanted)
 
-    def _wait(self, roi: Instance, reason: str, detail: str, study: str, series: str | None) -> None:
-        self._store.wait_for_images(roi, study, series, reason, detail, self._clock())
+    def _wait(self, roi: Instance, reason: str, detail: str) -> None:
+        series = next(iter(roi.referenced_series_instance_uids), None)
+        new = self._store.births.wait(roi, roi.study_instance_uid, series, reason, detail, self._clock())
+        if new:  # looked at every few seconds, said once
+            LOGGER.warning("plan.held a contour waits: %s: %s", reason, detail)
 
     def _waited(self, roi: Instance) -> float:
         if self._final:
             return math.inf
-        return max(0.0, self._clock() - self._store.arrivals.first_received(roi.sop_instance_uid))
+        return max(0.0, self._clock() - self._store.arrivals.received_at(roi.sop_instance_uid))
 
     def _quiet(self, roi: Instance, images: list[Instance]) -> bool:
         """True when nothing has come for a while: the fallback for contours that do not list a whole series."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,8 +26,14 @@ from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
 SUMMARY = "summary.json"
+_KEY, _FOLDER = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
+_WORKING = (State.SCHEDULED, State.ANALYSED, State.REPORTED)
 RESULTS = (RESULT_FILE, FEATURES_FILE, MASK_FILE)
 REPORTS = (*(f"{name}.dcm" for name in (RISK_SR, RADIOMICS_SR, PAGE, SEGMENTATION)), PAGE_PICTURE)
+
+
+class NoInput(Exception):
+    """There is nothing to score; the text names the folder and the remedy."""
 
 
 def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[str, Any]:
@@ -42,12 +49,15 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
 
     Raises
     ------
-    FileNotFoundError
+    NoInput
         When there is no such folder, or no file in it.
+    OSError
+        When `out` cannot be written.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    inside = (path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else ()
+    paths = sorted(path for path in inside if not _is_ours(path))
     if not paths:
-        raise FileNotFoundError(f"{folder}: no files here; give a folder with the CT and its RTSTRUCT or SEG")
+        raise NoInput(f"{folder}: no files here; give a folder with the CT and its RTSTRUCT or SEG")
     moment = max(path.stat().st_mtime for path in paths)
     out.mkdir(parents=True, exist_ok=True)
     offline = replace(settings, peers=())
@@ -58,18 +68,39 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
         ignored = [
             {"file": str(path.relative_to(folder)), "why": why} for path, why in _take(paths, spool, store, moment)
         ]
-        scheduler = Scheduler(store, spool, offline, bundle, lambda: moment, final=True)
-        scheduler.take_arrivals()
-        scheduler.refuse_without_contour()
-        worker = Worker(offline, spool, bundle, Runner(spool, offline.job, bundle), lambda: moment)
-        while worker.step_analyse() or worker.step_report():
+        clock = _Clock(moment)
+        scheduler = Scheduler(store, spool, offline, bundle, clock, final=True)
+        while scheduler.take_arrivals():
             pass
-        worker.step_deliver()
+        scheduler.refuse_without_contour()
+        worker = Worker(offline, spool, bundle, Runner(spool, offline.job, bundle), clock)
+        while any(item.state in _WORKING for item in store.items(limit=1_000_000)):
+            if not (worker.step_analyse() or worker.step_report() or worker.step_deliver()):
+                clock.skip()
         shown = [item for item in reversed(store.items(limit=1_000_000)) if item.state is not State.CANCELED]
         summary = {"work_items": [_entry(item, store, spool, out) for item in shown], "ignored": ignored}
         store.close()
     (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _is_ours(path: Path) -> bool:
+    """A result of an earlier run, where those lie inside the input folder."""
+    in_results = _FOLDER.fullmatch(path.parent.name) is not None and (path.parent / RESULT_FILE).exists()
+    return in_results or path.name == SUMMARY
+
+
+class _Clock:
+    """The moment of the inputs. Where work is put off for later, later comes at once: nobody waits for it."""
+
+    def __init__(self, moment: float) -> None:
+        self._moment = moment
+
+    def __call__(self) -> float:
+        return self._moment
+
+    def skip(self) -> None:
+        self._moment += 3600.0
 
 
 def _take(paths: list[Path], spool: Spool, store: Store, moment: float) -> Iterator[tuple[Path, str]]:
@@ -100,9 +131,9 @@ def _entry(item: WorkItem, store: Store, spool: Spool, out: Path) -> dict[str, A
     key = item.key or ""
     entry: dict[str, Any] = {
         "key": key,
-        "outcome": item.outcome or str(item.state),
+        "outcome": item.outcome or "FAILED",
         "reason": item.reason,
-        "folder": key[:16],
+        "folder": None,
         "revision": item.revision,
         "study_instance_uid": item.study_instance_uid,
         "ct_series_instance_uid": item.ct_series_instance_uid,
@@ -111,21 +142,30 @@ def _entry(item: WorkItem, store: Store, spool: Spool, out: Path) -> dict[str, A
     if item.reason in set(Reason):
         text = REASONS[Reason(item.reason)]
         entry |= {"sentence": text.sentence, "remedy": text.remedy}
-    if item.state is State.FAILED:
+    if item.state is not State.COMPLETED or not _KEY.fullmatch(key):
         row = store.details(item.id)
-        entry |= {"outcome": "FAILED", "error": row["events"][-1]["detail"], "hint": row["hint"], "folder": None}
-        return entry
+        error = row["events"][-1]["detail"] or str(item.state)
+        return entry | {"outcome": "FAILED", "error": error, "hint": row["hint"]}
     target = out / key[:16]
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir()
-    for part, names in (("analysis", RESULTS), ("report", REPORTS)):
-        for name in names:
-            source = spool.results(key, part) / name
-            if source.is_file():
-                shutil.copyfile(source, target / name)
+    _publish(spool, key, target)
+    entry["folder"] = key[:16]
     result = JobResult.model_validate_json((target / RESULT_FILE).read_bytes())
     entry |= {"reason_detail": result.reason_detail, "bundle": result.bundle.model_dump()}
     entry["scores"] = [score.model_dump(mode="json") for score in result.scores]
     entry["sub_model"] = list(result.sub_model.modalities) if result.sub_model else None
     return entry
+
+
+def _publish(spool: Spool, key: str, target: Path) -> None:
+    """Put the results where the caller wants them; results of the same key from an earlier run are replaced."""
+    draft = target.with_name(f".{target.name}.new")
+    for stale in (draft, target):
+        if stale.exists():
+            shutil.rmtree(stale)
+    draft.mkdir()
+    for part, names in (("analysis", RESULTS), ("report", REPORTS)):
+        for name in names:
+            source = spool.results(key, part) / name
+            if source.is_file():
+                shutil.copyfile(source, draft / name)
+    draft.rename(target)

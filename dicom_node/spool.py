@@ -7,6 +7,7 @@ incoming/                                                                  half-
 store.sqlite                                                               the store
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from dicom_node.workitem import ConfigError
 
 
 def fsync_folder(folder: Path) -> None:
@@ -50,6 +53,26 @@ class Spool:
             (self.root / "instances" / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
         fsync_folder(self.root / "instances")
         fsync_folder(self.root)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the spool for one process of a kind ("receive", "work"). Raises ConfigError when another has it.
+
+        What an earlier process left (leases, half-written files) may be cleared while the lock is held: it is gone.
+        """
+        with (self.root / f"{name}.lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another `prognode {name}` (or serve) uses this spool; stop it, or set another [node] spool"
+                ) from None
+            yield
+
+    def sweep_drafts(self) -> None:
+        """Remove results that were being written when an earlier worker ended; their stage runs again."""
+        for draft in (self.root / "results").glob("*/.*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
     def sweep_incoming(self) -> int:
         """Remove half-written files of an earlier run; their senders never got a success. Returns how many."""

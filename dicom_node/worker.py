@@ -3,12 +3,13 @@
 APScheduler is the clock and nothing more; what must not be forgotten is a row with `run_after`.
 """
 
+import errno
 import logging
-import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -34,6 +35,7 @@ LOGGER = logging.getLogger(__name__)
 LEASE_SECONDS = 60.0
 TICK_SECONDS = 0.2
 LOOK_AGAIN_SECONDS = 5.0
+PAUSE_SECONDS = 5.0
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 600.0
 
 
@@ -46,7 +48,9 @@ class Worker:
         """Raises ConfigError when the settings cannot be used."""
         self._settings, self._spool, self._bundle, self._runner, self._clock = settings, spool, bundle, runner, clock
         candidates.choose((), settings.plan)  # a pattern that is no regular expression is said now, not per study
-        self._owner = owner_id()
+        self._owner = uuid.uuid4().hex
+        self._locked = ExitStack()
+        self._stopping = threading.Event()
         self._local = threading.local()
         self._looked = 0.0
         self._clock_work: BackgroundScheduler | None = None
@@ -77,8 +81,12 @@ class Worker:
     def _analyse(self, item: WorkItem) -> None:
         ticket = Ticket.from_json(item.plan or "")
         key = item.key or ""
+        if ticket.bundle_digest != self._bundle.digest:
+            LOGGER.info("workitem.replanned work item %s: the bundle has changed", _short(item))
+            self._store.births.replan(item, "the bundle has changed", self._clock())
+            return
         if isinstance(ticket.decision, Plan):
-            result = self._runner.analyse(key, ticket.decision, ticket.clinical, self._path_of)
+            result = self._runner.analyse(key, ticket.decision, ticket.clinical, self._path_of(ticket))
         else:
             result = self._runner.state_not_eligible(key, ticket.decision)
         reason = str(result.reason) if result.reason else None
@@ -96,8 +104,8 @@ class Worker:
             self._spool,
             item.key or "",
             ticket.decision,
-            self._path_of,
-            context_of(item, self._settings, self._spool),
+            self._path_of(ticket),
+            self._context(item),
             self._settings.report.sr_sop_classes,
         )
         destinations = [peer.ae_title for peer in self._settings.destinations()]
@@ -111,6 +119,9 @@ class Worker:
         if item is None:
             return False
         self._store.note(item.id, f"{state.lower()} claimed", self._clock(), f"attempt {item.attempts}")
+        if item.attempts > self._settings.job.attempts:  # claimed before and never given back: it ended the node
+            self._fail(item, f"the node ended {item.attempts - 1} times in this stage", "report this: it is a bug")
+            return True
         try:
             with self._kept_alive(item):
                 work(item)
@@ -121,20 +132,23 @@ class Worker:
         except Permanent as error:
             self._fail(item, str(error), error.hint)
         except OSError as error:  # a full or broken disk may pass; the text of an OSError holds no PHI but a path
-            self._postpone(item, Retryable(f"{type(error).__name__}: {error.strerror}", "check the spool's disk"))
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            self._postpone(item, Retryable(f"disk: {error.strerror}", "check the spool's disk"), counts=not full)
         except Exception as error:
             # The text may quote a header: only its type is logged, the trace goes to debug.
             LOGGER.debug("stage.bug", exc_info=True)
             self._fail(item, f"{type(error).__name__} in stage {state}", "report this: it is a bug")
         return True
 
-    def _postpone(self, item: WorkItem, error: Retryable) -> None:
-        if item.attempts >= self._settings.job.attempts:
+    def _postpone(self, item: WorkItem, error: Retryable, *, counts: bool = True) -> None:
+        if counts and item.attempts >= self._settings.job.attempts:
             self._fail(item, f"{error} ({item.attempts} attempts)", error.hint)
             return
         wait = min(FIRST_RETRY_SECONDS * 2.0 ** (item.attempts - 1), LONGEST_RETRY_SECONDS)
         LOGGER.warning("stage.postponed work item %s by %.0f s: %s; %s", _short(item), wait, error, error.hint)
-        self._store.postpone(item, self._owner, self._clock() + wait, self._clock(), f"{error}; {error.hint}")
+        self._store.postpone(
+            item, self._owner, self._clock() + wait, self._clock(), f"{error}; {error.hint}", counts=counts
+        )
 
     def _fail(self, item: WorkItem, text: str, hint: str) -> None:
         LOGGER.error("stage.failed work item %s: %s; %s", _short(item), text, hint)
@@ -166,11 +180,12 @@ class Worker:
     # -- life of the worker ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Free what dead workers held and start the clock."""
-        for owner in self._store.lease_owners():
-            if not owner_alive(owner):
-                freed = self._store.break_leases(owner)
-                LOGGER.info("lease.freed %d work items of a worker that is gone", freed)
+        """Take the spool, free what an earlier worker held, start the clock. Raises ConfigError when it is taken."""
+        self._locked.enter_context(self._spool.lock("work"))
+        freed = self._store.break_leases_but(self._owner)
+        if freed:
+            LOGGER.info("lease.freed %d work items of a worker that is gone", freed)
+        self._spool.sweep_drafts()
         LOGGER.info("worker.started job isolation: %s", self._runner.isolation.text)
         clock = BackgroundScheduler(timezone="UTC", executors={"default": {"type": "threadpool", "max_workers": 4}})
         for step in (self.step_plan, self.step_analyse, self.step_report, self.step_deliver):
@@ -189,8 +204,10 @@ class Worker:
 
     def stop(self) -> None:
         """Finish what is at work and stop claiming."""
+        self._stopping.set()
         if self._clock_work is not None:
             self._clock_work.shutdown(wait=True)
+        self._locked.close()
 
     def _drain(self, step: Callable[[], bool]) -> None:
         try:
@@ -199,9 +216,10 @@ class Worker:
         except Exception as error:  # the clock's thread: one bad tick must not end the stage
             LOGGER.error("worker.tick_failed %s in %s", type(error).__name__, step.__name__)
             LOGGER.debug("worker.tick_failed", exc_info=True)
+            self._stopping.wait(PAUSE_SECONDS)  # the cause (a full disk, say) will not pass in a fifth of a second
 
     def _running(self) -> bool:
-        return self._clock_work is None or self._clock_work.running
+        return not self._stopping.is_set()
 
     @property
     def _store(self) -> Store:
@@ -211,53 +229,30 @@ class Worker:
             store = self._local.store = Store.open(self._spool.store)
         return store
 
-    def _path_of(self, sop_instance_uid: str) -> Path:
-        instance = self._store.arrivals.instance(sop_instance_uid)
-        if instance is None:
-            raise Permanent("an input of this work item is no longer in the store", "send the study again")
-        return self._spool.instance_path(sop_instance_uid, instance.digest)
+    def _context(self, item: WorkItem) -> ReportContext:
+        """Who reports, and when: the time of scheduling, so that a stage that runs again makes the same bytes."""
+        before = self._store.item_of(item.predecessor_key) if item.predecessor_key else None
+        rows = self._store.deliveries.of_item(before.id) if before else []
+        sent = {row.document: row.sop_instance_uid for row in rows if row.sop_instance_uid}
+        risk_sr, radiomics_sr = compose.previous_documents(self._spool, item.predecessor_key, sent)
+        node = self._settings.node
+        return ReportContext(
+            key=item.key or "",
+            created=datetime.fromtimestamp(item.scheduled_at or item.created_at, UTC),
+            ae_title=node.ae_title,
+            software_version=VERSION,
+            device_uid=device_uid(node.ae_title, node.site),
+            site=node.site,
+            revision=item.revision,
+            previous_risk_sr=risk_sr,
+            previous_radiomics_sr=radiomics_sr,
+            series_number=self._settings.report.series_number,
+            zone=ZoneInfo(node.time_zone) if node.time_zone else None,
+        )
 
-
-def context_of(item: WorkItem, settings: Settings, spool: Spool) -> ReportContext:
-    """Who reports, and when: the time the item was scheduled, so that a stage that runs again makes the same bytes."""
-    risk_sr, radiomics_sr = compose.previous_documents(spool, item.predecessor_key)
-    return ReportContext(
-        key=item.key or "",
-        created=datetime.fromtimestamp(item.scheduled_at or item.created_at, UTC),
-        ae_title=settings.node.ae_title,
-        software_version=VERSION,
-        device_uid=device_uid(settings.node.ae_title, settings.node.site),
-        site=settings.node.site,
-        revision=item.revision,
-        previous_risk_sr=risk_sr,
-        previous_radiomics_sr=radiomics_sr,
-        series_number=settings.report.series_number,
-        zone=ZoneInfo(settings.node.time_zone) if settings.node.time_zone else None,
-    )
-
-
-def owner_id() -> str:
-    """Names this process beyond reuse of its number: boot, pid, start time."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot}:{os.getpid()}:{_start_time(os.getpid())}"
-
-
-def owner_alive(owner: str) -> bool:
-    """Whether the process that holds a lease still runs. After a reboot none does."""
-    boot, _, rest = owner.partition(":")
-    pid, _, started = rest.partition(":")
-    if boot != Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip():
-        return False
-    return pid.isdigit() and _start_time(int(pid)) == started
-
-
-def _start_time(pid: int) -> str:
-    """Field 22 of /proc/PID/stat; '' when there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
+    def _path_of(self, ticket: Ticket) -> Callable[[str], Path]:
+        """Where the inputs of a work item lie, by their frozen content: a later content of a UID is another input."""
+        return lambda uid: self._spool.instance_path(uid, ticket.digests[uid])
 
 
 def _short(item: WorkItem) -> str:

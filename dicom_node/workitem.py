@@ -26,18 +26,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.REPORTED: frozenset({State.COMPLETED, State.FAILED}),
     State.COMPLETED: frozenset(),
     State.CANCELED: frozenset(),
-    State.FAILED: frozenset({State.SCHEDULED, State.CANCELED}),
-}
-
-# Procedure Step State (0074,1000) that a worklist shows; a leased item shows IN PROGRESS instead of SCHEDULED.
-UPS_STATE: dict[State, str] = {
-    State.WAITING: "SCHEDULED",
-    State.SCHEDULED: "SCHEDULED",
-    State.ANALYSED: "IN PROGRESS",
-    State.REPORTED: "IN PROGRESS",
-    State.COMPLETED: "COMPLETED",
-    State.CANCELED: "CANCELED",
-    State.FAILED: "CANCELED",
+    # Back to REPORTED where objects were sent already: the same bytes go out again, never other ones under their UIDs.
+    State.FAILED: frozenset({State.SCHEDULED, State.REPORTED, State.CANCELED}),
 }
 
 
@@ -66,9 +56,11 @@ class WorkItem:
     key: str | None
     revision: int
     predecessor_key: str | None
-    plan: str | None  # JSON of plan.Plan or plan.NotEligible
+    inputs_digest: str | None  # the part of the key that only images and contours can change
+    plan: str | None  # JSON of schedule.Ticket
     outcome: str | None
     reason: str | None
+    replan: int
     attempts: int
     run_after: float
     scheduled_at: float | None

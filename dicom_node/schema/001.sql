@@ -48,6 +48,7 @@ CREATE TABLE work_item (
     outcome TEXT,
     reason TEXT,
     hint TEXT,
+    replan INTEGER NOT NULL DEFAULT 0, -- 1: asked for by an operator, also where images and contour are the same
     priority INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     lease_owner TEXT,
@@ -86,6 +87,7 @@ CREATE TABLE delivery (
     detail TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
     run_after REAL NOT NULL DEFAULT 0,
+    unseen INTEGER NOT NULL DEFAULT 0, -- times that it was looked for and not found since it was first sent
     transaction_uid TEXT,              -- storage commitment asked for
     sent_at REAL,
     proved_at REAL,

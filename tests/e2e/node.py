@@ -20,8 +20,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from config.settings import load
-from dicom_node.demo_pacs import Commitment, DemoPacs
 from dicom_node.deliveries import Delivery
+from dicom_node.demo_pacs import Commitment, DemoPacs
 from dicom_node.score import REPORTS, score
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -72,6 +72,7 @@ def write_settings(folder: Path, *peers: dict[str, Any], port: int = 0, **sectio
     tables: dict[str, dict[str, Any]] = {
         "node": {"ae_title": NODE, "port": port, "spool": "spool", "site": "e2e"} | sections.pop("node", {}),
         "receive": {"reserve_disk_bytes": 0} | sections.pop("receive", {}),
+        "plan": {"quiet_seconds": 2.0} | sections.pop("plan", {}),
         "deliver": QUICK | sections.pop("deliver", {}),
         **sections,
     }

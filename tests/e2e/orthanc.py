@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -192,8 +191,3 @@ def orthanc(folder: Path, lua: str = FORWARD_INPUTS) -> Iterator[Orthanc]:
             yield running
         finally:
             running.stop()
-
-
-def refused(error: BaseException) -> bool:
-    """Whether a REST call failed because the peer did not take the objects, not because Orthanc is gone."""
-    return isinstance(error, urllib.error.HTTPError)

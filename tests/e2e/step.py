@@ -1,4 +1,4 @@
-"""`python -m tests.e2e.step STAGE --config FILE`: a node's worker that does the stages up to STAGE, then SIGKILLs itself.
+"""`python -m tests.e2e.step STAGE --config FILE`: a worker that does the stages up to STAGE, then SIGKILLs itself.
 
 Built from the same parts as `prognode work`, but step by step instead of by the clock, so that a kill falls exactly
 between two stages, or between an act and its record. The restart is the real `prognode serve`.

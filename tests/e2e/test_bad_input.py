@@ -94,6 +94,12 @@ def _nan_spacing(ct: Study) -> Study:
     return made
 
 
+def _endless_position(ct: Study) -> Study:
+    made = [*ct, rtstruct(ct)]
+    _raw(ct[0], "ImagePositionPatient", "DS", b"1" * 65_000)
+    return made
+
+
 def _other_patient_geometry(ct: Study) -> Study:
     return [*ct, rtstruct(ct, FrameOfReferenceUID="2.25.1")]
 
@@ -102,7 +108,7 @@ REFUSED: dict[Reason, list[Callable[[Study], Study]]] = {
     Reason.ROI_EMPTY: [_no_contours, _no_contour_sequence, _two_points],
     Reason.ROI_OUTSIDE_IMAGE: [_beside_the_image, _above_the_image],
     Reason.ROI_UNREADABLE: [_nan_contour],
-    Reason.GEOMETRY_INVALID: [_nan_spacing],
+    Reason.GEOMETRY_INVALID: [_nan_spacing, _endless_position],
     Reason.ROI_FRAME_OF_REFERENCE_DIFFERS: [_other_patient_geometry],
 }
 CASES = [(make, reason, 61 + k) for k, (make, reason) in enumerate((m, r) for r, ms in REFUSED.items() for m in ms)]
@@ -112,7 +118,7 @@ CASES = [(make, reason, 61 + k) for k, (make, reason) in enumerate((m, r) for r,
 def test_a_study_that_cannot_be_scored_gets_a_report_that_says_why_and_what_to_do(
     road: Road, tmp_path: Path, make: Callable[[Study], Study], reason: Reason, seed: int
 ) -> None:
-    node, pacs = road
+    node, _ = road
     study = make(ct_series(10, 32, 32, seed=seed))
     send(node.port, save_all(study, tmp_path))
     _assert_refused(road, study, reason)
@@ -145,7 +151,10 @@ def _garbled(instance: Dataset, syntax: str, fragment: bytes, folder: Path) -> P
 
 @pytest.mark.parametrize(
     ("syntax", "option", "fragment", "seed"),
-    [(RLELossless, "-xr", b"\x02" + b"\xff" * 301, 75), (JPEG2000Lossless, "-xv", b"\xff\x4f\xff\x51" + b"\0" * 200, 76)],
+    [
+        (RLELossless, "-xr", b"\x02" + b"\xff" * 301, 75),
+        (JPEG2000Lossless, "-xv", b"\xff\x4f\xff\x51" + b"\0" * 200, 76),
+    ],
     ids=["RLE", "JPEG 2000"],
 )
 def test_pixels_that_cannot_be_decoded_are_not_taken_or_not_scored(
@@ -180,8 +189,10 @@ def test_objects_that_cannot_be_taken_are_refused_one_by_one_and_the_rest_is_sco
         "cut short in the header": data[:300],
         "a UID with path characters": data.replace(study, evil + b"1" * (len(study) - len(evil))),
         "an empty UID": data.replace(series, b" " * len(series)),
-        "another SOP instance": data.replace(str(ct[0].SOPInstanceUID).encode(), str(ct[1].SOPInstanceUID).encode()[::-1]),
-        "an attribute of 65,000 characters": _with(ct[0], "ImagePositionPatient", "1" * 65_000),
+        "another SOP instance": data.replace(
+            str(ct[0].SOPInstanceUID).encode(), str(ct[1].SOPInstanceUID).encode()[::-1]
+        ),
+        "an attribute of 65,000 characters": _with(ct[0], "SeriesInstanceUID", "1." * 32_500),
         "noise": bytes(range(256)) * 40,
         "nothing but zeros": bytes(10_000),
     }
@@ -204,7 +215,7 @@ def test_objects_that_cannot_be_taken_are_refused_one_by_one_and_the_rest_is_sco
 def _with(instance: Dataset, keyword: str, text: str) -> bytes:
     """The data set's bytes (Explicit VR Little Endian) with one value that is far too long."""
     made = copy.deepcopy(instance)
-    _raw(made, keyword, "DS", text.encode())
+    _raw(made, keyword, "UI", text.encode())
     stream = DicomBytesIO()
     stream.is_little_endian, stream.is_implicit_VR = True, False
     write_dataset(stream, made)
@@ -250,7 +261,10 @@ def test_score_names_each_file_it_cannot_use_and_scores_the_rest(tmp_path: Path)
         "wrong-syntax.dcm": (whole.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"), "not the encoding"),
         "truncated.dcm": (whole[:-600], "cut short in PixelData"),
         "half-a-header.dcm": (whole[:300], ""),
-        "path-uid.dcm": (whole.replace(str(ct[0].StudyInstanceUID).encode(), b"../" * 14 + b"12"), "StudyInstanceUID is not"),
+        "path-uid.dcm": (
+            whole.replace(str(ct[0].StudyInstanceUID).encode(), b"../" * 14 + b"12"),
+            "StudyInstanceUID is not",
+        ),
         "empty.dcm": (b"", "has no DICOM Part 10 header"),
         "letter.txt": (b"Dear colleague", "has no DICOM Part 10 header"),
     }

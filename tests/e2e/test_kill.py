@@ -158,9 +158,7 @@ def test_killed_in_the_middle_of_a_delivery_it_delivers_the_rest(tmp_path: Path,
         _assert_as_if_nothing_had_happened(folder, pacs, item, expected)
 
 
-def test_killed_during_a_job_the_job_dies_with_the_node_and_runs_again(
-    tmp_path: Path, study: list[Path]
-) -> None:
+def test_killed_during_a_job_the_job_dies_with_the_node_and_runs_again(tmp_path: Path, study: list[Path]) -> None:
     with _place(tmp_path) as (folder, pacs):
         with serving(folder) as node:
             send(node.port, study)

@@ -130,7 +130,9 @@ def test_a_node_killed_before_delivery_delivers_once_to_a_real_pacs(tmp_path: Pa
             for path in [*save_all(ct, tmp_path / "study"), save(rtstruct(ct), tmp_path / "study")]:
                 pacs.upload(path)
             (item,) = wait_for(
-                lambda: [one for one in items_of(node.folder) if one.state == "REPORTED"], "REPORTED", folder=node.folder
+                lambda: [one for one in items_of(node.folder) if one.state == "REPORTED"],
+                "REPORTED",
+                folder=node.folder,
             )
             node.kill()
         before = report_digests(tmp_path / "node", item)
@@ -144,7 +146,9 @@ def test_a_node_killed_before_delivery_delivers_once_to_a_real_pacs(tmp_path: Pa
             for path in pacs.files(ct[0].StudyInstanceUID, modality, tmp_path / "back")
         }
         report = spool_of(node.folder).results(item.key or "", "report")
-        here = {hashlib.sha256(dcmread(report / f"{name}.dcm").to_json().encode()).hexdigest() for name in SCORED_OBJECTS}
+        here = {
+            hashlib.sha256(dcmread(report / f"{name}.dcm").to_json().encode()).hexdigest() for name in SCORED_OBJECTS
+        }
         assert there == here
         assert f"stage.failed work item {(item.key or NODE)[:12]}" not in log_of(node.folder)
 

@@ -1,16 +1,17 @@
-"""Destinations that are down, lose, refuse or are busy: each object arrives once, is proved, or its row says what to do."""
+"""Destinations that are down, lose, refuse or are busy: each object arrives and is proved, or its row says why not."""
 
 import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from dicom_node.demo_pacs import DemoPacs
 from dicom_node.deliveries import Delivery
+from dicom_node.demo_pacs import DemoPacs
 from dicom_node.workitem import WorkItem
 from tests.e2e.node import (
     PROGNODE,
@@ -113,7 +114,7 @@ def test_the_delay_between_two_tries_grows_up_to_its_limit(hospital: Hospital) -
     assert len(waits) >= 3
     times = re.findall(r"(\d\d):(\d\d):(\d\d),(\d{3}) WARNING .* segmentation to DOWN by", log_of(hospital.node.folder))
     seconds = [int(h) * 3600 + int(m) * 60 + int(s) + int(ms) / 1000 for h, m, s, ms in times]
-    gaps = [(b - a) % 86400 for a, b in zip(seconds, seconds[1:], strict=False)]
+    gaps = [(b - a) % 86400 for a, b in pairwise(seconds)]
     assert gaps[0] >= 0.2
     assert all(gap >= least for gap, least in zip(gaps, (0.2, 0.3, 0.45, 0.67), strict=False))
 

@@ -121,7 +121,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
             destination("QUIET", 1),  # nobody is there: what is said about a destination that is down
             clinical={"table": TABLE, "patient_id_column": "id"},
         )
-        row = f"{MARKS['PatientID']},3.9,1\n"
+        row = f"{MARKS['PatientID']},39,1\n"
         (node_folder / TABLE).write_text(f"id,albumin,ecog\n{row}{row}")  # two lines for one patient: cannot be used
         with serving(node_folder, program=[sys.executable, "-c", LOUD]) as node:
             watch = Watch(node.process.pid, spool_of(node_folder).root)
@@ -159,7 +159,7 @@ def _send_nonsense(port: int, ct: list[Dataset], folder: Path) -> None:
             assert status != 0
             assert not found_in(comment.encode())
         spoilt = ct_series(1, seed=93)[0]
-        tag = Tag("InstanceNumber")
+        tag = Tag("SeriesNumber")
         spoilt._dict[tag] = RawDataElement(tag, "IS", 10, b"QZXPATID77", 0, False, True)
         assert store_bytes(made, CT, spoilt.SOPInstanceUID, data_set_bytes(save(spoilt, folder)))[0] == 0
     with association(port, [CT], calling="QZX^NAME") as made:
@@ -256,7 +256,9 @@ def test_no_mark_is_in_what_a_failing_job_leaves_for_the_operator(tmp_path: Path
     assert {"job.json", "job.log"} <= {path.name for path in left}
     for path in [*left, tmp_path / LOG]:
         assert found_in(path.read_bytes()) == [], path.name
-    status = CliRunner().invoke(app, ["status", "--study", item.study_instance_uid, "--config", str(tmp_path / SETTINGS)])
+    status = CliRunner().invoke(
+        app, ["status", "--study", item.study_instance_uid, "--config", str(tmp_path / SETTINGS)]
+    )
     assert "to do:" in status.output
     assert found_in(status.output.encode()) == []
 
@@ -273,4 +275,3 @@ def test_no_mark_is_in_what_score_prints_or_summarises(tmp_path: Path) -> None:
         assert found_in(path.name.encode()) == []
         if path.is_file() and path.suffix in (".json", ".png"):
             assert found_in(path.read_bytes()) == [], path.name
-

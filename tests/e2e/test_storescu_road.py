@@ -118,7 +118,10 @@ def test_a_corrected_contour_makes_the_next_revision_which_names_the_old_report(
     _, second = ended(node.folder, ct[0].StudyInstanceUID, count=2)
     assert (second.revision, second.predecessor_key, second.outcome) == (2, first.key, "SCORED")
     assert kinds_in(pacs, ct[0].StudyInstanceUID) == dict.fromkeys(SCORED_OBJECTS, 2)
-    reports = {path.parent.parent.name: dcmread(path) for path in spool_of(node.folder).root.glob("results/*/report/risk-sr.dcm")}
+    reports = {
+        path.parent.parent.name: dcmread(path)
+        for path in spool_of(node.folder).root.glob("results/*/report/risk-sr.dcm")
+    }
     old, new = reports[first.key or ""], reports[second.key or ""]
     named = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert named.ReferencedSOPInstanceUID == old.SOPInstanceUID
@@ -128,12 +131,16 @@ def test_of_three_contours_on_ct_mr_and_pet_the_ct_s_is_scored_and_the_others_sa
     node, pacs = road
     patient = shared("data", "sts_005")
     paths = sorted(path for path in patient.rglob("*.dcm"))
-    headers = {path: dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "StudyInstanceUID"]) for path in paths}
+    headers = {
+        path: dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "StudyInstanceUID"]) for path in paths
+    }
     done = storescu(node.port, shuffled(paths, seed=5), "--no-halt")
     for kind in ("MR", "PI"):
         assert f"No presentation context for: ({kind})" in done.stderr  # the node offers none for MR and PET
     ct_study = next(str(header.StudyInstanceUID) for header in headers.values() if header.Modality == "CT")
-    contours = {str(dcmread(p).SOPInstanceUID): p.parts for p, header in headers.items() if header.Modality == "RTSTRUCT"}
+    contours = {
+        str(dcmread(p).SOPInstanceUID): p.parts for p, header in headers.items() if header.Modality == "RTSTRUCT"
+    }
     assert len(contours) == 3
 
     def all_ended() -> bool:
@@ -150,7 +157,10 @@ def test_of_three_contours_on_ct_mr_and_pet_the_ct_s_is_scored_and_the_others_sa
             assert sorted(documents) == sorted(SCORED_OBJECTS if modality == "CT" else NOT_SCORED_OBJECTS)
     refused = ("NOT_SCORED", Reason.ROI_REFERENCES_NOT_CT)
     assert outcome == {"CT": ("SCORED", None), "MR_T1": refused, "PET": refused}
-    stored = {dcmread(path, specific_tags=["Modality"]).Modality for path in spool_of(node.folder).root.glob("instances/*/*.dcm")}
+    stored = {
+        dcmread(path, specific_tags=["Modality"]).Modality
+        for path in spool_of(node.folder).root.glob("instances/*/*.dcm")
+    }
     assert stored <= {"CT", "RTSTRUCT", "SEG"}
     assert_valid([path for dataset, path in filed(pacs) if dataset.StudyInstanceUID == ct_study])
 

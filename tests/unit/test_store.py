@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.births import Birth
 from dicom_node.instance import CT, RTSTRUCT, Instance
 from dicom_node.store import Store
 from dicom_node.workitem import (
     TRANSITIONS,
-    UPS_STATE,
     ConfigError,
     DeliveryState,
     InvalidTransition,
@@ -46,9 +46,12 @@ def contour(uid: str = "1.5", images: int = 3, digest: str = "r") -> Instance:
 
 
 def schedule(store: Store, key: str = "k", now: float = 1.0, roi: Instance | None = None) -> bool:
-    return store.schedule(
-        roi or contour(), study="1.8", series="1.9", key=key, inputs_digest=f"i-{key}", plan="{}", reason=None, now=now
-    )
+    birth = Birth("1.8", "1.9", key, f"i-{key}", "{}", None)
+    return store.births.schedule((roi or contour()).sop_instance_uid, birth, now)
+
+
+def wait(store: Store, reason: str = "REFERENCED_CT_INCOMPLETE", detail: str = "2 of 3 images are here") -> bool:
+    return store.births.wait(contour(), "1.8", "1.9", reason, detail, 1.0)
 
 
 def claimed(store: Store, state: State = State.SCHEDULED, now: float = 2.0) -> WorkItem:
@@ -76,28 +79,26 @@ def test_bytes_that_come_back_after_a_correction_are_current_again(store: Store)
     assert newest.digest == "a1"
 
 
-def test_missing_references_are_counted_in_any_order_of_arrival(store: Store) -> None:
+def test_what_a_contour_references_is_found_in_any_order_of_arrival(store: Store) -> None:
     store.add_instance(image(2), "CT", 1.0)
     store.add_instance(contour(), "WS", 2.0)
-    assert store.arrivals.missing_references("1.5") == 2
     store.add_instance(image(0), "CT", 3.0)
     store.add_instance(image(1), "CT", 4.0)
-    assert store.arrivals.missing_references("1.5") == 0
     assert store.arrivals.rois_touched_by("1.2.1", "elsewhere") == {"1.5"}
     assert [i.sop_instance_uid for i in store.arrivals.images_for(contour())] == ["1.2.0", "1.2.1", "1.2.2"]
 
 
 def test_a_ct_waits_for_its_contour_and_the_contour_takes_its_place(store: Store) -> None:
-    store.wait_for_contour(image(1), "NO_CONTOUR", 1.0)
-    store.wait_for_contour(image(2), "NO_CONTOUR", 1.0)
+    store.births.wait_for_contour(image(1), "NO_CONTOUR", 1.0)
+    store.births.wait_for_contour(image(2), "NO_CONTOUR", 1.0)
     assert [item.state for item in store.items()] == [State.WAITING]
     schedule(store)
     assert sorted(item.state for item in store.items()) == [State.CANCELED, State.SCHEDULED]
 
 
 def test_a_waiting_contour_becomes_the_scheduled_work_item_and_keeps_its_history(store: Store) -> None:
-    store.wait_for_images(contour(), "1.8", "1.9", "REFERENCED_CT_INCOMPLETE", "2 of 3 images are here", 1.0)
-    assert store.waiting_rois() == ["1.5"]
+    wait(store)
+    assert store.births.waiting_rois() == ["1.5"]
     schedule(store, now=5.0)
     (item,) = store.items()
     assert (item.state, item.key, item.scheduled_at, item.reason) == (State.SCHEDULED, "k", 5.0, None)
@@ -107,7 +108,7 @@ def test_a_waiting_contour_becomes_the_scheduled_work_item_and_keeps_its_history
 def test_the_same_key_never_makes_a_second_work_item(store: Store) -> None:
     assert schedule(store)
     assert not schedule(store)
-    assert store.already_planned("i-k")
+    assert store.births.is_answered("1.5", "i-k", 2.0)
     assert len(store.items()) == 1
 
 
@@ -142,10 +143,6 @@ def test_every_pair_of_states_is_either_in_the_table_or_refused(store: Store) ->
                 store.advance(current, new, OWNER, 3.0)
 
 
-def test_every_state_has_a_word_for_the_worklist() -> None:
-    assert set(UPS_STATE) == set(TRANSITIONS) == set(State)
-
-
 def test_a_lost_lease_cannot_advance(store: Store) -> None:
     schedule(store)
     item = claimed(store, now=2.0)
@@ -163,12 +160,18 @@ def test_a_leased_item_is_not_claimed_before_its_lease_ends(store: Store) -> Non
     assert store.claim(State.SCHEDULED, OTHER, 60, 30.0) is None
 
 
-def test_the_items_of_a_dead_worker_are_free_at_once(store: Store) -> None:
+def test_the_items_of_an_earlier_worker_are_free_at_once(store: Store) -> None:
     schedule(store)
     claimed(store)
-    assert store.lease_owners() == {OWNER}
-    assert store.break_leases(OWNER) == 1
+    assert store.break_leases_but(OWNER) == 0
+    assert store.break_leases_but(OTHER) == 1
     assert store.claim(State.SCHEDULED, OTHER, 60, 3.0) is not None
+
+
+def test_an_attempt_that_does_not_count_is_given_back(store: Store) -> None:
+    schedule(store)
+    store.postpone(claimed(store), OWNER, 3.0, 2.0, "disk full", counts=False)
+    assert claimed(store, now=4.0).attempts == 1
 
 
 def test_a_postponed_item_is_not_run_before_its_time(store: Store) -> None:
@@ -213,19 +216,110 @@ def test_a_work_item_is_complete_when_every_delivery_is_at_its_end(store: Store)
     assert store.items()[0].state is State.COMPLETED
 
 
-def test_a_refused_delivery_fails_the_item_and_a_retry_reopens_it(store: Store) -> None:
+def reported(store: Store, *documents: str) -> WorkItem:
     schedule(store)
     store.advance(claimed(store), State.ANALYSED, OWNER, 2.0)
-    store.advance(claimed(store, State.ANALYSED), State.REPORTED, OWNER, 2.0, deliveries=[("risk-sr", "PACS")])
+    rows = [(document, "PACS") for document in documents]
+    store.advance(claimed(store, State.ANALYSED), State.REPORTED, OWNER, 2.0, deliveries=rows)
+    return store.items()[0]
+
+
+def test_a_refused_delivery_fails_the_item_and_a_retry_sends_the_same_again(store: Store) -> None:
+    item = reported(store, "risk-sr")
     (row,) = store.deliveries.due(3.0)
     store.deliveries.record(row.id, state=DeliveryState.FAILED, final=1, detail="status A900H")
     store.complete_delivered(3.0)
-    item = store.items()[0]
-    assert item.state is State.FAILED
+    assert store.items()[0].state is State.FAILED
     assert "A900H" in store.details(item.id)["events"][-1]["detail"]
     store.retry(item.id, 4.0)
-    assert store.items()[0].state is State.SCHEDULED
+    assert store.items()[0].state is State.REPORTED  # not SCHEDULED: what was composed is sent as it is
     assert store.deliveries.due(5.0)[0].state is DeliveryState.PENDING
+
+
+def test_a_retry_of_what_was_never_reported_analyses_again(store: Store) -> None:
+    schedule(store)
+    store.advance(claimed(store), State.FAILED, OWNER, 2.0, "a bug", hint="report this")
+    item = store.items()[0]
+    assert store.details(item.id)["hint"] == "report this"
+    store.retry(item.id, 3.0)
+    assert store.items()[0].state is State.SCHEDULED
+
+
+def test_a_late_question_does_not_hide_the_result_and_ends_when_nothing_has_changed(store: Store) -> None:
+    item = reported(store)
+    assert wait(store)
+    assert not wait(store, detail="3 of 3 images are here")
+    assert [each.state for each in store.items()] == [State.WAITING, State.REPORTED]
+    assert store.births.is_answered("1.5", "i-k", 5.0)
+    assert [each.state for each in store.items()] == [State.CANCELED, State.REPORTED]
+    assert wait(store)
+    schedule(store, key="k2")
+    newest = store.items()[0]
+    assert (newest.state, newest.revision, newest.predecessor_key) == (State.SCHEDULED, 2, item.key)
+
+
+def test_the_reason_for_waiting_is_the_one_of_now(store: Store) -> None:
+    wait(store)
+    assert wait(store, reason="CLINICAL_VALUES_UNAVAILABLE", detail="the table cannot be read")
+    (item,) = store.items()
+    assert item.reason == "CLINICAL_VALUES_UNAVAILABLE"
+    assert store.details(item.id)["hint"] == "the table cannot be read"
+
+
+def test_a_content_that_was_superseded_before_it_ran_may_come_back(store: Store) -> None:
+    schedule(store, key="a")
+    schedule(store, key="b")
+    assert schedule(store, key="a")
+    assert [(item.key, item.state) for item in store.items()] == [
+        ("a", State.SCHEDULED), ("b", State.CANCELED), (None, State.CANCELED)
+    ]  # fmt: skip
+
+
+def test_an_older_content_that_comes_back_after_its_successor_has_a_rival(store: Store) -> None:
+    reported(store)
+    assert store.births.rival("1.5", "k") is None
+    schedule(store, key="k2")
+    assert store.births.rival("1.5", "k") == "k2"
+
+
+def test_what_an_operator_asks_again_is_not_taken_for_answered(store: Store) -> None:
+    item = reported(store)
+    store.complete_delivered(3.0)
+    done = store.item(item.id)
+    assert done is not None
+    assert store.births.replan(done, "retry asked for by an operator", 4.0)
+    assert not store.births.is_answered("1.5", "i-k", 5.0)
+    assert not schedule(store)  # the same key: nothing has changed, and the question is closed
+    assert [each.state for each in store.items()] == [State.CANCELED, State.COMPLETED]
+
+
+def test_a_failed_item_that_was_never_sent_makes_room_without_a_revision(store: Store) -> None:
+    schedule(store)
+    store.advance(claimed(store), State.FAILED, OWNER, 2.0, "a bug")
+    schedule(store, key="k2")
+    assert [(item.state, item.revision) for item in store.items()] == [(State.SCHEDULED, 1), (State.CANCELED, 1)]
+
+
+def test_failing_commitment_is_answered_with_growing_patience_also_after_the_row_was_final(store: Store) -> None:
+    reported(store, "risk-sr")
+    (row,) = store.deliveries.due(3.0)
+    waits = []
+    for now in (10.0, 20.0, 30.0):
+        store.deliveries.record(
+            row.id, state=DeliveryState.SENT, final=1, sop_instance_uid="1.1", transaction_uid="1.7"
+        )
+        assert store.deliveries.commitment_report("1.7", [], {"1.1": 0x0112}, now)
+        (again,) = store.deliveries.of_item(row.work_item_id)
+        assert (again.state, again.final) == (DeliveryState.PENDING, 0)
+        waits.append(again.run_after - now)
+    assert waits == [30.0, 60.0, 120.0]
+
+
+def test_a_destination_that_does_not_answer_is_left_alone_for_a_while(store: Store) -> None:
+    reported(store, "risk-sr", "page-1")
+    store.deliveries.hold("PACS", 100.0)
+    assert store.deliveries.due(99.0) == []
+    assert len(store.deliveries.due(100.0)) == 2
 
 
 def test_a_commitment_report_proves_some_objects_and_sends_the_others_again(store: Store) -> None:
@@ -241,6 +335,12 @@ def test_a_commitment_report_proves_some_objects_and_sends_the_others_again(stor
     assert (good.state, good.final, good.proved_at) == (DeliveryState.COMMITTED, 1, 9.0)
     assert (bad.state, bad.final) == (DeliveryState.PENDING, 0)
     assert "0112" in bad.detail
+
+
+def test_a_file_that_is_no_store_is_refused_in_words(path: Path) -> None:
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(ConfigError, match="not a store of Prognode"):
+        Store.open(path)
 
 
 def test_a_store_of_a_newer_version_is_refused_in_words(path: Path) -> None:

@@ -1,0 +1,38 @@
+"""Rows of `work_item` and their history: what `births` and `store` both need. Only `move` writes a state."""
+
+from dataclasses import fields
+from typing import Any
+
+from dicom_node.database import Database
+from dicom_node.workitem import TRANSITIONS, InvalidTransition, State, WorkItem
+
+COLUMNS = ", ".join(field.name for field in fields(WorkItem))
+
+
+def from_row(row: dict[str, Any]) -> WorkItem:
+    return WorkItem(**{**row, "state": State(row["state"])})
+
+
+def insert(db: Database, state: State, now: float, detail: str = "", **columns: Any) -> int:
+    """A new row in its first state, with the event; gives its id."""
+    item_id = db.insert("work_item", {"state": state, "created_at": now, "updated_at": now, **columns})
+    note(db, item_id, state.lower(), now, detail)
+    return item_id
+
+
+def note(db: Database, item_id: int, name: str, now: float, detail: str = "") -> None:
+    """Append to a work item's history."""
+    db.insert("event", {"work_item_id": item_id, "at": now, "name": name, "detail": detail[:500]})
+
+
+def move(db: Database, item_id: int, new: State, now: float, detail: str = "") -> None:
+    """Change a state, inside the caller's transaction, by the table and with an event. Raises InvalidTransition."""
+    old = State(db.rows("SELECT state FROM work_item WHERE id = ?", [item_id])[0]["state"])
+    if new not in TRANSITIONS[old]:
+        raise InvalidTransition(f"work item {item_id}: {old} -> {new} is not in TRANSITIONS")
+    db.execute(
+        "UPDATE work_item SET state = ?, updated_at = ?, lease_owner = NULL, lease_until = NULL, attempts = 0,"
+        " run_after = 0, hint = NULL WHERE id = ?",
+        [new, now, item_id],
+    )
+    note(db, item_id, new.lower(), now, detail)
