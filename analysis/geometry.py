@@ -112,8 +112,11 @@ def _check_numbers(planes: Sequence[Plane]) -> None:
         where = f"image {number} of {len(planes)}"
         if not plane.frame_of_reference_uid:
             raise NotScorable(Reason.GEOMETRY_INVALID, f"{where} has no frame of reference")
-        wanted = (("position", plane.position, 3), ("orientation", plane.orientation, 6),
-                  ("pixel spacing", plane.pixel_spacing, 2))
+        wanted = (
+            ("position", plane.position, 3),
+            ("orientation", plane.orientation, 6),
+            ("pixel spacing", plane.pixel_spacing, 2),
+        )
         for what, values, count in wanted:
             if len(values) != count or not np.isfinite(values).all():
                 raise NotScorable(Reason.GEOMETRY_INVALID, f"{where} has no usable {what}")

@@ -98,8 +98,11 @@ def prepare(volume: Volume, mask: Mask, settings: ExtractionSettings) -> Prepare
     starts = [axis.around(edge.start, edge.stop - 1, n) for axis, edge, n in zip(axes, box, pad, strict=True)]
     cut = (axes[0].needed(*starts[0]), axes[1].needed(*starts[1]), axes[2].needed(*starts[2]))
     image = _interpolate(volume.array[cut], axes, starts, cut, settings.image_interpolator)
-    inside = mask[cut] if all(axis.kept for axis in axes) else (
-        _interpolate(mask[cut], axes, starts, cut, "linear") >= _NEARLY_HALF)
+    inside = (
+        mask[cut]
+        if all(axis.kept for axis in axes)
+        else (_interpolate(mask[cut], axes, starts, cut, "linear") >= _NEARLY_HALF)
+    )
     if settings.round_intensities:
         np.rint(image, out=image)
     if not inside.any():
@@ -188,6 +191,7 @@ def bounding_box(mask: Mask) -> Window | None:
 
 # Grid -------------------------------------------------------------------------------------------------------
 
+
 def _axes(shape: tuple[int, ...], spacing: Steps, wanted: Triple | None) -> tuple[_Axis, _Axis, _Axis]:
     """IBSI 2.4.3: ceil(n s / s') voxels, both grids with the same centre."""
     made = []
@@ -217,7 +221,8 @@ def _interpolate(
     resample.SetSize([stop - start + 1 for start, stop in reversed(spans)])
     resample.SetOutputSpacing([axis.step for axis in reversed(axes)])
     resample.SetOutputOrigin(
-        [axis.first + start * axis.step for axis, (start, _) in reversed(list(zip(axes, spans, strict=True)))])
+        [axis.first + start * axis.step for axis, (start, _) in reversed(list(zip(axes, spans, strict=True)))]
+    )
     out: Floats = sitk.GetArrayFromImage(resample.Execute(image))
     return out
 
@@ -232,6 +237,7 @@ def _equal_bins(values: Floats, bins: int) -> Levels:
 
 
 # Filters ----------------------------------------------------------------------------------------------------
+
 
 def _pads(settings: ExtractionSettings, spacing: tuple[float, ...]) -> Iterator[tuple[int, ...]]:
     for image_type in settings.image_types:

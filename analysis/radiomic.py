@@ -90,9 +90,13 @@ def features(volume: Volume, mask: NDArray[np.bool_], settings: ExtractionSettin
 
 def expected_names(settings: ExtractionSettings) -> tuple[str, ...]:
     """Names of all features that these settings give, in order; a bundle's feature list must be among them."""
-    return tuple(f"{prefix}_{row.name}" for image_type in settings.image_types
-                 for prefix in name_prefixes(image_type) for row in load_features()
-                 if image_type == "original" or row.group != MASK_ONLY)
+    return tuple(
+        f"{prefix}_{row.name}"
+        for image_type in settings.image_types
+        for prefix in name_prefixes(image_type)
+        for row in load_features()
+        if image_type == "original" or row.group != MASK_ONLY
+    )
 
 
 def _image_features(image_type: str, image: Prepared, settings: ExtractionSettings) -> tuple[Found, Failed]:
@@ -134,8 +138,11 @@ def _tight(levels: NDArray[np.int32], mask: NDArray[np.bool_]) -> tuple[NDArray[
 
 def _other_names(texture: Found) -> Found:
     """Features that IBSI or LIFEx list although they equal another one, or differ by a constant factor."""
-    same = {"glcm_Dissimilarity": ("glcm_DifferenceAverage", 1.0), "glcm_SumVariance": ("glcm_ClusterTendency", 1.0),
-            "glcm_JointEntropyLog10": ("glcm_JointEntropy", float(np.log10(2)))}
+    same = {
+        "glcm_Dissimilarity": ("glcm_DifferenceAverage", 1.0),
+        "glcm_SumVariance": ("glcm_ClusterTendency", 1.0),
+        "glcm_JointEntropyLog10": ("glcm_JointEntropy", float(np.log10(2))),
+    }
     return {name: factor * texture[source] for name, (source, factor) in same.items() if source in texture}
 
 
@@ -150,15 +157,27 @@ def _sort_in(
         bad.append(FailedFeature(name=name, why="not a finite number for this ROI"))
     else:
         ours = prefix == "original"  # on filtered images the feature is another one: no IBSI or LIFEx identity
-        good.append(Measurement(
-            name=name, family=row.family, ibsi_id=(row.ibsi_id or None) if ours else None,
-            ibsi_name=(row.ibsi_name or None) if ours else None,
-            lifex_name=(row.lifex_name or None) if ours else None, value=float(value), unit=row.unit))
+        good.append(
+            Measurement(
+                name=name,
+                family=row.family,
+                ibsi_id=(row.ibsi_id or None) if ours else None,
+                ibsi_name=(row.ibsi_name or None) if ours else None,
+                lifex_name=(row.lifex_name or None) if ours else None,
+                value=float(value),
+                unit=row.unit,
+            )
+        )
 
 
 def _flags(before: int, after: int) -> tuple[QualityFlag, ...]:
     share = 1 - after / before
     if share <= MUCH_RESEGMENTED:
         return ()
-    return (flag("ROI_RESEGMENTED", f"{share:.0%} of the ROI lies outside the intensity range of the model and "
-                                    "was left out of intensity and texture features."),)
+    return (
+        flag(
+            "ROI_RESEGMENTED",
+            f"{share:.0%} of the ROI lies outside the intensity range of the model and "
+            "was left out of intensity and texture features.",
+        ),
+    )

@@ -30,8 +30,19 @@ PLANE_TOLERANCE = 0.25
 # Below this distance (mm) an offset is the rounding of decimal strings and not worth a word.
 PLANE_ROUNDING_MM = 0.1
 MAX_POINTS = 2_000_000  # per ROI; a hand-drawn one has thousands
-_UNREADABLE = (InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,
-               IndexError, RuntimeError, NotImplementedError, OverflowError)
+_UNREADABLE = (
+    InvalidDicomError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    NotImplementedError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +67,14 @@ class RoiMask:
         per_slice = np.count_nonzero(self.array, axis=(1, 2))
         voxels = int(per_slice.sum())
         return RoiFacts(
-            kind=self.kind, numbers=self.numbers, combine=self.combine, voxels=voxels,
+            kind=self.kind,
+            numbers=self.numbers,
+            combine=self.combine,
+            voxels=voxels,
             volume_ml=voxels * float(np.prod(volume.spacing)) / 1000,
-            slices=int(np.count_nonzero(per_slice)), largest_slice=int(per_slice.argmax()))
+            slices=int(np.count_nonzero(per_slice)),
+            largest_slice=int(per_slice.argmax()),
+        )
 
 
 def mask_from_rtstruct(
@@ -117,8 +133,13 @@ def _gap_flags(array: Mask) -> list[QualityFlag]:
     missing = int(used[-1] - used[0] + 1 - used.size)
     if not missing:
         return []
-    return [flag("ROI_GAP", f"{missing} slices between the first and the last of the ROI carry no contour; "
-                            "they were left out, not interpolated.")]
+    return [
+        flag(
+            "ROI_GAP",
+            f"{missing} slices between the first and the last of the ROI carry no contour; "
+            "they were left out, not interpolated.",
+        )
+    ]
 
 
 _TEXTS = MappingProxyType(
@@ -129,7 +150,7 @@ _TEXTS = MappingProxyType(
         "CONTOUR_WITHOUT_VOXEL": "{} contours are so small or thin that they enclose no voxel centre.",
         "CONTOUR_OFF_PLANE": "{} contours lie beside their CT slice and were moved onto it.",
         "CONTOURS_OVERLAP": "{} contours overlap another one of their slice without lying inside it; "
-                            "the shared voxels count as outside (even-odd rule).",
+        "the shared voxels count as outside (even-odd rule).",
         "FRAME_OF_REFERENCE_ASSUMED": "{} ROIs name no frame of reference; that of the CT was assumed.",
     }
 )
@@ -154,6 +175,7 @@ class _Flags:
 
 # Reading ----------------------------------------------------------------------------------------------------
 
+
 def _read(path: Path) -> Dataset:
     try:
         dataset = dcmread(path)
@@ -170,8 +192,7 @@ def _contours_of(
     """Points of the ROI's closed contours, each (n, 3) LPS mm."""
     try:
         names = [item for item in dataset.get("StructureSetROISequence") or () if item.get("ROINumber") == number]
-        items = [item for item in dataset.get("ROIContourSequence") or ()
-                 if item.get("ReferencedROINumber") == number]
+        items = [item for item in dataset.get("ROIContourSequence") or () if item.get("ReferencedROINumber") == number]
         if not names or not items:
             raise NotScorable(Reason.ROI_NOT_FOUND, f"ROI number {number}")
         _check_frame(dataset, names[0], frame_of_reference_uid, flags)
@@ -219,6 +240,7 @@ def _points(contour: Dataset) -> NDArray[np.float64]:
 
 # Rasterising ------------------------------------------------------------------------------------------------
 
+
 def _rasterise(contours: Sequence[NDArray[np.float64]], volume: Volume, flags: _Flags) -> Mask:
     mask = np.zeros(volume.array.shape, dtype=np.bool_)
     planes: dict[int, float] = {}  # slice -> where its first contour lies, in slices
@@ -239,8 +261,9 @@ def _slice_of(along: NDArray[np.float64], volume: Volume, planes: dict[int, floa
     """Slice that a contour was drawn on; `along` is the slice coordinate of its points. None: outside the CT."""
     spacing = volume.spacing[0]
     if np.ptp(along) > PLANE_TOLERANCE:
-        raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED,
-                          f"a contour spans {np.ptp(along) * spacing:.1f} mm across the slices")
+        raise NotScorable(
+            Reason.ROI_GEOMETRY_UNSUPPORTED, f"a contour spans {np.ptp(along) * spacing:.1f} mm across the slices"
+        )
     where = float(along.mean())
     nearest = round(where)
     if not -0.5 <= where <= volume.array.shape[0] - 0.5:
@@ -248,8 +271,9 @@ def _slice_of(along: NDArray[np.float64], volume: Volume, planes: dict[int, floa
         return None
     offset = abs(where - nearest)
     if offset > PLANE_TOLERANCE:
-        raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED,
-                          f"a contour lies {offset * spacing:.2f} mm off the nearest slice")
+        raise NotScorable(
+            Reason.ROI_GEOMETRY_UNSUPPORTED, f"a contour lies {offset * spacing:.2f} mm off the nearest slice"
+        )
     if abs(planes.setdefault(nearest, where) - where) * spacing > PLANE_ROUNDING_MM:
         raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED, "contours of two planes fall on one slice")
     if offset * spacing > PLANE_ROUNDING_MM:

@@ -15,13 +15,22 @@ from analysis.volume import Volume
 FRACTION = 0.5  # a voxel of a FRACTIONAL segment counts from here
 AXIS_TOLERANCE = 1e-3  # cosines: half a pixel over 512
 VOXEL_TOLERANCE = 0.05  # of a voxel between a segment's centres and the CT's
-_UNREADABLE = (InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,
-               IndexError, RuntimeError, NotImplementedError, OverflowError)
+_UNREADABLE = (
+    InvalidDicomError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    NotImplementedError,
+    OverflowError,
+)
 
 
-def mask_from_seg(
-    source: Path, segment_numbers: Sequence[int], combine: Combine | str, volume: Volume
-) -> RoiMask:
+def mask_from_seg(source: Path, segment_numbers: Sequence[int], combine: Combine | str, volume: Volume) -> RoiMask:
     """Put the chosen segments of a Segmentation or Label Map Segmentation (PS3.3 A.51) on the CT grid.
 
     FRACTIONAL segments are cut at 0.5, with a flag. The SEG's pixels must coincide with the CT's; nothing is
@@ -72,8 +81,9 @@ def _segment(segmentation: hd.seg.Segmentation, number: int, volume: Volume) -> 
     try:
         matched = placed.match_geometry(geometry_of(volume), tol=VOXEL_TOLERANCE)
     except (RuntimeError, ValueError) as error:
-        raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED,
-                          f"the segment's voxels do not fall on the CT's ({type(error).__name__})") from None
+        raise NotScorable(
+            Reason.ROI_GEOMETRY_UNSUPPORTED, f"the segment's voxels do not fall on the CT's ({type(error).__name__})"
+        ) from None
     array: Mask = matched.array.astype(np.bool_)
     if not array.any():
         raise NotScorable(Reason.ROI_OUTSIDE_IMAGE)
@@ -86,8 +96,12 @@ def _volume_of(segmentation: hd.seg.Segmentation, number: int) -> hd.Volume:
     for gaps in (True, False):
         try:
             return segmentation.get_volume(
-                segment_numbers=[number], rescale_fractional=True, dtype=np.float32,
-                atol=2 * POSITION_JITTER_MM, allow_missing_positions=gaps)
+                segment_numbers=[number],
+                rescale_fractional=True,
+                dtype=np.float32,
+                atol=2 * POSITION_JITTER_MM,
+                allow_missing_positions=gaps,
+            )
         except _UNREADABLE as error:
             kind = type(error).__name__
     raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED, f"the segment's frames make no volume ({kind})")
@@ -110,8 +124,9 @@ def _on_ct_slices(inside: Mask, cut: hd.Volume, volume: Volume) -> hd.Volume:
         affine[:3, 0] = normal * volume.spacing[0]
     spread = np.zeros(((len(inside) - 1) * steps + 1, *inside.shape[1:]), dtype=np.uint8)
     spread[::steps] = inside
-    return hd.Volume(array=spread, affine=affine, coordinate_system="PATIENT",
-                     frame_of_reference_uid=volume.frame_of_reference_uid)
+    return hd.Volume(
+        array=spread, affine=affine, coordinate_system="PATIENT", frame_of_reference_uid=volume.frame_of_reference_uid
+    )
 
 
 def _check_axes(placed: hd.Volume, volume: Volume) -> None:

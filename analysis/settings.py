@@ -68,15 +68,19 @@ class ExtractionSettings:
         low = None if self.resegment_hu is None else self.resegment_hu[0]
         if self.discretisation.method == "FBS" and origin is not None and (low is None or low < origin):
             raise ExtractionSettingsInvalid(
-                "FBS from a fixed origin needs resegment_hu that starts at or above origin_hu")
+                "FBS from a fixed origin needs resegment_hu that starts at or above origin_hu"
+            )
         if self.resegment_hu is not None and self.resegment_hu[0] >= self.resegment_hu[1]:
             raise ExtractionSettingsInvalid("resegment_hu must rise")
         if self.outlier_sigma is not None and self.outlier_sigma <= 0:
             raise ExtractionSettingsInvalid("outlier_sigma must be positive")
         if self.spacing_mm is not None and any(step is not None and step <= 0 for step in self.spacing_mm):
             raise ExtractionSettingsInvalid("spacing_mm must be positive")
-        for name, allowed in (("image_interpolator", ("linear", "bspline")), ("dimension", ("3D", "2.5D")),
-                              ("aggregation", ("avg", "merged"))):
+        for name, allowed in (
+            ("image_interpolator", ("linear", "bspline")),
+            ("dimension", ("3D", "2.5D")),
+            ("aggregation", ("avg", "merged")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ExtractionSettingsInvalid(f"{name} must be one of {', '.join(allowed)}")
         self._check_image_types()
@@ -115,7 +119,8 @@ class ExtractionSettings:
         if unknown:
             raise ExtractionSettingsInvalid(f"unknown extraction settings: {', '.join(sorted(unknown))}")
         arguments: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         try:
             if "discretisation" in arguments:
                 arguments["discretisation"] = Discretisation(**arguments["discretisation"])
@@ -149,8 +154,7 @@ def log_sigma(image_type: str) -> float:
     except ValueError:
         sigma = 0.0
     if not 0 < sigma < 100:
-        raise ExtractionSettingsInvalid(
-            f"image type {image_type!r} is none of original, wavelet, log-sigma-<mm>-mm")
+        raise ExtractionSettingsInvalid(f"image type {image_type!r} is none of original, wavelet, log-sigma-<mm>-mm")
     return sigma
 
 

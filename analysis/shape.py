@@ -73,7 +73,7 @@ def _cases(padded: Mask) -> NDArray[np.uint8]:
     case = np.zeros(shape, dtype=np.uint8)
     for corner in range(8):
         i, j, k = corner >> 2, corner >> 1 & 1, corner & 1
-        case |= bits[i:i + shape[0], j:j + shape[1], k:k + shape[2]] << np.uint8(corner)
+        case |= bits[i : i + shape[0], j : j + shape[1], k : k + shape[2]] << np.uint8(corner)
     return case
 
 
@@ -81,8 +81,7 @@ def _case_tables(spacing: Steps) -> tuple[Floats, Floats, Floats]:
     """Area, volume from the cube's own corner, and gain in volume per step along each axis, of each configuration."""
     step = np.asarray(spacing, dtype=np.float64)
     areas, volumes, vectors = np.zeros(256), np.zeros(256), np.zeros((256, 3))
-    cubes = {case: np.array([case >> corner & 1 for corner in range(8)], bool).reshape(2, 2, 2)
-             for case in range(256)}
+    cubes = {case: np.array([case >> corner & 1 for corner in range(8)], bool).reshape(2, 2, 2) for case in range(256)}
     for case, cube in cubes.items():
         areas[case], volumes[case], _ = cShape.calculate_coefficients(cube, step)
     for case, cube in cubes.items():
@@ -105,7 +104,8 @@ def _axes(mask: Mask, spacing: Steps) -> dict[str, float]:
     centres = np.argwhere(mask) * np.asarray(spacing)
     if len(centres) < 2:
         return dict.fromkeys(
-            ("MajorAxisLength", "MinorAxisLength", "LeastAxisLength", "Elongation", "Flatness"), np.nan)
+            ("MajorAxisLength", "MinorAxisLength", "LeastAxisLength", "Elongation", "Flatness"), np.nan
+        )
     least, minor, major = np.sqrt(np.maximum(np.linalg.eigvalsh(np.cov(centres, rowvar=False)), 0))
     return {
         "MajorAxisLength": 4 * float(major),

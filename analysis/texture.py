@@ -67,8 +67,13 @@ def quiet_radiomics() -> Iterator[None]:
 def _matrix(
     name: str, image: sitk.Image, region: sitk.Image, levels: Levels, mask: Mask, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    kernels = {"glcm": glcm.RadiomicsGLCM, "glrlm": glrlm.RadiomicsGLRLM, "glszm": glszm.RadiomicsGLSZM,
-               "gldm": gldm.RadiomicsGLDM, "ngtdm": ngtdm.RadiomicsNGTDM}
+    kernels = {
+        "glcm": glcm.RadiomicsGLCM,
+        "glrlm": glrlm.RadiomicsGLRLM,
+        "glszm": glszm.RadiomicsGLSZM,
+        "gldm": gldm.RadiomicsGLDM,
+        "ngtdm": ngtdm.RadiomicsNGTDM,
+    }
     kernel = kernels[name](image, region, **settings)
     # pyradiomics would number bins from the ROI's own minimum; level 1 is where our discretisation starts.
     # It reads these three when it builds the matrix, not before.

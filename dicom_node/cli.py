@@ -68,6 +68,13 @@ def _wait_for_signal() -> None:
     stop.wait()
 
 
+def _end() -> NoReturn:
+    """Leave at once: all of ours is closed, and a peer that stopped in mid-sentence must not keep its thread alive."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(os.EX_OK)
+
+
 def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
     from contextlib import ExitStack
 
@@ -99,6 +106,7 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
                     flush=True,
                 )
             _wait_for_signal()
+        _end()
     except (StageError, ConfigError) as error:
         _stop(f"{error} {getattr(error, 'hint', '')}".strip(), os.EX_CONFIG)
     except OSError as error:

@@ -183,13 +183,18 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
             incoming.discard()
 
 
-def request_handler(spool: Spool, reserve_bytes: int) -> type[RequestHandler]:
-    """A request handler whose associations write into this spool (socketserver wants a class, so it is made here)."""
+def request_handler(spool: Spool, reserve_bytes: int, stall_seconds: float) -> type[RequestHandler]:
+    """A request handler whose associations write into this spool (socketserver wants a class, so it is made here).
+
+    A peer that stops in the middle of a PDU for `stall_seconds` is dropped: pynetdicom reads a begun PDU to its end, so
+    four bytes would hold an association for as long as the connection lives.
+    """
 
     class SpoolingRequestHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom is not typed here
         def _create_association(self) -> Association:
             # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
             self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.request.settimeout(stall_seconds)
             association = super()._create_association()
             association.dimse = SpoolingProvider(association, spool, reserve_bytes)
             return association

@@ -212,7 +212,11 @@ class Receiver:
             (self._settings.node.host, self._settings.node.port),
             evt_handlers=handlers,
             server_class=_Server,
-            request_handler=request_handler(self._spool, self._settings.receive.reserve_disk_bytes),
+            request_handler=request_handler(
+                self._spool,
+                self._settings.receive.reserve_disk_bytes,
+                self._settings.receive.dimse_timeout_seconds,
+            ),
         )
         entity._servers.append(server)  # as AE.start_server does; its shutdown() takes it out again
         threading.Thread(target=server.serve_forever, args=(0.1,), name="receive", daemon=True).start()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from config.settings import Peer
 from dicom_node.instance import CT, ENHANCED_CT
 from dicom_node.spool import Spool
 from tests.network import (
@@ -182,6 +183,26 @@ def test_twelve_idle_sockets_do_not_stop_a_c_echo_and_are_closed_in_time(tmp_pat
         for each in idle:
             each.settimeout(8.0)  # the time-out for an association request is 5 s here
             assert each.recv(1) == b""
+            each.close()
+
+
+@pytest.mark.parametrize(
+    "begun", [b"\x01\x00\x00\x00", b"\x01\x00\xff\xff\xff\xff"], ids=["half a head", "4 GB claimed"]
+)
+def test_peers_that_stop_in_the_middle_of_a_pdu_do_not_hold_the_associations(tmp_path: Path, begun: bytes) -> None:
+    settings = settings_for(
+        Peer("MODALITY"), maximum_associations=2, acse_timeout_seconds=1.0, dimse_timeout_seconds=1.0
+    )
+    path = save(ct_series(1, seed=25)[0], tmp_path / "out")
+    with receiving(tmp_path, settings) as (receiver, spool):
+        silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(2)]
+        for each in silent:
+            each.sendall(begun)
+        deadline = time.monotonic() + 15
+        while storescu(receiver.port, [path]).returncode != 0:
+            assert time.monotonic() < deadline, "the associations are still held"
+        assert len(rows(spool)) == 1
+        for each in silent:
             each.close()
 
 

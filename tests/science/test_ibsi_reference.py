@@ -120,9 +120,11 @@ def tags_of(feature: Feature, dimension: Dimension, aggregation: str) -> tuple[s
 
 
 def misses(name: str) -> dict[tuple[str, str], str]:
-    return {(name, tag): f"{value} instead of {wanted} +- {tolerance}"
-            for tag, (value, wanted, tolerance) in compared(name).items()
-            if value is None or not agrees(value, wanted, tolerance)}
+    return {
+        (name, tag): f"{value} instead of {wanted} +- {tolerance}"
+        for tag, (value, wanted, tolerance) in compared(name).items()
+        if value is None or not agrees(value, wanted, tolerance)
+    }
 
 
 @pytest.mark.parametrize("name", [configuration.name for configuration in CONFIGURATIONS])
@@ -135,8 +137,11 @@ def test_every_reference_value_is_reached_but_the_known_misses(name: str) -> Non
 
 def test_at_least_972_of_the_1005_values_of_the_kernels_and_all_we_add_are_compared() -> None:
     tags = [(name, tag) for name in BY_NAME for tag in compared(name)]
-    own = {(name, tag) for name, tag in tags
-           if tag in OURS or (tag.startswith("ih_") and tag not in ("ih_entropy", "ih_uniformity"))}
+    own = {
+        (name, tag)
+        for name, tag in tags
+        if tag in OURS or (tag.startswith("ih_") and tag not in ("ih_entropy", "ih_uniformity"))
+    }
     kernels = set(tags) - own
     missed = {key for name in BY_NAME for key in misses(name)}
     assert len(kernels) == 1005
@@ -148,10 +153,12 @@ def test_at_least_972_of_the_1005_values_of_the_kernels_and_all_we_add_are_compa
 def test_the_region_of_interest_has_the_reference_number_of_voxels_at_each_step(name: str) -> None:
     wanted = reference(name)
     found = extracted(name, BY_NAME[name].dimensions[0], "avg")
-    steps = {"int_mask_vox_count_init_roi": int(phantom(name)[1].sum()),
-             "morph_mask_vox_count_interp_roi": found.morphological_voxels,
-             "morph_mask_vox_count_reseg_roi": found.morphological_voxels,
-             "int_mask_vox_count_reseg_roi": found.intensity_voxels}
+    steps = {
+        "int_mask_vox_count_init_roi": int(phantom(name)[1].sum()),
+        "morph_mask_vox_count_interp_roi": found.morphological_voxels,
+        "morph_mask_vox_count_reseg_roi": found.morphological_voxels,
+        "int_mask_vox_count_reseg_roi": found.intensity_voxels,
+    }
     present = {tag: count for tag, count in steps.items() if tag in wanted}
     assert {tag: count for tag, count in present.items() if abs(count - wanted[tag][0]) > wanted[tag][1]} == {}
     assert "int_mask_vox_count_reseg_roi" in present
@@ -171,7 +178,12 @@ def test_the_reference_comparison_has_teeth() -> None:
     moved = features(shifted, mask[:, 1:, 1:], BY_NAME["c"].settings).values()
     ours = extracted("c", "3D", "avg").values()
     wanted = reference("c")
-    wrong = [row.ibsi_tag for row in load_features() for tag in tags_of(row, "3D", "avg") if tag in wanted
-             and agrees(ours[f"original_{row.name}"], *wanted[tag])
-             and not agrees(moved[f"original_{row.name}"], *wanted[tag])]
+    wrong = [
+        row.ibsi_tag
+        for row in load_features()
+        for tag in tags_of(row, "3D", "avg")
+        if tag in wanted
+        and agrees(ours[f"original_{row.name}"], *wanted[tag])
+        and not agrees(moved[f"original_{row.name}"], *wanted[tag])
+    ]
     assert len(wrong) > 5

@@ -40,8 +40,9 @@ def whole(volume: Volume, mask: Mask, settings: ExtractionSettings) -> tuple[NDA
         part.SetSpacing(volume.spacing[::-1])
     wanted = [step or old for step, old in zip(settings.spacing_mm or (None,) * 3, volume.spacing, strict=True)]
     size = [int(np.ceil(n * s / w - 1e-6)) for n, s, w in zip(mask.shape, volume.spacing, wanted, strict=True)]
-    start = [((n - 1) * s - (m - 1) * w) / 2
-             for n, s, m, w in zip(mask.shape, volume.spacing, size, wanted, strict=True)]
+    start = [
+        ((n - 1) * s - (m - 1) * w) / 2 for n, s, m, w in zip(mask.shape, volume.spacing, size, wanted, strict=True)
+    ]
     resample = sitk.ResampleImageFilter()
     resample.SetSize(size[::-1])
     resample.SetOutputSpacing(wanted[::-1])
@@ -55,9 +56,10 @@ def whole(volume: Volume, mask: Mask, settings: ExtractionSettings) -> tuple[NDA
 
 # Grid, crop and interpolation -------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (None, 1.3, 1.3), (1.5, 0.8, None)])
 def test_cropping_first_gives_the_values_of_interpolating_the_whole_image(
-    spacing: tuple[float | None, float | None, float | None]
+    spacing: tuple[float | None, float | None, float | None],
 ) -> None:
     volume, mask = lesion((30, 90, 96))
     settings = replace(UNROUNDED, spacing_mm=spacing)
@@ -104,8 +106,10 @@ def test_planes_halfway_between_two_slices_fall_on_the_same_side_whatever_the_ro
     mask[4:7, 3:9, 3:9] = True
     volume = volume_of(np.zeros((10, 12, 12)), (3.0, 1.0, 1.0))
     settings = replace(UNROUNDED, spacing_mm=(2.0, None, None))
-    counts = [int(prepare(replace(volume, spacing=(3.0 + noise, 1.0, 1.0)), mask, settings).morphological.sum())
-              for noise in (-1e-13, 0.0, 1e-13)]
+    counts = [
+        int(prepare(replace(volume, spacing=(3.0 + noise, 1.0, 1.0)), mask, settings).morphological.sum())
+        for noise in (-1e-13, 0.0, 1e-13)
+    ]
     assert counts == [counts[0]] * 3
 
 
@@ -123,7 +127,7 @@ def test_interpolated_intensities_are_not_cut_to_whole_numbers() -> None:
 
 
 def test_the_spline_margin_keeps_interpolation_exact_to_a_millionth_of_a_hounsfield_unit(
-    monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     volume, mask = lesion((40, 120, 128))
     images = {}
@@ -136,6 +140,7 @@ def test_the_spline_margin_keeps_interpolation_exact_to_a_millionth_of_a_hounsfi
 
 # Filters ----------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def wide() -> tuple[Volume, Mask]:
     """A lesion with the hilum's contrast around it: a filter cut short sees an edge that is not there."""
@@ -145,8 +150,13 @@ def wide() -> tuple[Volume, Mask]:
 
 
 def log_only(sigma: float) -> ExtractionSettings:
-    return replace(ISO, image_types=(f"log-sigma-{sigma:.1f}-mm",), resegment_hu=(-2000.0, 3000.0),
-                   discretisation=Discretisation("FBS", 25.0, None), filtered_bin_width=(("log", 10.0),))
+    return replace(
+        ISO,
+        image_types=(f"log-sigma-{sigma:.1f}-mm",),
+        resegment_hu=(-2000.0, 3000.0),
+        discretisation=Discretisation("FBS", 25.0, None),
+        filtered_bin_width=(("log", 10.0),),
+    )
 
 
 def test_eight_sigmas_of_padding_make_the_laplacian_of_gaussian_independent_of_it(
@@ -173,8 +183,9 @@ def test_the_padding_of_the_wavelet_covers_its_filter(
 
 def test_an_image_type_gives_the_same_values_whatever_else_is_asked_for(wide: tuple[Volume, Mask]) -> None:
     alone = features(*wide, replace(log_only(2.0), image_types=("original", "log-sigma-1.0-mm"))).values()
-    together = features(*wide, replace(log_only(2.0), image_types=(
-        "original", "log-sigma-1.0-mm", "log-sigma-4.0-mm"))).values()
+    together = features(
+        *wide, replace(log_only(2.0), image_types=("original", "log-sigma-1.0-mm", "log-sigma-4.0-mm"))
+    ).values()
     assert all(together[name] == pytest.approx(value, rel=1e-6, abs=1e-6) for name, value in alone.items())
 
 
@@ -193,6 +204,7 @@ def test_the_laplacian_of_gaussian_is_the_one_that_pyradiomics_makes() -> None:
 
 
 # Grey levels ------------------------------------------------------------------------------------------------
+
 
 def test_level_one_is_at_the_fixed_origin_not_at_the_darkest_voxel() -> None:
     image = np.array([[[-1000.0, -976, -975, 0, 24.9, 25, 400]]])
@@ -259,6 +271,7 @@ def test_the_shape_is_that_of_the_whole_region_and_intensities_of_what_is_left_o
 
 # Against pyradiomics, where it is right ---------------------------------------------------------------------
 
+
 @pytest.fixture
 def on_its_own_grid() -> Iterator[tuple[Volume, Mask]]:
     volume, mask = lesion((16, 30, 30), (2.0, 1.0, 1.0), 8.0)
@@ -267,7 +280,7 @@ def on_its_own_grid() -> Iterator[tuple[Volume, Mask]]:
 
 
 def test_first_order_features_equal_pyradiomics_but_for_the_kurtosis_which_is_excess(
-    on_its_own_grid: tuple[Volume, Mask]
+    on_its_own_grid: tuple[Volume, Mask],
 ) -> None:
     volume, mask = on_its_own_grid
     image, region = sitk.GetImageFromArray(volume.array.astype(float)), sitk.GetImageFromArray(mask.astype(np.uint8))
@@ -293,12 +306,19 @@ def test_textures_equal_pyradiomics_where_its_bins_start_at_ours(
     mask = mask.copy()
     mask[np.unravel_index(volume.array.argmin(), mask.shape)] = True
     settings = ExtractionSettings(
-        spacing_mm=None, round_intensities=False, resegment_hu=(-400.0, 3000.0),
+        spacing_mm=None,
+        round_intensities=False,
+        resegment_hu=(-400.0, 3000.0),
         discretisation=Discretisation("FBS", 25.0, -400.0),
-        dimension=dimension, aggregation=aggregation)  # type: ignore[arg-type]
+        dimension=dimension,
+        aggregation=aggregation,
+    )  # type: ignore[arg-type]
     extractor = featureextractor.RadiomicsFeatureExtractor(
-        binWidth=25, additionalInfo=False, force2D=dimension == "2.5D",
-        weightingNorm="no_weighting" if aggregation == "merged" else None)
+        binWidth=25,
+        additionalInfo=False,
+        force2D=dimension == "2.5D",
+        weightingNorm="no_weighting" if aggregation == "merged" else None,
+    )
     image, region = sitk.GetImageFromArray(volume.array.astype(float)), sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing((1.0, 1.0, 2.0))
     region.CopyInformation(image)

@@ -32,6 +32,7 @@ def names_of(found: FeatureSet) -> list[str]:
 
 # The table --------------------------------------------------------------------------------------------------
 
+
 def test_every_name_of_the_table_is_there_once() -> None:
     names = [row.name for row in load_features()]
     assert len(set(names)) == len(names) == 151
@@ -69,7 +70,8 @@ def test_ibsi_names_are_those_of_the_reference_tables() -> None:
     with table.open(encoding="utf-8-sig", newline="") as stream:
         names = {row["tag"].removesuffix("_avg").removesuffix("_3D"): row["feature"] for row in csv.DictReader(stream)}
     assert {row.ibsi_tag: row.ibsi_name for row in load_features() if row.ibsi_tag} == {
-        row.ibsi_tag: names[row.ibsi_tag] for row in load_features() if row.ibsi_tag}
+        row.ibsi_tag: names[row.ibsi_tag] for row in load_features() if row.ibsi_tag
+    }
 
 
 def test_no_two_features_share_an_ibsi_code_but_the_median() -> None:
@@ -84,19 +86,33 @@ def test_lifex_columns_are_covered_but_for_those_that_need_other_methods() -> No
     ours = {row.lifex_name for row in load_features() if row.lifex_name}
     assert ours <= columns
     assert columns - ours == {
-        "MORPHOLOGICAL_Compacity", "MORPHOLOGICAL_SphereDiameter",  # LIFEx's own, formula not published
-        "INTENSITY-BASED_TotalLesionGlycolysis", "INTENSITY-BASED_TotalCalciumScore",  # PET, calcium
-        "INTENSITY-BASED_AreaUnderCurveCIVH", "INTENSITY-HISTOGRAM_AreaUnderCurveCIVH",  # volume histogram
-        "LOCAL_INTENSITY_BASED_GlobalIntensityPeak", "LOCAL_INTENSITY_BASED_LocalIntensityPeak",
+        "MORPHOLOGICAL_Compacity",
+        "MORPHOLOGICAL_SphereDiameter",  # LIFEx's own, formula not published
+        "INTENSITY-BASED_TotalLesionGlycolysis",
+        "INTENSITY-BASED_TotalCalciumScore",  # PET, calcium
+        "INTENSITY-BASED_AreaUnderCurveCIVH",
+        "INTENSITY-HISTOGRAM_AreaUnderCurveCIVH",  # volume histogram
+        "LOCAL_INTENSITY_BASED_GlobalIntensityPeak",
+        "LOCAL_INTENSITY_BASED_LocalIntensityPeak",
     }
 
 
 def test_units_are_those_of_ucum() -> None:
     assert {row.unit for row in load_features()} == {
-        "1", "mm", "mm2", "mm3", "/mm", "[hnsf'U]", "[hnsf'U]2", "[hnsf'U].mm3", "[hnsf'U]2.mm3"}
+        "1",
+        "mm",
+        "mm2",
+        "mm3",
+        "/mm",
+        "[hnsf'U]",
+        "[hnsf'U]2",
+        "[hnsf'U].mm3",
+        "[hnsf'U]2.mm3",
+    }
 
 
 # Nothing drops out ------------------------------------------------------------------------------------------
+
 
 def test_every_image_type_gives_every_feature_of_the_table(everything: FeatureSet) -> None:
     assert everything.failed == ()
@@ -115,8 +131,10 @@ def test_ibsi_and_lifex_identities_are_claimed_on_the_original_image_only(everyt
 
 
 @pytest.mark.parametrize(
-    "where", [np.s_[10, 20, 20], np.s_[10, 20, 20:22], np.s_[10, 18:24, 18:24], np.s_[8:14, 20, 20]],
-    ids=["one voxel", "two voxels", "one slice", "one column of voxels"])
+    "where",
+    [np.s_[10, 20, 20], np.s_[10, 20, 20:22], np.s_[10, 18:24, 18:24], np.s_[8:14, 20, 20]],
+    ids=["one voxel", "two voxels", "one slice", "one column of voxels"],
+)
 @pytest.mark.parametrize("dimension", ["3D", "2.5D"])
 @pytest.mark.parametrize("aggregation", ["avg", "merged"])
 def test_a_degenerate_region_lists_what_failed_and_why(where: object, dimension: str, aggregation: str) -> None:
@@ -150,7 +168,9 @@ def test_bins_far_too_narrow_fail_by_name_instead_of_filling_the_memory() -> Non
     assert groups == {"firstorder", "histogram", "glcm", "glrlm", "glszm", "gldm", "ngtdm"}
     assert all("wider bins" in item.why for item in found.failed)
     assert [item.name for item in found.failed if "firstorder" in item.name] == [
-        "original_firstorder_Entropy", "original_firstorder_Uniformity"]
+        "original_firstorder_Entropy",
+        "original_firstorder_Uniformity",
+    ]
 
 
 def test_a_region_outside_the_intensity_range_is_refused() -> None:
@@ -213,8 +233,17 @@ def test_the_same_input_gives_the_same_values_to_the_last_bit(everything: Featur
 
 # Settings ---------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("settings", [ExtractionSettings(), EVERYTHING, replace(
-    COARSE, spacing_mm=(None, 2.0, 2.0), discretisation=Discretisation("FBN", None, None, 32), outlier_sigma=3.0)])
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ExtractionSettings(),
+        EVERYTHING,
+        replace(
+            COARSE, spacing_mm=(None, 2.0, 2.0), discretisation=Discretisation("FBN", None, None, 32), outlier_sigma=3.0
+        ),
+    ],
+)
 def test_settings_survive_the_manifest(settings: ExtractionSettings) -> None:
     assert ExtractionSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 

@@ -38,9 +38,12 @@ def structure(contours: list[Any], kind: str = "CLOSED_PLANAR", frame: str | Non
     dataset.StructureSetROISequence = [item_of(ROINumber=1)]
     if frame is not None:
         dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = frame
-    items = [item_of(ContourGeometricType=kind, ContourData=[f"{v:.6g}" for v in np.ravel(points)])
-             if isinstance(points, np.ndarray) else item_of(ContourGeometricType=kind, ContourData=points)
-             for points in contours]
+    items = [
+        item_of(ContourGeometricType=kind, ContourData=[f"{v:.6g}" for v in np.ravel(points)])
+        if isinstance(points, np.ndarray)
+        else item_of(ContourGeometricType=kind, ContourData=points)
+        for points in contours
+    ]
     dataset.ROIContourSequence = [item_of(ReferencedROINumber=1, ContourSequence=items)]
     return dataset
 
@@ -66,6 +69,7 @@ def plane(mask: RoiMask, k: int = 2) -> Mask:
 
 
 # The rule ---------------------------------------------------------------------------------------------------
+
 
 def test_the_ibsi_phantom_contour_gives_its_reference_mask_voxel_for_voxel() -> None:
     folder = shared("data", "ibsi_1_ct_phantom")
@@ -166,6 +170,7 @@ def test_an_xor_contour_is_a_closed_contour() -> None:
 
 # Slices -----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("arrange", [list, sagittal, oblique])
 def test_contours_find_their_slice_in_any_orientation(arrange: Any, tmp_path: Path) -> None:
     ct = arrange(ct_series(10, 30, 32, (0.8, 0.9), 2.0, seed=2))
@@ -221,6 +226,7 @@ def test_a_gap_between_contours_is_flagged_and_not_filled() -> None:
 
 # The edge of the image --------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("outside", [box(3.5, 9.5, k=7), box(3.5, 9.5, k=-1), box(30, 40), box(-20, -5)])
 def test_contours_outside_the_image_are_left_out_with_a_flag(outside: Points) -> None:
     mask = rasterised(box(3.5, 9.5), outside)
@@ -240,6 +246,7 @@ def test_a_contour_of_a_million_pixels_across_costs_no_memory_of_that_size() -> 
 
 
 # What is refused --------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("kind", ["POINT", "OPEN_PLANAR", "OPEN_NONPLANAR", ""])
 def test_contours_that_are_not_closed_are_refused(kind: str) -> None:
@@ -302,7 +309,8 @@ def test_more_points_than_any_hand_draws_are_refused() -> None:
     from pydicom.tag import Tag
 
     contour[Tag(0x30060050)] = RawDataElement(
-        Tag(0x30060050), "DS", len(text), text.rstrip("\\").encode(), 0, False, True, True)
+        Tag(0x30060050), "DS", len(text), text.rstrip("\\").encode(), 0, False, True, True
+    )
     dataset.ROIContourSequence[0].ContourSequence = [contour]
     answer = refusal(dataset)
     assert (answer.reason, "2000000" in answer.detail) == (Reason.ROI_UNREADABLE, True)
@@ -344,8 +352,10 @@ def test_a_file_that_is_no_rtstruct_is_refused(tmp_path: Path) -> None:
 
 # Several regions --------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize(
-    ("combine", "voxels", "numbers"), [("largest", 100, (2,)), ("union", 116, (1, 2)), ("single", 0, ())])
+    ("combine", "voxels", "numbers"), [("largest", 100, (2,)), ("union", 116, (1, 2)), ("single", 0, ())]
+)
 def test_several_regions_are_combined_as_the_plan_says(combine: str, voxels: int, numbers: tuple[int, ...]) -> None:
     small, large = structure([box(0.5, 4.5)]), structure([box(7.5, 17.5)])
     large.StructureSetROISequence[0].ROINumber = large.ROIContourSequence[0].ReferencedROINumber = 2

@@ -133,7 +133,8 @@ def test_an_empty_segment_is_refused(ct: list[Dataset], volume: Volume, tmp_path
 
 def test_a_segment_of_another_frame_of_reference_is_refused(ct: list[Dataset], volume: Volume, tmp_path: Path) -> None:
     assert refusal(seg(ct, FrameOfReferenceUID="1.2.4"), tmp_path, volume).reason is (
-        Reason.ROI_FRAME_OF_REFERENCE_DIFFERS)
+        Reason.ROI_FRAME_OF_REFERENCE_DIFFERS
+    )
 
 
 def test_a_segment_outside_the_image_is_refused(ct: list[Dataset], volume: Volume, tmp_path: Path) -> None:

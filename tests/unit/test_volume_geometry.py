@@ -171,5 +171,6 @@ def test_noise_in_the_orientation_decimals_passes(ct: list[Dataset], tmp_path: P
     rng = np.random.default_rng(0)
     for instance in ct:
         instance.ImageOrientationPatient = [
-            round(float(v), 6) for v in np.array([1, 0, 0, 0, 1, 0]) + rng.normal(0, 1e-5, 6)]
+            round(float(v), 6) for v in np.array([1, 0, 0, 0, 1, 0]) + rng.normal(0, 1e-5, 6)
+        ]
     assert read_ct(save_all(ct, tmp_path)).array.shape[0] == 8

@@ -91,8 +91,7 @@ def test_an_enhanced_ct_with_rescale_per_frame_uses_each(ct: list[Dataset], tmp_
     multi = enhanced_ct(ct)
     del multi.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
     for k, group in enumerate(multi.PerFrameFunctionalGroupsSequence):
-        group.PixelValueTransformationSequence = [
-            item_of(RescaleIntercept=-1000 - k, RescaleSlope=1, RescaleType="HU")]
+        group.PixelValueTransformationSequence = [item_of(RescaleIntercept=-1000 - k, RescaleSlope=1, RescaleType="HU")]
     array = read_ct([save(multi, tmp_path)]).array
     assert np.array_equal(array, stored(ct) - 1000 - np.arange(6)[:, None, None])
 
@@ -126,7 +125,7 @@ def test_damaged_compressed_pixels_are_refused(ct: list[Dataset], tmp_path: Path
 def test_truncated_pixel_data_is_refused_with_its_own_reason(ct: list[Dataset], tmp_path: Path, cut: int) -> None:
     paths = save_all(ct, tmp_path)
     data = paths[3].read_bytes()
-    paths[3].write_bytes(data[:-min(cut, 960)])
+    paths[3].write_bytes(data[: -min(cut, 960)])
     assert refusal(paths).reason is Reason.PIXEL_DATA_TRUNCATED
 
 
