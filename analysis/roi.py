@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import RTStructureSetStorage
 
 from analysis.contract import Combine, NotScorable, QualityFlag, Reason, RoiFacts, RoiKind, Severity
 from analysis.polygon import PolygonTooIntricate, polygon_mask
-from analysis.volume import Volume
+from analysis.volume import UNREADABLE, Volume
 
 Mask = NDArray[np.bool_]
 
@@ -30,19 +29,6 @@ PLANE_TOLERANCE = 0.25
 # Below this distance (mm) an offset is the rounding of decimal strings and not worth a word.
 PLANE_ROUNDING_MM = 0.1
 MAX_POINTS = 2_000_000  # per ROI; a hand-drawn one has thousands
-_UNREADABLE = (
-    InvalidDicomError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    RuntimeError,
-    NotImplementedError,
-    OverflowError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +165,7 @@ class _Flags:
 def _read(path: Path) -> Dataset:
     try:
         dataset = dcmread(path)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise NotScorable(Reason.ROI_UNREADABLE, type(error).__name__) from None
     if dataset.get("SOPClassUID") != RTStructureSetStorage:
         raise NotScorable(Reason.ROI_UNREADABLE, "not an RT Structure Set")
@@ -197,7 +183,7 @@ def _contours_of(
             raise NotScorable(Reason.ROI_NOT_FOUND, f"ROI number {number}")
         _check_frame(dataset, names[0], frame_of_reference_uid, flags)
         contours = [_points(item) for roi in items for item in roi.get("ContourSequence") or ()]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise NotScorable(Reason.ROI_UNREADABLE, type(error).__name__) from None
     if sum(len(contour) for contour in contours) > MAX_POINTS:
         raise NotScorable(Reason.ROI_UNREADABLE, f"more than {MAX_POINTS} contour points")

@@ -5,29 +5,15 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-from pydicom.errors import InvalidDicomError
 
 from analysis.contract import Combine, NotScorable, Reason, RoiKind
 from analysis.geometry import POSITION_JITTER_MM, SPACING_RTOL
 from analysis.roi import Mask, RoiMask, combine_masks, flag
-from analysis.volume import Volume
+from analysis.volume import UNREADABLE, Volume
 
 FRACTION = 0.5  # a voxel of a FRACTIONAL segment counts from here
 AXIS_TOLERANCE = 1e-3  # cosines: half a pixel over 512
 VOXEL_TOLERANCE = 0.05  # of a voxel between a segment's centres and the CT's
-_UNREADABLE = (
-    InvalidDicomError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    RuntimeError,
-    NotImplementedError,
-    OverflowError,
-)
 
 
 def mask_from_seg(source: Path, segment_numbers: Sequence[int], combine: Combine | str, volume: Volume) -> RoiMask:
@@ -46,7 +32,7 @@ def mask_from_seg(source: Path, segment_numbers: Sequence[int], combine: Combine
         segmentation = hd.seg.segread(source)
         known = set(segmentation.segment_numbers)
         frame_of_reference_uid = segmentation.get("FrameOfReferenceUID")
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise NotScorable(Reason.ROI_UNREADABLE, type(error).__name__) from None
     if frame_of_reference_uid != volume.frame_of_reference_uid:
         raise NotScorable(Reason.ROI_FRAME_OF_REFERENCE_DIFFERS)
@@ -102,7 +88,7 @@ def _volume_of(segmentation: hd.seg.Segmentation, number: int) -> hd.Volume:
                 atol=2 * POSITION_JITTER_MM,
                 allow_missing_positions=gaps,
             )
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             kind = type(error).__name__
     raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED, f"the segment's frames make no volume ({kind})")
 

@@ -20,7 +20,7 @@ from analysis.geometry import Geometry, Plane, regular_geometry
 
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 # What pydicom and its decoders raise on a file that is cut, damaged or lies about itself.
-_UNREADABLE = (
+UNREADABLE = (
     InvalidDicomError,
     OSError,
     EOFError,
@@ -121,7 +121,7 @@ def to_sitk(volume: Volume) -> sitk.Image:
 def _planes_of(path: Path) -> Iterator[Plane]:
     try:
         dataset = dcmread(path, stop_before_pixels=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise NotScorable(
             Reason.PIXEL_DATA_UNDECODABLE, f"a file is not readable DICOM ({type(error).__name__})"
         ) from None
@@ -134,7 +134,7 @@ def _planes_of(path: Path) -> Iterator[Plane]:
         shared = _group(dataset, "SharedFunctionalGroupsSequence")
         for frame, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
             yield _plane(path, dataset, frame, (group, shared, dataset))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise NotScorable(Reason.GEOMETRY_INVALID, f"a header is not readable ({type(error).__name__})") from None
 
 
@@ -222,7 +222,7 @@ def _read_pixels(geometry: Geometry) -> NDArray[np.float32]:
 def _frames(path: Path, slices: Sequence[tuple[int, Plane]]) -> Iterator[NDArray[Any]]:
     try:
         yield from iter_pixels(path, indices=[plane.frame for _, plane in slices], raw=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         _refuse_pixels(path, error)
 
 

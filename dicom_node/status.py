@@ -48,7 +48,7 @@ def _way(item: WorkItem, store: Store, spool: Spool) -> str:
         text = REASONS[Reason(item.reason)]
         lines.append(f"  {text.sentence} {text.remedy}")
     if row["hint"]:
-        lines.append(f"  to do: {row['hint']}")
+        lines.append(f"  {'waits' if item.state is State.WAITING else 'to do'}: {row['hint']}")
     lines += [
         f"  {number:>2} {stop:<9} {text}" for number, (stop, text) in enumerate(_stops(item, row, deliveries, spool), 1)
     ]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from analysis.contract import JobResult
 from reports import page, sc, seg, sr_radiomics, sr_risk
@@ -157,8 +158,10 @@ def _seen(key_image: sr_risk.KeyImage) -> sr_risk.KeyImage:
 def _tracking_uid(roi: Dataset, numbers: Sequence[int]) -> str:
     """The segment's own Tracking UID where the sender gave one; else one that all revisions of this ROI share."""
     for segment in roi.get("SegmentSequence", []):
-        if len(numbers) == 1 and segment.get("SegmentNumber") == numbers[0] and segment.get("TrackingUID"):
-            return str(segment.TrackingUID)
+        if len(numbers) == 1 and segment.get("SegmentNumber") == numbers[0]:
+            given = UID(str(segment.get("TrackingUID") or ""))
+            if given and given.is_valid:
+                return str(given)
     return derive("tracking", str(roi.get("SOPInstanceUID", "")), *[str(number) for number in numbers])
 
 

@@ -28,7 +28,6 @@ from tests.e2e.node import (
     filed,
     items_of,
     kind_of,
-    log_of,
     kinds_in,
     log_of,
     send,
