@@ -48,6 +48,8 @@ class Runner:
                 f"job isolation is required but not to be had ({self.isolation.text})",
                 'allow network namespaces, or set [job] isolation = "preferred"',
             )
+        if not self.isolation.namespace:
+            LOGGER.warning("job.not_isolated jobs can reach the network here: %s", self.isolation.text)
 
     def analyse(
         self, key: str, plan: Plan, clinical: tuple[ClinicalValue, ...], path_of: Callable[[str], Path]

@@ -128,6 +128,16 @@ def test_one_odd_header_holds_its_own_study_and_no_other(node: Road, caplog: pyt
     assert "²" not in caplog.text
 
 
+def test_a_header_that_no_report_can_use_is_cleaned_and_the_result_still_goes_out(
+    node: Road, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = [corrected(image, NumberOfFrames="2") for image in CT]
+    node.take(*odd, synthetic.rtstruct(CT))
+    node.work()
+    assert (node.items[0].state, node.items[0].outcome) == (State.COMPLETED, Outcome.SCORED)
+    assert "report.cleaned" in caplog.text
+
+
 @pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])
 def test_slices_of_two_patients_or_studies_are_never_one_volume(node: Road, keyword: str) -> None:
     mixed = [corrected(image, **{keyword: "1.2.3"}) if k > 7 else image for k, image in enumerate(CT)]
