@@ -7,6 +7,7 @@ and one Breslow baseline for that very combination (facts and figures in the bun
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -173,8 +174,9 @@ def _inputs(manifest: Manifest, vector: clinical.ClinicalVector, measurements: S
 
 def _label(item: Measurement) -> str:
     image = item.name.split("_", 1)[0]
-    if item.ibsi_name is None:
-        return item.name
+    if item.ibsi_name is None:  # histogram_75Percentile -> Histogram 75 percentile
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", item.name.split("_", 1)[-1].replace("_", " "))
+        return words[:1].upper() + words[1:].lower() + ("" if image == "original" else f" ({image})")
     return item.ibsi_name if image == "original" else f"{item.ibsi_name} ({image})"
 
 

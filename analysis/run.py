@@ -148,7 +148,7 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
         measurements=tuple(features.measurements),
         failed_features=tuple(features.failed),
         extraction=settings.as_text(),
-        quality=(*request.quality, *quality.flags(volume, roi), *features.flags, *scored.flags),
+        quality=(*request.quality, *scored.flags, *features.flags, *quality.flags(volume, roi)),
         roi=facts,
         geometry=_geometry(volume),
         software=software(),

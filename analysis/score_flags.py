@@ -16,9 +16,9 @@ def score_flags(
 ) -> tuple[QualityFlag, ...]:
     """Flags of the ensemble, the gravest first."""
     found = [
+        *_outside(contributions),
         *_missing(manifest, vector, modalities),
         *_imputed(manifest, vector, modalities, contributions),
-        *_outside(contributions),
     ]
     if any(item.clipped for item in scores):
         text = "Risk of progression or death was predicted below risk of death and is shown equal to it"
@@ -49,9 +49,11 @@ def _imputed(
 
 def _outside(contributions: Sequence[Contribution]) -> Iterator[QualityFlag]:
     """A warning where more than a fifth of the features, and more than two, are out of range."""
+    labels = {part.label for part in contributions}
     outside = sorted({part.label for part in contributions if part.out_of_range})
     if outside:
-        many = len(outside) > max(2, len({part.name for part in contributions}) // 5)
-        text = f"Outside the 1st to 99th percentile of the training cohort: {', '.join(outside)}"
+        many = len(outside) > max(2, len(labels) // 5)
+        text = f"{len(outside)} of {len(labels)} features outside the training range (1st to 99th percentile): "
+        text += ", ".join(outside)
         severity = Severity.WARNING if many else Severity.INFO
         yield QualityFlag(code="OUTSIDE_DEVELOPMENT_RANGE", severity=severity, text=text)

@@ -186,7 +186,9 @@ def _check_ranges(settings: Settings) -> None:
             raise SettingsError(f"'{name}' must be from 0 to 65535, not {port}")
     for section in ("receive", "plan", "job", "deliver"):
         for key, value in vars(getattr(settings, section)).items():
-            if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or key in _MAY_BE_ZERO)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
                 raise SettingsError(f"'{section}.{key}' must be a number above 0, not {value}")
     classes = settings.report.sr_sop_classes
     if not classes or set(classes) - set(Report().sr_sop_classes):

@@ -4,13 +4,17 @@ Of each contour object there is at most one WAITING row (a question that is stil
 planned. The same content never makes a second result; other content makes the next revision.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dicom_node import items
 from dicom_node.database import Database
 from dicom_node.instance import Instance
 from dicom_node.workitem import State, WorkItem
+
+_LEFT_A_RESULT = "(state != 'CANCELED' OR EXISTS (SELECT 1 FROM delivery d WHERE d.work_item_id = work_item.id))"
+_OF_THE_STUDY = ("roi_sop_instance_uid", "study_instance_uid", "ct_series_instance_uid")
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,11 @@ class Births:
         with self._db.immediate():
             waiting = self._waiting(uid)
             if waiting is None:
-                self._insert_next(uid, State.WAITING, now, detail, **columns)
+                items.insert(self._db, State.WAITING, now, detail, roi_sop_instance_uid=uid, **columns)
                 self._contour_came(series, now)
                 return True
+            if (waiting.reason, waiting.hint) == (reason, detail):
+                return False  # looked at every few seconds: not a write each time
             self._update(waiting.id, columns)
             if waiting.reason == reason:
                 return False
@@ -85,31 +91,30 @@ class Births:
                 items.move(self._db, waiting.id, State.CANCELED, now, "nothing has changed")
         return True
 
-    def rival(self, roi_sop_instance_uid: str, key: str) -> str | None:
-        """Key of the contour's newest work item when another row has `key` already: an older content has come back."""
-        newest = self._newest(roi_sop_instance_uid)
-        taken = self._db.rows("SELECT 1 FROM work_item WHERE key = ? AND state != ?", [key, State.CANCELED])
-        return newest.key if taken and newest is not None and newest.key != key else None
-
     def schedule(self, roi_sop_instance_uid: str, birth: Birth, now: float) -> bool:
-        """Make the work item of a contour object runnable, as the next revision when an earlier one was reported.
+        """Make the work item of a contour object runnable, as the next revision when an earlier one left a result.
 
-        False when this key has its work item: the same content never makes a second result.
+        False when the newest result is of this very content: it never gets a second one.
         """
-        columns = {**vars(birth), "scheduled_at": now}
         with self._db.immediate():
             waiting = self._waiting(roi_sop_instance_uid)
-            if self._db.rows("SELECT 1 FROM work_item WHERE key = ? AND state != ?", [birth.key, State.CANCELED]):
+            before = self._supersede(roi_sop_instance_uid, birth.key, now)
+            if before is not None and before.content_key == birth.key:
                 if waiting is not None:
                     items.move(self._db, waiting.id, State.CANCELED, now, "nothing has changed")
                 return False
-            # A content that was superseded before it ran has left no result: its key is free again.
-            self._db.execute("UPDATE work_item SET key = NULL WHERE key = ?", [birth.key])
+            columns: dict[str, object] = {
+                **vars(birth),
+                "key": self._free_key(birth.key, before),
+                "content_key": birth.key,
+                "scheduled_at": now,
+                "revision": before.revision + 1 if before else 1,
+                "predecessor_key": before.key if before else None,
+            }
             if waiting is None:
-                self._insert_next(roi_sop_instance_uid, State.SCHEDULED, now, birth.reason or "", **columns)
+                columns["roi_sop_instance_uid"] = roi_sop_instance_uid
+                items.insert(self._db, State.SCHEDULED, now, birth.reason or "", **columns)
             else:
-                revision, predecessor = self._succession(roi_sop_instance_uid, now)
-                columns |= {"revision": revision, "predecessor_key": predecessor}
                 self._update(waiting.id, columns)
                 items.move(self._db, waiting.id, State.SCHEDULED, now, birth.reason or "")
             self._contour_came(birth.ct_series_instance_uid, now)
@@ -118,60 +123,52 @@ class Births:
     def schedule_without_contour(self, item_id: int, birth: Birth, now: float) -> None:
         """Make the row of a CT that waits for a contour runnable, to say that none came."""
         with self._db.immediate():
-            self._update(item_id, {**vars(birth), "scheduled_at": now})
+            self._update(item_id, {**vars(birth), "content_key": birth.key, "scheduled_at": now})
             items.move(self._db, item_id, State.SCHEDULED, now, birth.reason or "")
 
-    def replan(self, item: WorkItem, why: str, now: float) -> bool:
+    def replan(self, item_id: int, why: str, now: float) -> bool:
         """Ask the planner again about the same images: clinical values, bundle or settings may have changed.
 
         False for a work item without a contour, and for one that is at work.
         """
-        if item.roi_sop_instance_uid is None or item.state in (State.ANALYSED, State.REPORTED, State.CANCELED):
-            return False
         with self._db.immediate():
+            (item,) = self._items("id = ?", [item_id])
+            if item.roi_sop_instance_uid is None or item.state in (State.ANALYSED, State.REPORTED, State.CANCELED):
+                return False
             if item.state in (State.SCHEDULED, State.FAILED):
                 items.move(self._db, item.id, State.CANCELED, now, why)
             waiting = self._waiting(item.roi_sop_instance_uid)
             if waiting is not None:
                 self._update(waiting.id, {"replan": 1})
             else:
-                self._insert_next(
-                    item.roi_sop_instance_uid,
-                    State.WAITING,
-                    now,
-                    why,
-                    study_instance_uid=item.study_instance_uid,
-                    ct_series_instance_uid=item.ct_series_instance_uid,
-                    replan=1,
-                )
+                columns = {name: getattr(item, name) for name in _OF_THE_STUDY}
+                items.insert(self._db, State.WAITING, now, why, replan=1, **columns)
         return True
 
     # -- rows ------------------------------------------------------------------------------------------------
 
-    def _insert_next(self, roi_sop_instance_uid: str, state: State, now: float, detail: str, **columns: object) -> None:
-        if state is State.SCHEDULED:
-            revision, predecessor = self._succession(roi_sop_instance_uid, now)
-            columns |= {"revision": revision, "predecessor_key": predecessor}
-        items.insert(self._db, state, now, detail, roi_sop_instance_uid=roi_sop_instance_uid, **columns)
-
-    def _succession(self, roi_sop_instance_uid: str, now: float) -> tuple[int, str | None]:
-        """Revision and predecessor of the contour's next result; ends the one before where it has not been reported."""
-        before = self._newest(roi_sop_instance_uid)
-        if before is None:
-            return 1, None
-        if before.state in (State.SCHEDULED, State.FAILED):
+    def _supersede(self, roi_sop_instance_uid: str, key: str, now: float) -> WorkItem | None:
+        """End what other content has not brought to a result; gives the newest row that is left."""
+        while (before := self._newest(roi_sop_instance_uid)) is not None:
+            if before.content_key == key or before.state not in (State.SCHEDULED, State.FAILED):
+                return before
             items.move(self._db, before.id, State.CANCELED, now, "superseded")
-            sent = self._db.rows("SELECT 1 FROM delivery WHERE work_item_id = ?", [before.id])
-            if not sent:
-                return before.revision, before.predecessor_key
-        return before.revision + 1, before.key
+            if self._db.rows("SELECT 1 FROM delivery WHERE work_item_id = ?", [before.id]):
+                return before  # some of it is in an archive: it stays the predecessor
+        return None
+
+    def _free_key(self, key: str, before: WorkItem | None) -> str:
+        """The content's own key; where an older result of the same content has it, one that names what is replaced."""
+        if before is not None and self._items(f"key = ? AND {_LEFT_A_RESULT}", [key]):
+            return hashlib.sha256(f"{key}:{before.id}".encode()).hexdigest()
+        # A content that was superseded before it ran has left nothing under its key.
+        self._db.execute("UPDATE work_item SET key = NULL WHERE key = ?", [key])
+        return key
 
     def _newest(self, roi_sop_instance_uid: str) -> WorkItem | None:
-        """The newest row that has been planned and not ended without a result."""
-        found = self._items(
-            "roi_sop_instance_uid = ? AND key IS NOT NULL AND state != ? ORDER BY id DESC LIMIT 1",
-            [roi_sop_instance_uid, State.CANCELED],
-        )
+        """The newest row that has a result or may still get one."""
+        where = f"roi_sop_instance_uid = ? AND key IS NOT NULL AND {_LEFT_A_RESULT} ORDER BY id DESC LIMIT 1"
+        found = self._items(where, [roi_sop_instance_uid])
         return found[0] if found else None
 
     def _waiting(self, roi_sop_instance_uid: str) -> WorkItem | None:
@@ -183,7 +180,7 @@ class Births:
         for item in self._items(where, [series, State.WAITING]):
             items.move(self._db, item.id, State.CANCELED, now, "a contour came")
 
-    def _items(self, where: str, arguments: list[str | None]) -> list[WorkItem]:
+    def _items(self, where: str, arguments: Sequence[str | int | None]) -> list[WorkItem]:
         rows = self._db.rows(f"SELECT {items.COLUMNS} FROM work_item WHERE {where}", arguments)
         return [items.from_row(row) for row in rows]
 

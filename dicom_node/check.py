@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from config.settings import Settings
-from dicom_node import candidates, deliver
+from dicom_node import candidates, clinical_table, deliver
 from dicom_node.executors import process
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.workitem import ConfigError
+from dicom_node.workitem import ConfigError, StageError
 from models.bundle import DEMO, BundleError, load
 
 PACKAGES = ("dicom_node", "analysis", "reports", "config", "models")
@@ -32,6 +32,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield _packages()
     yield from _bundle(settings)
     yield _patterns(settings)
+    yield from _clinical(settings)
     yield from _spool(settings)
     yield _isolation(settings)
     if not settings.peers:
@@ -75,6 +76,17 @@ def _patterns(settings: Settings) -> Finding:
     except ConfigError as error:
         return Finding("ROI patterns", False, str(error), "correct [plan] roi_name_patterns and roi_exclude_patterns")
     return Finding("ROI patterns", True, ", ".join(settings.plan.roi_name_patterns))
+
+
+def _clinical(settings: Settings) -> Iterator[Finding]:
+    if settings.clinical.table is None:
+        return
+    try:
+        clinical_table.check(settings.clinical)
+    except StageError as error:
+        yield Finding("clinical table", False, str(error), error.hint)
+    else:
+        yield Finding("clinical table", True, f"{settings.clinical.table} can be read")
 
 
 def _spool(settings: Settings) -> Iterator[Finding]:

@@ -30,6 +30,23 @@ Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from config.identity import VERSION
+
+        print(f"prognode {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _prognode(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
 def _stop(message: str, code: int) -> NoReturn:
     print(f"prognode: {message}", file=sys.stderr)
     raise typer.Exit(code)
@@ -47,7 +64,8 @@ def _log(level: int = logging.INFO) -> None:
 
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     quiet_libraries()
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    for name in ("apscheduler", "numexpr"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _bundle(settings: Settings):  # type: ignore[no-untyped-def]  # models is imported only by commands that need it
@@ -87,24 +105,25 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
     try:
         spool.create()
         with ExitStack() as running:
+            worker = None
             if working:
                 from dicom_node.job import Runner
                 from dicom_node.worker import Worker
 
                 bundle = _bundle(settings)
                 worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle))
-                worker.start()
-                running.callback(worker.stop)
-            if receiving:
+            if receiving:  # the port first: a node that cannot be called must not begin to work
                 from dicom_node.receive import Receiver
 
                 receiver = Receiver(settings, spool)
                 receiver.start()
                 running.callback(receiver.stop)
-                print(
-                    f"prognode: listening as {settings.node.ae_title} on {settings.node.host}:{receiver.port}",
-                    flush=True,
-                )
+            if worker is not None:
+                worker.start()
+                running.callback(worker.stop)
+            if receiving:
+                where = f"{settings.node.host}:{receiver.port}"
+                print(f"prognode: listening as {settings.node.ae_title} on {where}", flush=True)
             _wait_for_signal()
         _end()
     except (StageError, ConfigError) as error:
@@ -252,13 +271,13 @@ def retry(
     again = 0
     seen: set[str | None] = set()
     for item in store.items(study, limit=1_000_000):  # the newest of each contour first
-        newest = item.roi_sop_instance_uid not in seen
+        if item.key is None or item.state is State.CANCELED or item.roi_sop_instance_uid in seen:
+            continue  # an older revision is not sent after its successor
         seen.add(item.roi_sop_instance_uid)
         if item.state is State.FAILED:
-            store.retry(item.id, time.time())
-            again += 1
-        elif study and newest and item.state is State.COMPLETED and item.outcome == "NOT_SCORED":
-            again += store.births.replan(item, "retry asked for by an operator", time.time())
+            again += store.retry(item.id, time.time())
+        elif study and item.state is State.COMPLETED and item.outcome == "NOT_SCORED":
+            again += store.births.replan(item.id, "retry asked for by an operator", time.time())
     print(f"{again} work items will run again")
     if not again and study is None:
         print("nothing has failed; give --study to plan a study that was not scored once more")
@@ -343,10 +362,13 @@ def _tool(arguments: list[str]) -> NoReturn:
 
 def main() -> None:
     from config.settings import SettingsError
-    from dicom_node.workitem import ConfigError
+    from dicom_node.workitem import ConfigError, StoreBusy
 
     try:
         app()
+    except StoreBusy as error:
+        print(f"prognode: {error}; {error.hint}", file=sys.stderr)
+        raise SystemExit(os.EX_TEMPFAIL) from None
     except (ConfigError, SettingsError) as error:
         print(f"prognode: {error}", file=sys.stderr)
         raise SystemExit(os.EX_CONFIG) from None

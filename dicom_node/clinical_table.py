@@ -74,6 +74,12 @@ def _age(header: Dataset) -> float | None:
     return float(years) if 0 <= years < 130 else None
 
 
+def check(settings: Clinical) -> None:
+    """Look for a patient that nobody is. Raises Retryable or Permanent when the table cannot be used."""
+    if settings.table is not None:
+        _from_table(settings.table, settings.patient_id_column, "\0")
+
+
 def _from_table(table: Path, column: str, patient_id: str) -> list[ClinicalValue]:
     if not patient_id:
         return []
@@ -83,6 +89,7 @@ def _from_table(table: Path, column: str, patient_id: str) -> list[ClinicalValue
             names = [name.strip() for name in reader.fieldnames or ()]
             if len(set(names)) < len(names):
                 raise Permanent("the clinical table has a column name twice", "give each column a name of its own")
+            reader.fieldnames = names
             if column not in names:
                 raise Permanent(
                     f"the clinical table has no column {column!r}",
@@ -90,7 +97,9 @@ def _from_table(table: Path, column: str, patient_id: str) -> list[ClinicalValue
                 )
             rows = [row for row in reader if (row.get(column) or "").strip() == patient_id]
     except OSError as error:
-        raise Retryable(f"the clinical table cannot be read ({error.strerror})", "check [clinical] table") from error
+        raise Retryable(
+            f"the clinical table {table} cannot be read ({error.strerror})", "check [clinical] table"
+        ) from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise Permanent("the clinical table is not CSV in UTF-8", "export it again as CSV, UTF-8") from error
     if len(rows) > 1:

@@ -109,6 +109,8 @@ def _made(
     """The documents; where a header of the evidence cannot be used as it is, from what of it can be read."""
     try:
         return _build(analysis, result, decision, lambda uid: _header(path_of(uid)), context, sr_sop_class)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # noqa: BLE001 - the boundary to odd headers: highdicom and pydicom raise whatever fits
         LOGGER.warning(
             "report.cleaned a header of the evidence is odd (%s); its odd parts are left out", type(error).__name__

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlite_utils import Database as SqliteUtils
 
-from dicom_node.workitem import ConfigError
+from dicom_node.workitem import ConfigError, StoreBusy
 
 SCHEMA_VERSION = 1
 
@@ -29,9 +29,12 @@ class Database:
             self.connection = connection
             self._db = SqliteUtils(connection)
             self._migrate(path)
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             connection.close()
-            raise  # locked or full: it may pass
+            raise StoreBusy(f"{path.name} cannot be opened: {error}", "check the spool's disk") from error
+        except StoreBusy:
+            connection.close()
+            raise
         except (sqlite3.DatabaseError, ConfigError) as error:
             connection.close()
             if isinstance(error, ConfigError):
@@ -42,32 +45,48 @@ class Database:
         self.connection.close()
 
     @contextmanager
-    def immediate(self) -> Iterator[None]:
-        """A write transaction; rolled back when the block raises."""
-        self.connection.execute("BEGIN IMMEDIATE")
+    def _available(self) -> Iterator[None]:
         try:
             yield
+        except sqlite3.OperationalError as error:
+            raise StoreBusy(
+                f"the store cannot be used: {error}", "check the spool's disk and other processes"
+            ) from error
+
+    @contextmanager
+    def immediate(self) -> Iterator[None]:
+        """A write transaction; rolled back when the block raises."""
+        with self._available():
+            self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._available():
+                self.connection.execute("COMMIT")
         except BaseException:
-            self.connection.execute("ROLLBACK")
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
             raise
-        self.connection.execute("COMMIT")
 
     def execute(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> int:
         """Run a statement that returns no rows; gives the number of rows it changed."""
-        return self.connection.execute(sql, arguments).rowcount
+        with self._available():
+            return self.connection.execute(sql, arguments).rowcount
 
     def insert(self, table: str, row: Mapping[str, Any]) -> int:
         """Insert a row whose keys are column names of ours; gives its id."""
         names, marks = ", ".join(row), ", ".join("?" * len(row))
-        cursor = self.connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+        with self._available():
+            cursor = self.connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
         return int(cursor.lastrowid or 0)
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        self.connection.executemany(sql, rows)
+        with self._available():
+            self.connection.executemany(sql, rows)
 
     def rows(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
         """Rows of a query, or of an UPDATE ... RETURNING (which sqlite-utils commits at once)."""
-        return list(self._db.query(sql, arguments))  # type: ignore[arg-type]
+        with self._available():
+            return list(self._db.query(sql, arguments))  # type: ignore[arg-type]
 
     def _migrate(self, path: Path) -> None:
         with self.immediate():

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
+from dicom_node import items
 from dicom_node.database import Database
-from dicom_node.workitem import DeliveryState
+from dicom_node.workitem import DeliveryState, State
 
 # A PACS that reports a failed commitment may do so each time: resending at once would be a loop.
 FIRST_RESEND_SECONDS, LONGEST_RESEND_SECONDS = 30.0, 3600.0
@@ -88,7 +89,8 @@ class Deliveries:
         """
         with self._db.immediate():
             rows = self._db.rows(
-                "SELECT id, sop_instance_uid, unseen FROM delivery WHERE transaction_uid = ? AND state = ?",
+                "SELECT id, work_item_id, sop_instance_uid, unseen FROM delivery"
+                " WHERE transaction_uid = ? AND state = ?",
                 [transaction_uid, SENT],
             )
             for row in rows:
@@ -97,7 +99,7 @@ class Deliveries:
                     self.record(row["id"], state=DeliveryState.COMMITTED, final=1, proved_at=now, detail="")
                 elif uid in failed:
                     # Also where the row had been given up as not provable: the report says that it is not there.
-                    wait = min(FIRST_RESEND_SECONDS * 2.0 ** row["unseen"], LONGEST_RESEND_SECONDS)
+                    wait = min(FIRST_RESEND_SECONDS * 2.0 ** min(row["unseen"], 20), LONGEST_RESEND_SECONDS)
                     self.record(
                         row["id"],
                         state=PENDING,
@@ -107,7 +109,25 @@ class Deliveries:
                         unseen=row["unseen"] + 1,
                         detail=f"storage commitment failed with reason {failed[uid]:04X}H",
                     )
+                    self._reopen(row["work_item_id"], now)
         return bool(rows)
+
+    def _reopen(self, work_item_id: int, now: float) -> None:
+        """A work item that was taken for complete has an object to send again."""
+        where = "SELECT 1 FROM work_item WHERE id = ? AND state = ?"
+        if self._db.rows(where, [work_item_id, State.COMPLETED]):
+            items.move(self._db, work_item_id, State.REPORTED, now, "a storage commitment report failed late")
+
+    def settle(self, row: Delivery, **columns: Any) -> bool:
+        """`record`, but only while the row is as it was read: the receiver may have taken a report meanwhile."""
+        names = ", ".join(f"{name} = ?" for name in columns)
+        return (
+            self._db.execute(
+                f"UPDATE delivery SET {names} WHERE id = ? AND state = ? AND final = ? AND transaction_uid IS ?",
+                [*columns.values(), row.id, row.state, row.final, row.transaction_uid],
+            )
+            == 1
+        )
 
     def hold(self, destination: str, until: float) -> None:
         """Keep everything for a destination that does not answer: each try would cost its time-out again."""

@@ -156,14 +156,14 @@ def _watch(spool: Spool) -> list[WorkItem]:
 
 def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> None:
     failed = False
-    for item in items:
+    for number, item in enumerate(items, 1):
         if item.state is State.FAILED or item.key is None:
             failed |= item.state is State.FAILED
             text = REASONS[Reason(item.reason)] if item.reason in set(Reason) else None
             _say(f"\nwork item {item.id}: {item.state} {f'- {text.sentence} {text.remedy}' if text else ''}")
             continue
         result = JobResult.model_validate_json((spool.results(item.key, "analysis") / "result.json").read_bytes())
-        shown = folder / f"page-{item.id}.png"
+        shown = folder / f"page-{number}.png"
         shutil.copyfile(spool.results(item.key, "report") / PAGE_PICTURE, shown)
         _say("\n" + table(result))
         _say(f"page as a picture    {shown}")
@@ -184,8 +184,8 @@ def _collect(items: list[WorkItem], spool: Spool, folder: Path) -> list[str]:
     }
     store = Store.open(spool.store)
     shown = []
-    for item in items:
-        target = folder / "objects" / str(item.id)
+    for number, item in enumerate(items, 1):
+        target = folder / "objects" / str(number)
         for row in store.deliveries.of_item(item.id):
             if row.sop_instance_uid in filed:
                 target.mkdir(parents=True, exist_ok=True)

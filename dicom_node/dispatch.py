@@ -62,8 +62,6 @@ class Dispatcher:
             self._step(item, peer, due)
         except Retryable as error:
             self._later(self._open(due), f"{error}; {error.hint}")
-            # It may have cost a time-out: the next work item's objects need not find out for themselves.
-            self._store.deliveries.hold(peer.ae_title, self._clock() + deliver.delay(1, self._settings.deliver))
         except OSError as error:
             self._later(self._open(due), f"the spool's disk: {error.strerror}")
         except Exception as error:  # the boundary of the stage: one damaged file must not stop the others
@@ -96,7 +94,13 @@ class Dispatcher:
     def _send(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
         by_name = {row.document: row for row in rows}
         documents = [self._document(item, row.document) for row in rows]
-        for answer in deliver.send(peer, documents, self._settings):
+        try:
+            answers = deliver.send(peer, documents, self._settings)
+        except Retryable:
+            # It may have cost a time-out: the next work item's objects need not find out for themselves.
+            self._store.deliveries.hold(peer.ae_title, self._clock() + deliver.delay(1, self._settings.deliver))
+            raise
+        for answer in answers:
             row = by_name[answer.name]
             if answer.state is DeliveryState.SENT:
                 now = self._clock()
@@ -127,19 +131,24 @@ class Dispatcher:
         objects = [(row.sop_class_uid or "", row.sop_instance_uid or "") for row in rows]
         try:
             answer = deliver.request_commitment(peer, objects, transaction, self._settings)
-        except Retryable:
-            for row in rows:  # the question may not have arrived: it is asked again
-                self._store.deliveries.record(row.id, transaction_uid=None)
-            raise
+        except Retryable as error:
+            if peer.proof == "commitment":
+                for row in rows:  # the question may not have arrived: it is asked again
+                    self._store.deliveries.record(row.id, transaction_uid=None)
+                raise
+            answer = deliver.CommitmentAnswer("REFUSED", message=str(error))
         if answer.kind == "REPORTED":
             failed = answer.failed or {}
             self._store.deliveries.commitment_report(transaction, answer.committed, failed, self._clock())
         elif answer.kind != "PENDING":
             for row in rows:
-                if peer.proof == "commitment":
-                    self._end_unproved(row, answer.message)
-                else:
-                    self._store.deliveries.record(row.id, run_after=self._clock())
+                if peer.proof == "commitment" and answer.kind == "NOT_OFFERED":
+                    self._store.deliveries.record(row.id, final=1, detail=answer.message)
+                elif peer.proof == "commitment":  # refused just now: it may be granted later
+                    self._store.deliveries.record(row.id, transaction_uid=None)
+                    self._later([row], answer.message)
+                else:  # asked, and not offered: only C-FIND can prove it
+                    self._store.deliveries.record(row.id, transaction_uid="", run_after=self._clock())
         ours = {row.id for row in rows}
         return [
             row
@@ -158,25 +167,31 @@ class Dispatcher:
             if seen is None:
                 self._without_find(peer, row)
             elif row.sop_instance_uid in seen:
-                self._store.deliveries.record(
-                    row.id, state=DeliveryState.SEEN, final=1, proved_at=self._clock(), detail=""
+                self._store.deliveries.settle(
+                    row, state=DeliveryState.SEEN, final=1, proved_at=self._clock(), detail=""
                 )
             elif row.attempts + 1 >= RESEND_AFTER_UNSEEN:
                 LOGGER.warning("delivery.unseen %s does not list what it has accepted; sending again", peer.ae_title)
                 unseen = row.unseen + row.attempts + 1
-                self._store.deliveries.record(
-                    row.id, state=DeliveryState.PENDING, transaction_uid=None, unseen=unseen, attempts=0
+                wait = deliver.delay(unseen, self._settings.deliver)
+                self._store.deliveries.settle(
+                    row,
+                    state=DeliveryState.PENDING,
+                    transaction_uid=None,
+                    unseen=unseen,
+                    attempts=0,
+                    run_after=self._clock() + wait,
+                    detail="accepted, but not found by C-FIND; sending again",
                 )
-                self._later([row], "accepted, but not found by C-FIND; sending again")
             else:
                 self._later([row], "accepted, not yet found by C-FIND")
 
     def _without_find(self, peer: Peer, row: Delivery) -> None:
         """Only storage commitment can prove this one: its report may take hours, but not for ever."""
-        if row.transaction_uid is not None and row.attempts < REPORT_PATIENCE:
+        if row.transaction_uid and row.attempts < REPORT_PATIENCE:
             self._later([row], "the storage commitment report has not come yet")
         else:
-            self._end_unproved(row, f"sent, but {peer.ae_title} offers nothing that proves it")
+            self._end_unproved(row, f"{peer.ae_title} offers nothing that proves it")
 
     def _later(self, rows: Sequence[Delivery], detail: str) -> None:
         for row in rows:
@@ -210,7 +225,7 @@ class Dispatcher:
         return _Place(header.StudyInstanceUID, header.SeriesInstanceUID, row.sop_instance_uid or header.SOPInstanceUID)
 
     def _end_unproved(self, row: Delivery, detail: str) -> None:
-        self._store.deliveries.record(row.id, state=DeliveryState.SENT, final=1, detail=detail)
+        self._store.deliveries.settle(row, state=DeliveryState.SENT, final=1, detail=detail)
 
 
 def _identity(path: Path) -> Dataset:

@@ -94,7 +94,9 @@ class Runner:
         for name, uid in zip(names, plan.ct_sop_instance_uids, strict=True):
             link_or_copy(path_of(uid), folder_in / "ct" / name)
         link_or_copy(path_of(plan.roi_sop_instance_uid), folder_in / "roi" / "roi.dcm")
-        shutil.copytree(self._bundle.folder, folder_in / "bundle")
+        (folder_in / "bundle").mkdir()
+        for path in self._bundle.folder.iterdir():
+            link_or_copy(path, folder_in / "bundle" / path.name)
         request = JobRequest(
             key=key,
             ct=CtInput(files=tuple(names)),
@@ -121,7 +123,9 @@ def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
             "the job ran out of wall-clock time", "raise [job] wall_clock_seconds if studies are this large"
         )
     if exit_code in _TRY_AGAIN:
-        raise Retryable(f"the job ended with status {exit_code} (killed or out of memory)", "raise [job] memory_bytes")
+        raise Retryable(
+            f"the job ended with status {exit_code} (killed, or out of memory or disk)", "raise [job] memory_bytes"
+        )
     if exit_code in (126, 127):
         raise Permanent("the job could not be started", "reinstall Prognode: its Python or util-linux is incomplete")
     if exit_code == ExitCode.CONFIG:

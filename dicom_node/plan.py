@@ -166,6 +166,8 @@ def _with_references(question: _Question) -> Decision:
         if isinstance(instead, Plan) or (instead is not None and question.waited_enough):
             return instead
         if not question.waited_enough:
+            if not here and _rewritten(question):
+                detail += "; others of the series it names are, which is taken as it is once nothing more comes"
             return _waiting(question, here, absent, detail)
         return _not_eligible(question, Reason.REFERENCED_CT_INCOMPLETE, detail, here)
     if not roi.references_from_contours and not _is_part_of_a_stack(here, question.settings):

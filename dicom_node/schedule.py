@@ -132,25 +132,18 @@ class Scheduler:
             return
         clinical = self._clinical(decision, digests) if isinstance(decision, Plan) else ()
         birth = self._birth(decision, digests, clinical)
-        rival = self._store.births.rival(uid, birth.key)
-        if rival is not None:  # an older content has come back: it replaces what replaced it
-            birth = self._birth(decision, digests, clinical, replaces=rival)
         if self._store.births.schedule(uid, birth, self._clock()):
             LOGGER.info("plan.scheduled work item %s: %s", birth.key[:12], birth.reason or "eligible")
 
     def _birth(
-        self,
-        decision: Plan | NotEligible,
-        digests: dict[str, str],
-        clinical: tuple[ClinicalValue, ...],
-        replaces: str = "",
+        self, decision: Plan | NotEligible, digests: dict[str, str], clinical: tuple[ClinicalValue, ...]
     ) -> Birth:
         used = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
         frozen = {uid: digests[uid] for uid in (*used, decision.roi_sop_instance_uid)}
         return Birth(
             study_instance_uid=decision.study_instance_uid,
             ct_series_instance_uid=decision.ct_series_instance_uid,
-            key=self._key(decision, digests, clinical, self._bundle.digest, replaces),
+            key=self._key(decision, digests, clinical, self._bundle.digest),
             inputs_digest=self._key(decision, digests, (), ""),
             plan=Ticket(decision, clinical, frozen, self._bundle.digest).to_json(),
             reason=None if isinstance(decision, Plan) else str(decision.reason),
@@ -162,15 +155,12 @@ class Scheduler:
         digests: dict[str, str],
         clinical: tuple[ClinicalValue, ...],
         bundle_digest: str,
-        replaces: str = "",
     ) -> str:
         written: dict[str, str | int] = {
             "series_number": self._settings.report.series_number,
             "ae_title": self._settings.node.ae_title,
             "site": self._settings.node.site,
         }
-        if replaces:
-            written["replaces"] = replaces
         return plan.key(
             decision,
             digests,

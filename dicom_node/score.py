@@ -27,6 +27,7 @@ from models.bundle import Bundle
 LOGGER = logging.getLogger(__name__)
 SUMMARY = "summary.json"
 _KEY, _FOLDER = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
+PATIENCE = 100  # times that work may be put off before it is given up
 _WORKING = (State.SCHEDULED, State.ANALYSED, State.REPORTED)
 RESULTS = (RESULT_FILE, FEATURES_FILE, MASK_FILE)
 REPORTS = (*(f"{name}.dcm" for name in (RISK_SR, RADIOMICS_SR, PAGE, SEGMENTATION)), PAGE_PICTURE)
@@ -56,6 +57,8 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
     """
     inside = (path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else ()
     paths = sorted(path for path in inside if not _is_ours(path))
+    if not folder.is_dir():
+        raise NoInput(f"{folder}: no such folder; give the one with the CT and its RTSTRUCT or SEG")
     if not paths:
         raise NoInput(f"{folder}: no files here; give a folder with the CT and its RTSTRUCT or SEG")
     moment = max(path.stat().st_mtime for path in paths)
@@ -77,6 +80,8 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
         while any(item.state in _WORKING for item in store.items(limit=1_000_000)):
             if not (worker.step_analyse() or worker.step_report() or worker.step_deliver()):
                 clock.skip()
+                if clock.skipped > PATIENCE:
+                    break
         shown = [item for item in reversed(store.items(limit=1_000_000)) if item.state is not State.CANCELED]
         summary = {"work_items": [_entry(item, store, spool, out) for item in shown], "ignored": ignored}
         store.close()
@@ -95,12 +100,14 @@ class _Clock:
 
     def __init__(self, moment: float) -> None:
         self._moment = moment
+        self.skipped = 0
 
     def __call__(self) -> float:
         return self._moment
 
     def skip(self) -> None:
         self._moment += 3600.0
+        self.skipped += 1
 
 
 def _take(paths: list[Path], spool: Spool, store: Store, moment: float) -> Iterator[tuple[Path, str]]:

@@ -44,7 +44,9 @@ def _way(item: WorkItem, store: Store, spool: Spool) -> str:
     if item.outcome or item.reason:
         head += f", {item.outcome or 'waiting'} {item.reason or ''}".rstrip()
     lines = [head]
-    if item.reason in set(Reason):
+    if item.state is State.CANCELED:
+        lines.append(f"  {row['events'][-1]['detail']}")
+    elif item.reason in set(Reason):
         text = REASONS[Reason(item.reason)]
         lines.append(f"  {text.sentence} {text.remedy}")
     if row["hint"]:
@@ -60,7 +62,7 @@ def _stops(item: WorkItem, row: dict[str, Any], deliveries: list[Delivery], spoo
     yield "receive", _at(received["first"], "first object")
     yield "spool", _at(received["last"], "last object")
     yield "store", f"{received['instances']} instances of this CT and contour"
-    yield "plan", _event(events, "waiting") or _event(events, "scheduled")
+    yield "plan", _event(events, "waiting") if item.state is State.WAITING else _event(events, "scheduled")
     yield "schedule", _event(events, "scheduled")
     yield "job", _event(events, "scheduled claimed")
     yield "analysis", " ".join(part for part in (_event(events, "analysed"), _steps(item, spool)) if part)

@@ -119,16 +119,19 @@ class Store:
                 raise LeaseLost(f"work item {item.id} is no longer ours")
             items.note(self._db, item.id, "postponed", now, detail)
 
-    def retry(self, item_id: int, now: float) -> None:
-        """An operator's retry of a FAILED work item.
+    def retry(self, item_id: int, now: float) -> bool:
+        """An operator's retry of a FAILED work item; False when it is not FAILED (any more).
 
         What was composed is sent again as it is: a destination that took some of it must get the rest of the same.
         What was not is analysed again.
         """
         with self._db.immediate():
+            if not self._db.rows("SELECT 1 FROM work_item WHERE id = ? AND state = ?", [item_id, State.FAILED]):
+                return False
             reopened = self.deliveries.reopen_failed(item_id)
             new = State.REPORTED if reopened else State.SCHEDULED
             items.move(self._db, item_id, new, now, "retry asked for by an operator")
+        return True
 
     def complete_delivered(self, now: float) -> list[int]:
         """Complete every REPORTED work item whose deliveries are all at their end; fail those with a refused one."""

@@ -26,7 +26,7 @@ from dicom_node.job import Runner
 from dicom_node.schedule import Scheduler, Ticket
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.workitem import LeaseLost, Permanent, Retryable, State, WorkItem
+from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, State, StoreBusy, WorkItem
 from models.bundle import Bundle
 from reports.context import ReportContext
 from reports.uids import device_uid
@@ -83,7 +83,7 @@ class Worker:
         key = item.key or ""
         if ticket.bundle_digest != self._bundle.digest:
             LOGGER.info("workitem.replanned work item %s: the bundle has changed", _short(item))
-            self._store.births.replan(item, "the bundle has changed", self._clock())
+            self._store.births.replan(item.id, "the bundle has changed", self._clock())
             return
         if isinstance(ticket.decision, Plan):
             result = self._runner.analyse(key, ticket.decision, ticket.clinical, self._path_of(ticket))
@@ -119,14 +119,23 @@ class Worker:
         if item is None:
             return False
         self._store.note(item.id, f"{state.lower()} claimed", self._clock(), f"attempt {item.attempts}")
+        try:
+            self._attempt(item, state, work)
+        except LeaseLost as error:  # superseded meanwhile, or taken over: what was done is not wanted any more
+            LOGGER.warning("lease.lost %s", error)
+        except StoreBusy as error:  # the lease runs out, and the stage runs again
+            LOGGER.warning("store.busy %s", error)
+        return True
+
+    def _attempt(self, item: WorkItem, state: State, work: Callable[[WorkItem], None]) -> None:
         if item.attempts > self._settings.job.attempts:  # claimed before and never given back: it ended the node
             self._fail(item, f"the node ended {item.attempts - 1} times in this stage", "report this: it is a bug")
-            return True
+            return
         try:
             with self._kept_alive(item):
                 work(item)
-        except LeaseLost as error:
-            LOGGER.warning("lease.lost %s", error)
+        except (LeaseLost, StoreBusy):
+            raise
         except Retryable as error:
             self._postpone(item, error)
         except Permanent as error:
@@ -134,17 +143,16 @@ class Worker:
         except OSError as error:  # a full or broken disk may pass; the text of an OSError holds no PHI but a path
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             self._postpone(item, Retryable(f"disk: {error.strerror}", "check the spool's disk"), counts=not full)
-        except Exception as error:
+        except Exception as error:  # the boundary of a stage: one bad study must not stop the node
             # The text may quote a header: only its type is logged, the trace goes to debug.
             LOGGER.debug("stage.bug", exc_info=True)
             self._fail(item, f"{type(error).__name__} in stage {state}", "report this: it is a bug")
-        return True
 
     def _postpone(self, item: WorkItem, error: Retryable, *, counts: bool = True) -> None:
         if counts and item.attempts >= self._settings.job.attempts:
             self._fail(item, f"{error} ({item.attempts} attempts)", error.hint)
             return
-        wait = min(FIRST_RETRY_SECONDS * 2.0 ** (item.attempts - 1), LONGEST_RETRY_SECONDS)
+        wait = min(FIRST_RETRY_SECONDS * 2.0 ** min(item.attempts - 1, 20), LONGEST_RETRY_SECONDS)
         LOGGER.warning("stage.postponed work item %s by %.0f s: %s; %s", _short(item), wait, error, error.hint)
         self._store.postpone(
             item, self._owner, self._clock() + wait, self._clock(), f"{error}; {error.hint}", counts=counts
@@ -164,10 +172,13 @@ class Worker:
         done = threading.Event()
 
         def renew() -> None:
-            store = Store.open(self._spool.store)
             while not done.wait(LEASE_SECONDS / 3):
-                store.renew(item.id, self._owner, self._clock() + LEASE_SECONDS)
-            store.close()
+                try:
+                    store = Store.open(self._spool.store)
+                    store.renew(item.id, self._owner, self._clock() + LEASE_SECONDS)
+                    store.close()
+                except (StoreBusy, ConfigError) as error:
+                    LOGGER.warning("store.busy %s", error)
 
         keeper = threading.Thread(target=renew, name=f"lease-{item.id}", daemon=True)
         keeper.start()
@@ -182,10 +193,14 @@ class Worker:
     def start(self) -> None:
         """Take the spool, free what an earlier worker held, start the clock. Raises ConfigError when it is taken."""
         self._locked.enter_context(self._spool.lock("work"))
-        freed = self._store.break_leases_but(self._owner)
+        try:
+            freed = self._store.break_leases_but(self._owner)
+            self._spool.sweep_drafts()
+        except BaseException:
+            self._locked.close()
+            raise
         if freed:
             LOGGER.info("lease.freed %d work items of a worker that is gone", freed)
-        self._spool.sweep_drafts()
         LOGGER.info("worker.started job isolation: %s", self._runner.isolation.text)
         clock = BackgroundScheduler(timezone="UTC", executors={"default": {"type": "threadpool", "max_workers": 4}})
         for step in (self.step_plan, self.step_analyse, self.step_report, self.step_deliver):

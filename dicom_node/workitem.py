@@ -24,7 +24,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.SCHEDULED: frozenset({State.ANALYSED, State.CANCELED, State.FAILED}),
     State.ANALYSED: frozenset({State.REPORTED, State.FAILED}),
     State.REPORTED: frozenset({State.COMPLETED, State.FAILED}),
-    State.COMPLETED: frozenset(),
+    State.COMPLETED: frozenset({State.REPORTED}),  # a storage commitment report that fails comes late
     State.CANCELED: frozenset(),
     # Back to REPORTED where objects were sent already: the same bytes go out again, never other ones under their UIDs.
     State.FAILED: frozenset({State.SCHEDULED, State.REPORTED, State.CANCELED}),
@@ -56,10 +56,12 @@ class WorkItem:
     key: str | None
     revision: int
     predecessor_key: str | None
+    content_key: str | None
     inputs_digest: str | None  # the part of the key that only images and contours can change
     plan: str | None  # JSON of schedule.Ticket
     outcome: str | None
     reason: str | None
+    hint: str | None
     replan: int
     attempts: int
     run_after: float
@@ -86,6 +88,10 @@ class StageError(Exception):
 
 class Retryable(StageError):
     """Try again later: the cause may pass (peer down, disk full, job killed)."""
+
+
+class StoreBusy(Retryable):
+    """The store cannot be used just now: locked by another process, full, or its disk fails."""
 
 
 class Permanent(StageError):

@@ -126,7 +126,7 @@ def section(canvas: Canvas, x: int, y: int, width: int, title: str) -> int:
 
 def risks(canvas: Canvas, x: int, y: int, width: int, scores: Sequence[RiskScore]) -> int:
     """Each risk in words, its probability and interval, and both on a line from 0 to 100 %."""
-    level = f", {words.level(scores[0].interval_level)} interval" if scores else ""
+    level = f", {words.level(scores[0].interval_level)} bootstrap interval" if scores else ""
     y = section(canvas, x, y, width, f"Predicted risk{level}")
     shown = scores[:MAXIMUM_RISKS]
     right = x + width - 10 - max((canvas.length(f"({words.interval(s)})", _QUIET) for s in shown), default=0)
@@ -168,7 +168,7 @@ def _track(canvas: Canvas, x: int, y: int, width: int, score: RiskScore) -> None
 def groups(canvas: Canvas, x: int, y: int, width: int, items: Sequence[EndpointGroup]) -> int:
     """Risk group of each endpoint: a shape, a word, and the word again for those who see no shape."""
     uncertain = any(item.group == RiskGroup.UNCERTAIN for item in items)
-    title = "Risk group; uncertain: interval crosses the cut-off" if uncertain else "Risk group"
+    title = "Risk group v cohort median" + ("; uncertain: interval spans it" if uncertain else "")
     y = section(canvas, x, y, width, title)
     for item in items[:2]:
         _group_mark(canvas, x + 10, y + 10, item.group)
@@ -193,7 +193,7 @@ def contributions(canvas: Canvas, x: int, y: int, width: int, items: Sequence[Co
     shown = [top for endpoint in Endpoint for top in _strongest(items, endpoint)]
     if not shown:
         return y
-    bars = (x + width - 210, x + width - 62)
+    bars = (x + width - 176, x + width - 62)
     zero = (bars[0] + bars[1]) // 2
     section(canvas, x, y, bars[0] - x - 10, "What moved the score")
     canvas.text(zero - 6, y, "lowers", _QUIET, None, "right")
@@ -224,7 +224,9 @@ def _strongest(items: Sequence[Contribution], endpoint: Endpoint) -> list[Contri
 
 def _factor(canvas: Canvas, x: int, y: int, width: int, item: Contribution) -> None:
     """Label and value; where there is no room for both, the label gives way."""
-    value = canvas.fit(words.factor(item), width // 2, _QUIET)
+    whole = words.factor(item)
+    bare = words.factor(item.model_copy(update={"unit": ""}))
+    value = canvas.fit(whole if canvas.length(whole, _QUIET) <= width // 3 else bare, width // 2, _QUIET)
     room = width - canvas.length(value, _QUIET) - 9
     used = canvas.text(x, y, item.label, _BODY, room)
     canvas.text(x + used + 9, y, value, _QUIET)

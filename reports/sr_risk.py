@@ -112,7 +112,7 @@ def _evaluations(result: JobResult, context: ReportContext) -> list[ContentItem]
 
 
 def _interval(score: RiskScore) -> ContentItem:
-    value = f"{words.interval(score)} ({words.level(score.interval_level)} interval)"
+    value = f"{words.interval(score)} ({words.level(score.interval_level)} bootstrap interval)"
     return text(codes.interval(score.endpoint, score.horizon_months), value)
 
 

@@ -123,8 +123,10 @@ def value(number: float | str | None, unit: str = "") -> str:
 
 
 def _number(number: float) -> str:
+    if abs(number) >= 1e6:
+        return f"{number:.3g}"
     if abs(number) >= 1000 or number == int(number):
-        return f"{number:.0f}" if abs(number) < 1e9 else f"{number:.4g}"
+        return f"{number:.0f}"
     return f"{number:.4g}"
 
 

@@ -41,6 +41,7 @@ CREATE TABLE work_item (
     ct_series_instance_uid TEXT,
     roi_sop_instance_uid TEXT,
     key TEXT UNIQUE,                   -- content key; NULL while WAITING
+    content_key TEXT,                  -- the key without the mark of a content that came back after another
     inputs_digest TEXT,                -- the part of the key that only new images or contours can change
     revision INTEGER NOT NULL DEFAULT 1,
     predecessor_key TEXT,

@@ -158,9 +158,11 @@ def test_a_held_clinical_table_is_tried_again_and_the_status_says_what_it_waits_
     node.take(*CT, synthetic.rtstruct(CT))
     node.work()
     assert (node.items[0].state, node.items[0].reason) == (State.WAITING, "CLINICAL_VALUES_UNAVAILABLE")
-    table.write_text(f"patient_id,ecog,nlr,age\n{CT[0].PatientID},1,3.0,60\n")
+    table.write_text(f" patient_id ,ecog , nlr,age\n{CT[0].PatientID},1,3.0,60\n")  # blanks as a person leaves them
     node.later()
     assert (node.items[0].state, node.items[0].outcome) == (State.COMPLETED, Outcome.SCORED)
+    result = node.spool.results(node.items[0].key or "", "analysis") / "result.json"
+    assert {value.name for value in JobResult.model_validate_json(result.read_bytes()).clinical} >= {"ecog", "nlr"}
 
 
 def test_a_value_that_is_corrected_is_scored_when_the_operator_asks(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_a_value_that_is_corrected_is_scored_when_the_operator_asks(tmp_path: Pa
     table.write_text(f"patient_id,ecog,nlr,age\n{CT[0].PatientID},1,3.0,60\n")
     node.later(3600.0)
     assert node.items[0].reason == Reason.CLINICAL_VALUES_INVALID  # a later value alone changes nothing
-    node.store.births.replan(node.items[0], "retry asked for by an operator", node.clock())
+    node.store.births.replan(node.items[0].id, "retry asked for by an operator", node.clock())
     node.later()
     newest = node.items[0]
     assert (newest.outcome, newest.revision, newest.reason) == (Outcome.SCORED, 2, None)

@@ -155,3 +155,19 @@ def test_settings_cannot_be_changed_after_loading() -> None:
     loaded: Any = Settings()
     with pytest.raises(AttributeError):
         loaded.plan.minimum_slices = 1
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize(("section", "key"), [("receive", "known_callers_only"), ("plan", "only_roi_if_unnamed")])
+def test_a_switch_takes_both_of_its_values(section: str, key: str, value: bool) -> None:
+    assert getattr(getattr(parse({section: {key: value}}, Path("/")), section), key) is value
+
+
+@pytest.mark.parametrize("document", [
+    {"plan": {"quiet_seconds": -5}}, {"receive": {"reserve_disk_bytes": -1}}, {"job": {"attempts": 0}},
+    {"deliver": {"first_delay_seconds": float("nan")}}, {"node": {"port": 99999}}, {"report": {"sr_sop_classes": []}},
+    {"node": {"time_zone": "Mars/Olympus"}},
+])  # fmt: skip
+def test_a_value_that_cannot_work_is_refused(document: dict[str, dict[str, object]]) -> None:
+    with pytest.raises(SettingsError):
+        parse(document, Path("/"))

@@ -17,6 +17,7 @@ from dicom_node.workitem import (
     InvalidTransition,
     LeaseLost,
     State,
+    StoreBusy,
     WorkItem,
 )
 
@@ -275,11 +276,77 @@ def test_a_content_that_was_superseded_before_it_ran_may_come_back(store: Store)
     ]  # fmt: skip
 
 
-def test_an_older_content_that_comes_back_after_its_successor_has_a_rival(store: Store) -> None:
-    reported(store)
-    assert store.births.rival("1.5", "k") is None
+def finish(store: Store) -> None:
+    """Bring the newest work item to its end."""
+    store.advance(claimed(store), State.ANALYSED, OWNER, 2.0)
+    store.advance(claimed(store, State.ANALYSED), State.REPORTED, OWNER, 2.0)
+    store.complete_delivered(3.0)
+
+
+def test_an_older_content_that_comes_back_is_a_revision_each_time(store: Store) -> None:
+    for content in ("a", "b", "a", "b", "a"):
+        assert schedule(store, key=content)
+        finish(store)
+    rows = list(reversed(store.items()))
+    assert [item.revision for item in rows] == [1, 2, 3, 4, 5]
+    assert [item.content_key for item in rows] == ["a", "b", "a", "b", "a"]
+    assert [item.predecessor_key for item in rows[1:]] == [item.key for item in rows[:-1]]
+    assert len({item.key for item in rows}) == 5
+    assert not schedule(store, key="a")
+
+
+def test_a_content_that_comes_back_before_its_successor_ran_has_its_result_already(store: Store) -> None:
+    schedule(store, key="a")
+    finish(store)
+    schedule(store, key="b")
+    assert not schedule(store, key="a")
+    assert [item.state for item in store.items()] == [State.CANCELED, State.COMPLETED]
+
+
+def test_what_was_sent_in_part_stays_the_predecessor(store: Store) -> None:
+    item = reported(store, "risk-sr")
+    (row,) = store.deliveries.due(3.0)
+    store.deliveries.record(row.id, state=DeliveryState.FAILED, final=1, detail="status A900H")
+    store.complete_delivered(3.0)
     schedule(store, key="k2")
-    assert store.births.rival("1.5", "k") == "k2"
+    newest, before = store.items()
+    assert (newest.revision, newest.predecessor_key, before.state, before.key) == (2, item.key, State.CANCELED, "k")
+    finish(store)
+    assert schedule(store, key="k")
+    again = store.items()[0]
+    assert (again.revision, again.predecessor_key) == (3, "k2")
+    assert again.key not in ("k", "k2")
+
+
+def test_a_commitment_that_fails_after_completion_opens_the_work_item_again(store: Store) -> None:
+    item = reported(store, "risk-sr")
+    (row,) = store.deliveries.due(3.0)
+    store.deliveries.record(row.id, state=DeliveryState.SENT, final=1, sop_instance_uid="1.1", transaction_uid="1.7")
+    assert store.complete_delivered(3.0) == [item.id]
+    store.deliveries.commitment_report("1.7", [], {"1.1": 0x0112}, 9.0)
+    assert store.items()[0].state is State.REPORTED
+
+
+def test_a_row_that_changed_meanwhile_is_not_written_over(store: Store) -> None:
+    reported(store, "risk-sr")
+    (row,) = store.deliveries.due(3.0)
+    store.deliveries.record(row.id, state=DeliveryState.SENT, transaction_uid="1.7", sop_instance_uid="1.1")
+    (read,) = store.deliveries.of_item(row.work_item_id)
+    store.deliveries.commitment_report("1.7", ["1.1"], {}, 9.0)
+    assert not store.deliveries.settle(read, state=DeliveryState.PENDING)
+    assert store.deliveries.of_item(row.work_item_id)[0].state is DeliveryState.COMMITTED
+
+
+def test_a_store_that_another_process_holds_is_busy_and_not_a_bug(path: Path) -> None:
+    store = Store.open(path)
+    store._db.connection.execute("PRAGMA busy_timeout=10")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusy, match="locked"):
+        schedule(store)
+    other.execute("ROLLBACK")
+    other.close()
+    assert schedule(store)
 
 
 def test_what_an_operator_asks_again_is_not_taken_for_answered(store: Store) -> None:
@@ -287,7 +354,7 @@ def test_what_an_operator_asks_again_is_not_taken_for_answered(store: Store) -> 
     store.complete_delivered(3.0)
     done = store.item(item.id)
     assert done is not None
-    assert store.births.replan(done, "retry asked for by an operator", 4.0)
+    assert store.births.replan(done.id, "retry asked for by an operator", 4.0)
     assert not store.births.is_answered("1.5", "i-k", 5.0)
     assert not schedule(store)  # the same key: nothing has changed, and the question is closed
     assert [each.state for each in store.items()] == [State.CANCELED, State.COMPLETED]
