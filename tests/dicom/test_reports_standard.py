@@ -107,7 +107,7 @@ def test_each_probability_and_group_is_rendered_beside_its_label(small: build.Do
         "Predicted probability of progression or death within 36 months: 87.0 %",
         "Model risk group, overall survival: High risk",
         "Model risk group, progression-free survival: Uncertain risk",
-        "Interval, death within 12 months: 22 to 41 % (90 % interval)",
+        "Interval, death within 12 months: 22 to 41 % (90 % bootstrap interval)",
         f"Statement of use: {RESEARCH_USE}",
         f"Warning: {SYNTHETIC_WARNING}",
         "Sub-model that spoke: Clinical and radiomic. Not available: deep.",

@@ -137,7 +137,7 @@ def test_status_of_an_unknown_study_is_65(tmp_path: Path) -> None:
 
 def test_score_of_no_folder_is_66_and_of_a_folder_without_dicom_65(tmp_path: Path) -> None:
     code, output = run("score", tmp_path / "none", "--out", tmp_path / "out")
-    assert (code, "no files here" in output) == (os.EX_NOINPUT, True)
+    assert (code, "no such folder" in output) == (os.EX_NOINPUT, True)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "letter.txt").write_text("Dear colleague")
     code, output = run("score", tmp_path / "in", "--out", tmp_path / "out")
