@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (the field writes it so)
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
@@ -104,15 +103,6 @@ def read_ct(paths: Sequence[Path]) -> Volume:
         contrast=any(plane.contrast for plane in geometry.planes),
         files=tuple(plane.path.name for plane in geometry.planes),
     )
-
-
-def to_sitk(volume: Volume) -> sitk.Image:
-    """The volume as a float SimpleITK image with its place in the patient (LPS, mm)."""
-    image = sitk.GetImageFromArray(volume.array)
-    image.SetSpacing(tuple(reversed(volume.spacing)))
-    image.SetOrigin(tuple(float(value) for value in volume.origin))
-    image.SetDirection(tuple(float(value) for value in volume.direction[:, ::-1].ravel()))
-    return image
 
 
 # Headers ----------------------------------------------------------------------------------------------------

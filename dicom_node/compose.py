@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import DataElement, Dataset, dcmread, dcmwrite
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage
 
 from analysis.contract import MASK_FILE, PICTURES_FILE, RESULT_FILE, JobResult, Outcome
-from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.decision import NotEligible, Plan
 from dicom_node.spool import Spool
 from reports import build
@@ -30,13 +27,6 @@ LOGGER = logging.getLogger(__name__)
 DEEPEST = 12  # levels of sequences; a deep one costs a stack frame each
 
 
-@dataclass(frozen=True)
-class Composed:
-    """Documents written, in the order they are sent: an SR never arrives before the SEG it refers to."""
-
-    documents: tuple[str, ...]
-
-
 def compose(
     spool: Spool,
     key: str,
@@ -44,8 +34,10 @@ def compose(
     path_of: Callable[[str], Path],
     context: ReportContext,
     sr_sop_classes: Sequence[str],
-) -> Composed:
+) -> tuple[str, ...]:
     """Write the objects of a work item into results/<key>/report, the same bytes each time.
+
+    Gives the documents in the order in which they are sent: an SR never arrives before the SEG that it refers to.
 
     The SRs are written in the first of `sr_sop_classes`, and once more for each other class as
     `<document>.<class>.dcm`, for a PACS that refuses the first.
@@ -62,12 +54,12 @@ def compose(
     present = {name: dataset for name, dataset in objects.items() if dataset is not None}
     with spool.replace_results(key, "report") as folder:
         for name, dataset in present.items():
-            write_part10(dataset, folder / f"{name}.dcm")
+            dcmwrite(folder / f"{name}.dcm", dataset, enforce_file_format=True)
             if name in (RISK_SR, RADIOMICS_SR):
                 for other in sr_sop_classes[1:]:
-                    write_part10(as_sop_class(dataset, other), folder / variant_name(name, other))
+                    dcmwrite(folder / variant_name(name, other), as_sop_class(dataset, other), enforce_file_format=True)
         (folder / PAGE_PICTURE).write_bytes(_png(made.page_pixels))
-    return Composed(tuple(present))
+    return tuple(present)
 
 
 def variant_name(document: str, sop_class_uid: str) -> str:
@@ -84,18 +76,6 @@ def previous_documents(
     folder = spool.results(predecessor_key, "report")
     found = [_reference(folder, name, sent.get(name)) for name in (RISK_SR, RADIOMICS_SR)]
     return found[0], found[1]
-
-
-def write_part10(dataset: Dataset, path: Path) -> None:
-    """Explicit VR Little Endian with our own file meta; the same data set gives the same bytes."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    dataset.file_meta = meta
-    dcmwrite(path, dataset, enforce_file_format=True)
 
 
 def _made(

@@ -1,6 +1,5 @@
 """`prognode demo`: a node, a test PACS and one patient on loopback, and what a person gets to see in the end."""
 
-import logging
 import os
 import shutil
 import sys
@@ -24,7 +23,6 @@ from dicom_node.workitem import Retryable, State, WorkItem
 from models.bundle import Bundle
 from reports.words import percent
 
-LOGGER = logging.getLogger(__name__)
 MARK = ".prognode-demo"
 PATIENCE_SECONDS = 900.0
 SETTLED_SECONDS = 5.0  # everything that was sent has been planned by then

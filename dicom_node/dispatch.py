@@ -67,7 +67,10 @@ class Dispatcher:
         except Exception as error:  # the boundary of the stage: one damaged file must not stop the others
             LOGGER.debug("delivery.refused", exc_info=True)
             for row in self._open(due):
-                self._refuse(row, f"it cannot be read from the spool ({type(error).__name__}); send the study again")
+                self._refuse(
+                    row,
+                    f"cannot be sent ({type(error).__name__}): restore its file in the spool, then: prognode retry",
+                )
 
     def _open(self, rows: Sequence[Delivery]) -> list[Delivery]:
         """These rows as they are now, without those that have come to their end."""

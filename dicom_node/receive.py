@@ -303,7 +303,7 @@ class Receiver:
 
     def _record(self, instance: Instance, calling: str) -> bool:
         try:
-            return self._ledger_call(lambda store: store.add_instance(instance, calling, self._clock()))
+            return self._ledger_call(lambda store: store.arrivals.add(instance, calling, self._clock()))
         except Exception as error:  # whatever the store says, the sender has to hear "try again"
             LOGGER.error("store.failed %s; the sender was told to try again", type(error).__name__)
             raise Refusal(OUT_OF_RESOURCES, "the node's store cannot be written") from error

@@ -1,7 +1,6 @@
 """`prognode score`: a folder goes the same road as an association, with no network and nothing left to wait for."""
 
 import json
-import logging
 import re
 import shutil
 import tempfile
@@ -24,7 +23,6 @@ from dicom_node.worker import Worker
 from dicom_node.workitem import State, WorkItem
 from models.bundle import Bundle
 
-LOGGER = logging.getLogger(__name__)
 SUMMARY = "summary.json"
 _KEY, _FOLDER = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
 PATIENCE = 100  # times that work may be put off before it is given up
@@ -91,6 +89,8 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
 
 def _is_ours(path: Path) -> bool:
     """A result of an earlier run, where those lie inside the input folder."""
+    if any(part.startswith(".spool-") for part in path.parts):
+        return True  # of a run that was killed
     in_results = _FOLDER.fullmatch(path.parent.name) is not None and (path.parent / RESULT_FILE).exists()
     return in_results or path.name == SUMMARY
 

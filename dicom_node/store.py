@@ -11,7 +11,6 @@ from dicom_node.arrivals import Arrivals
 from dicom_node.births import Births
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
-from dicom_node.instance import Instance
 from dicom_node.workitem import LeaseLost, State, WorkItem
 
 
@@ -31,10 +30,6 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
-
-    def add_instance(self, instance: Instance, calling_ae_title: str, now: float) -> bool:
-        """Record a stored instance; durable when this returns. False when these very bytes were here already."""
-        return self.arrivals.add(instance, calling_ae_title, now)
 
     # -- work items: life ------------------------------------------------------------------------------------
 

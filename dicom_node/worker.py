@@ -100,7 +100,7 @@ class Worker:
 
     def _report(self, item: WorkItem) -> None:
         ticket = Ticket.from_json(item.plan or "")
-        composed = compose.compose(
+        documents = compose.compose(
             self._spool,
             item.key or "",
             ticket.decision,
@@ -109,8 +109,8 @@ class Worker:
             self._settings.report.sr_sop_classes,
         )
         destinations = [peer.ae_title for peer in self._settings.destinations()]
-        rows = [(document, destination) for destination in destinations for document in composed.documents]
-        self._advance(item, State.REPORTED, f"{len(composed.documents)} objects", deliveries=rows)
+        rows = [(document, destination) for destination in destinations for document in documents]
+        self._advance(item, State.REPORTED, f"{len(documents)} objects", deliveries=rows)
 
     # -- claim, do, advance ----------------------------------------------------------------------------------
 

@@ -25,4 +25,6 @@ def as_sop_class(document: Dataset, sop_class_uid: str) -> Dataset:
     made.SOPClassUID = sop_class_uid
     made.SOPInstanceUID = derive("variant instance", str(document.SOPInstanceUID), sop_class_uid)
     made.SeriesInstanceUID = derive("variant series", str(document.SeriesInstanceUID), sop_class_uid)
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     return made

@@ -55,7 +55,7 @@ class Road:
             incoming = self.spool.new_incoming()
             incoming.write_bytes(path.read_bytes())
             self.spool.keep_instance(incoming, instance.sop_instance_uid, digest)
-            self.store.add_instance(instance, "TEST", self.clock())
+            self.store.arrivals.add(instance, "TEST", self.clock())
 
     def work(self) -> None:
         while any(

@@ -10,10 +10,10 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from config.settings import Node, Peer, Receive, Settings
+from dicom_node.arrivals import Arrivals
 from dicom_node.instance import CT, ENHANCED_CT, RTSTRUCT
 from dicom_node.receive import refusal_words
 from dicom_node.spool import Spool
-from dicom_node.store import Store
 from tests.network import (
     association,
     data_set_bytes,
@@ -165,7 +165,7 @@ def test_a_store_that_cannot_be_written_is_a700(
 
     with receiving(tmp_path) as (receiver, spool):
         with monkeypatch.context() as patch, association(receiver.port, [CT]) as made:
-            patch.setattr(Store, "add_instance", broken)
+            patch.setattr(Arrivals, "add", broken)
             assert store_file(made, ct) == (0xA700, "the node's store cannot be written")
         assert rows(spool) == []
         with association(receiver.port, [CT]) as made:

@@ -62,9 +62,9 @@ def claimed(store: Store, state: State = State.SCHEDULED, now: float = 2.0) -> W
 
 
 def test_the_same_bytes_are_recorded_once_and_other_bytes_of_the_same_uid_beside_them(store: Store) -> None:
-    assert store.add_instance(image(1), "CT", 1.0)
-    assert not store.add_instance(image(1), "CT", 2.0)
-    assert store.add_instance(image(1, "b"), "CT", 3.0)
+    assert store.arrivals.add(image(1), "CT", 1.0)
+    assert not store.arrivals.add(image(1), "CT", 2.0)
+    assert store.arrivals.add(image(1, "b"), "CT", 3.0)
 
     newest = store.arrivals.instance("1.2.1")
     assert newest is not None
@@ -74,17 +74,17 @@ def test_the_same_bytes_are_recorded_once_and_other_bytes_of_the_same_uid_beside
 
 def test_bytes_that_come_back_after_a_correction_are_current_again(store: Store) -> None:
     for digest in "aba":
-        store.add_instance(image(1, digest), "CT", 1.0)
+        store.arrivals.add(image(1, digest), "CT", 1.0)
     newest = store.arrivals.instance("1.2.1")
     assert newest is not None
     assert newest.digest == "a1"
 
 
 def test_what_a_contour_references_is_found_in_any_order_of_arrival(store: Store) -> None:
-    store.add_instance(image(2), "CT", 1.0)
-    store.add_instance(contour(), "WS", 2.0)
-    store.add_instance(image(0), "CT", 3.0)
-    store.add_instance(image(1), "CT", 4.0)
+    store.arrivals.add(image(2), "CT", 1.0)
+    store.arrivals.add(contour(), "WS", 2.0)
+    store.arrivals.add(image(0), "CT", 3.0)
+    store.arrivals.add(image(1), "CT", 4.0)
     assert store.arrivals.rois_touched_by("1.2.1", "elsewhere") == {"1.5"}
     assert [i.sop_instance_uid for i in store.arrivals.images_for(contour())] == ["1.2.0", "1.2.1", "1.2.2"]
 
