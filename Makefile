@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := dicom_node analysis reports config models
 INPUT ?=
+TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install deps demo test lint unit lock schema bundle validate benchmark clean
@@ -11,7 +12,7 @@ INPUT ?=
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## .venv with everything that running and testing need
+install: $(VENV)/.installed $(VENV)/.train ## .venv with everything that running, training and testing need
 
 $(VENV)/.installed: requirements/locked.txt requirements/pyradiomics.txt pyproject.toml scripts/deps
 	@scripts/deps build
@@ -22,10 +23,15 @@ $(VENV)/.installed: requirements/locked.txt requirements/pyradiomics.txt pyproje
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 
+# torch apart: the demo and the node do without it.
+$(VENV)/.train: $(VENV)/.installed requirements/torch.txt
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") -r requirements/torch.txt
+	@touch $@
+
 deps: ## Debian packages for the tests (Orthanc, DCMTK, validators) and for building
 	@scripts/deps build test
 
-demo: install ## the whole road once; make demo INPUT=DIR takes a folder of real DICOM
+demo: $(VENV)/.installed ## the whole road once; make demo INPUT=DIR takes a folder of real DICOM
 	@$(BIN)/prognode demo $(if $(INPUT),--input "$(INPUT)")
 
 test: install deps lint unit ## lint, types, import contracts, and every test

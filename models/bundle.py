@@ -261,7 +261,7 @@ def _check_features(bundle: Bundle) -> None:
 
 def _check_rows(bundle: Bundle) -> None:
     rows = bundle.bootstrap.rows
-    longest = max(max(endpoint.horizons_months) for endpoint in bundle.manifest.endpoints)
+    longest = {endpoint.name: max(endpoint.horizons_months) for endpoint in bundle.manifest.endpoints}
     horizons = {endpoint.name: len(endpoint.horizons_months) for endpoint in bundle.manifest.endpoints}
     for cox, refits in zip(bundle.model.cox, bundle.bootstrap.cox, strict=True):
         counts = {len(refits.coefficients), len(refits.offset), len(refits.scale)}
@@ -269,8 +269,10 @@ def _check_rows(bundle: Bundle) -> None:
         if counts != {rows} or not widths <= {len(cox.columns)}:
             raise BundleError(f"{BOOTSTRAP}: {cox.modality} {cox.endpoint}: row count or width differs; {_REINSTALL}")
     for recalibration, again in zip(bundle.model.recalibration, bundle.bootstrap.recalibration, strict=True):
-        if len(recalibration.cumulative_hazard) <= longest:
-            raise BundleError(f"{MODEL}: cumulative hazard ends before month {longest}; {_REINSTALL}")
+        if len(recalibration.cumulative_hazard) <= longest[recalibration.endpoint]:
+            raise BundleError(
+                f"{MODEL}: cumulative hazard ends before month {longest[recalibration.endpoint]}; {_REINSTALL}"
+            )
         widths = {len(row) for row in again.cumulative_hazard}
         if {len(again.slope), len(again.cumulative_hazard)} != {rows} or not widths <= {horizons[again.endpoint]}:
             raise BundleError(f"{BOOTSTRAP}: recalibration rows or horizons differ in number; {_REINSTALL}")

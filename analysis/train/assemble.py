@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from analysis.contract import SYNTHETIC_WARNING
-from analysis.train import crossval, features
+from analysis.train import features, judge
 from analysis.train.trained import Trained
 from analysis.train.validation import cohort_facts
 from models.manifest import (
@@ -108,8 +108,8 @@ def manifest_facts(trained: Trained) -> dict[str, Any]:
         "warning": warning,
         "intended_use": file.bundle.intended_use,
         "endpoints": [
-            {"name": name, "meaning": MEANING[name], "horizons_months": file.training.horizons_months}
-            for name in outcomes
+            {"name": name, "meaning": MEANING[name], "horizons_months": outcome.horizons}
+            for name, outcome in outcomes.items()
         ],
         "modalities": [block.modality for block in trained.blocks],
         "clinical": _predictors(trained),
@@ -138,7 +138,6 @@ def _predictors(trained: Trained) -> list[dict[str, Any]]:
 
 
 def _sub_model(trained: Trained, subset: tuple[Any, ...]) -> SubModelFacts:
-    settings = trained.cohort.file.training
     return SubModelFacts(
         modalities=subset,
         cutoffs={
@@ -147,7 +146,7 @@ def _sub_model(trained: Trained, subset: tuple[Any, ...]) -> SubModelFacts:
         performance=tuple(
             line
             for endpoint, outcome in trained.cohort.outcomes.items()
-            for line in crossval.performance(trained.repeats, subset, endpoint, outcome, settings)
+            for line in judge.performance(trained.repeats, subset, endpoint, outcome)
         ),
     )
 

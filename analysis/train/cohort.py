@@ -54,6 +54,7 @@ class OutcomeSection(_Section):
     time: str
     event: str
     unit: Literal["days", "months"]
+    horizons_months: tuple[int, ...] | None = Field(default=None, min_length=1)
 
 
 class PredictorSection(_Section):
@@ -145,10 +146,11 @@ class CohortFile(_Section):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Time to event or censoring, months, and whether it was the event; shape (patients,)."""
+    """Time to event or censoring, months, and whether it was the event, shape (patients,); where risk is asked for."""
 
     time: Array
     event: Bools
+    horizons: tuple[int, ...] = (12, 36)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def load(path: Path) -> Cohort:
     rows = _read_table(table)
     _check_columns(file, table.name, list(rows[0]))
     ids = _patient_ids(file.cohort.patient_id, rows)
-    outcomes = {name: _outcome(name, section, rows) for name, section in sorted(file.outcomes.items())}
+    horizons = file.training.horizons_months
+    outcomes = {name: _outcome(name, section, rows, horizons) for name, section in sorted(file.outcomes.items())}
     _check_order(outcomes)
     names = file.radiomic.columns
     config = json.dumps(file.model_dump(mode="json"), sort_keys=True).encode()
@@ -286,7 +289,7 @@ def _patient_ids(column: str, rows: Sequence[dict[str, str]]) -> tuple[str, ...]
     return tuple(seen)
 
 
-def _outcome(name: str, section: OutcomeSection, rows: Sequence[dict[str, str]]) -> Outcome:
+def _outcome(name: str, section: OutcomeSection, rows: Sequence[dict[str, str]], horizons: tuple[int, ...]) -> Outcome:
     times, events = [], []
     for number, row in rows_numbered(rows):
         time = _number(row[section.time], number, section.time, "a time is needed for every patient")
@@ -299,7 +302,7 @@ def _outcome(name: str, section: OutcomeSection, rows: Sequence[dict[str, str]])
             raise CohortError(f"row {number}: column {section.event!r} must be 0 (censored) or 1 (event); recode it")
         times.append(time / DAYS_PER_MONTH if section.unit == "days" else time)
         events.append(event.startswith("1"))
-    outcome = Outcome(np.array(times), np.array(events))
+    outcome = Outcome(np.array(times), np.array(events), section.horizons_months or horizons)
     count = int(outcome.event.sum())
     if count < MINIMUM_EVENTS:
         raise CohortError(f"column {section.event!r}: {count} events of {name}; at least {MINIMUM_EVENTS} are needed")

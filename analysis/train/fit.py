@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from analysis.train import cox
 from analysis.train.cohort import Outcome, TrainingSection
 from analysis.train.design import Block, Recipe, apply, learn
+from analysis.train.predictions import Rows, Subset
 from models.bundle import combinations_of
 from models.manifest import EndpointName, ModalityName, significant
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Rows = NDArray[np.intp]
 # Ridge penalties as multiples of the number of events: from nearly none to nearly all.
 PENALTIES = (5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 PENALTY_FOLDS = 5
-Subset = tuple[ModalityName, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def fit(
             scores[block.modality] = out_of_fold[block.modality, endpoint] = (raw - offset) / scale
         for subset in combinations_of(tuple(block.modality for block in blocks)):
             recalibration[subset, endpoint] = recalibrate(
-                fuse(scores, subset), outcome.time[rows], outcome.event[rows], last_month(settings)
+                fuse(scores, subset), outcome.time[rows], outcome.event[rows], max(outcome.horizons)
             )
     return Fitted(coxes, standard, recalibration, out_of_fold)
 
@@ -146,18 +145,16 @@ def standardiser(raw: Array) -> tuple[float, float]:
 
 
 def recalibrate(score: Array, time: Array, event: Bools, months: int) -> Recalibrated:
-    """One slope, never below zero, and the Breslow baseline, on out-of-fold scores of patients who have one."""
+    """One slope, never below zero, and the Breslow baseline, on out-of-fold scores of patients who have one.
+
+    The baseline is kept at whole months up to `months`, the last horizon.
+    """
     there = np.isfinite(score)
     score, time, event = score[there], time[there], event[there]
     slope = significant(max(0.0, float(cox.fit(score[:, None], time, event, 1e-6)[0])))
     hazard = cox.breslow(slope * score, time, event, np.arange(months + 1, dtype=float))
     hazard[0] = 0.0
     return Recalibrated(slope, rounded(hazard), significant(float(np.median(slope * score))))
-
-
-def last_month(settings: TrainingSection) -> int:
-    """The baseline is stored for whole months up to the last horizon."""
-    return max(settings.horizons_months)
 
 
 def rounded(values: Array) -> Array:

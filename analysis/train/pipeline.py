@@ -12,7 +12,7 @@ from analysis.train import card, cohort, crossval, features, resample
 from analysis.train.assemble import bootstrap_of, manifest_facts, model_of
 from analysis.train.cohort import Cohort, CohortError
 from analysis.train.design import Block, blocks
-from analysis.train.fit import fit, last_month
+from analysis.train.fit import fit
 from analysis.train.trained import Trained
 from analysis.train.validation import metrics_of
 from models.bundle import BundleError, load, write
@@ -85,10 +85,10 @@ def _check_out(out: Path, replace: bool) -> None:
 def _check_follow_up(loaded: Cohort) -> None:
     for endpoint, outcome in loaded.outcomes.items():
         last = float(outcome.time.max())
-        if last < last_month(loaded.file.training):
+        if last < max(outcome.horizons):
             raise CohortError(
                 f"{endpoint}: the longest follow-up is {last:.1f} months, so nothing can be said at "
-                f"{last_month(loaded.file.training)}; set training.horizons_months to what the data bear"
+                f"{max(outcome.horizons)}; set training.horizons_months to what the data bear"
             )
 
 

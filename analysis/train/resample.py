@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from analysis.train import cox
 from analysis.train.cohort import Outcome, TrainingSection
 from analysis.train.design import Block, apply
-from analysis.train.fit import Fitted, Subset, fuse, recalibrate, rounded, standardiser, stratified
+from analysis.train.fit import Fitted, fuse, recalibrate, rounded, standardiser, stratified
+from analysis.train.predictions import Subset
 from models.bundle import combinations_of
 from models.manifest import EndpointName, ModalityName
 
@@ -112,11 +113,9 @@ def _one(
         refits.coefficients.setdefault(key, []).append(beta)
         refits.standard.setdefault(key, []).append((offset, scale))
     for subset in combinations_of(tuple(block.modality for block in blocks)):
-        found = recalibrate(
-            fuse(scores, subset), outcome.time[drawn], outcome.event[drawn], max(settings.horizons_months)
-        )
+        found = recalibrate(fuse(scores, subset), outcome.time[drawn], outcome.event[drawn], max(outcome.horizons))
         refits.recalibration.setdefault((subset, endpoint), []).append(
-            (found.slope, found.hazard[list(settings.horizons_months)])
+            (found.slope, found.hazard[list(outcome.horizons)])
         )
 
 

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.train import crossval, resample
+from analysis.train import resample
 from analysis.train.cohort import Cohort
 from analysis.train.design import Block
 from analysis.train.fit import Fitted
+from analysis.train.predictions import OutOfFold
 from models.bundle import combinations_of
 
 
@@ -18,7 +19,7 @@ class Trained:
     blocks: tuple[Block, ...]
     fitted: Fitted
     refits: resample.Refits
-    repeats: list[crossval.OutOfFold]
+    repeats: list[OutOfFold]
 
     @property
     def subsets(self) -> list[tuple[Any, ...]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.train import crossval, resample
+from analysis.train import judge, resample
 from analysis.train.cohort import Cohort
 from analysis.train.metrics import survival_curve
 from analysis.train.trained import Trained
@@ -38,22 +38,22 @@ def metrics_of(trained: Trained) -> dict[str, Any]:
 
 def _sub_model(trained: Trained, subset: tuple[Any, ...], endpoint: EndpointName) -> dict[str, Any]:
     outcome, repeats = trained.cohort.outcomes[endpoint], trained.repeats
-    lines = crossval.performance(repeats, subset, endpoint, outcome, trained.cohort.file.training)
+    lines = judge.performance(repeats, subset, endpoint, outcome)
     horizons = [
         line.model_dump(mode="json")
-        | crossval.brier_and_ipa(repeats, subset, endpoint, outcome, column, line.horizon_months)
+        | judge.brier_and_ipa(repeats, subset, endpoint, outcome, column, line.horizon_months)
         for column, line in enumerate(lines)
     ]
-    separation = vars(crossval.separation(repeats, subset, endpoint, outcome))
+    separation = vars(judge.separation(repeats, subset, endpoint, outcome))
     return {"modalities": list(subset), "endpoint": endpoint, "horizons": horizons, **separation}
 
 
 def _baseline(trained: Trained, name: str, by_key: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for endpoint, outcome in trained.cohort.outcomes.items():
-        for months in trained.cohort.file.training.horizons_months:
+        for months in outcome.horizons:
             score = by_key.get(f"{endpoint}_{months}")
             if score is not None:
-                found = crossval.baseline_auc(trained.repeats, score, outcome, months)
+                found = judge.baseline_auc(trained.repeats, score, outcome, months)
                 yield {"name": name, "endpoint": endpoint, "horizon_months": months} | found
 
 
@@ -61,9 +61,9 @@ def _oracle_coverage(trained: Trained, oracle: Mapping[str, Any]) -> list[dict[s
     """How often the interval of a training patient's risk holds the true one; with every modality at hand."""
     settings, subset = trained.cohort.file.training, trained.subsets[-1]
     found = []
-    for endpoint in trained.cohort.outcomes:
+    for endpoint, outcome in trained.cohort.outcomes.items():
         limits = resample.intervals(trained.fitted, trained.refits, trained.blocks, subset, endpoint, settings)
-        for column, months in enumerate(settings.horizons_months):
+        for column, months in enumerate(outcome.horizons):
             if f"{endpoint}_{months}" in oracle:
                 low, high = limits[:, :, column]
                 holds = (low <= oracle[f"{endpoint}_{months}"]) & (oracle[f"{endpoint}_{months}"] <= high)
@@ -80,7 +80,7 @@ def _oracle_coverage(trained: Trained, oracle: Mapping[str, Any]) -> list[dict[s
 def _baselines(trained: Trained) -> dict[str, dict[str, Any]]:
     """Scores that need no fit: the volume alone, and on a synthetic cohort the oracle."""
     loaded = trained.cohort
-    keys = [f"{endpoint}_{months}" for endpoint in loaded.outcomes for months in loaded.file.training.horizons_months]
+    keys = [f"{endpoint}_{months}" for endpoint, outcome in loaded.outcomes.items() for months in outcome.horizons]
     found: dict[str, dict[str, Any]] = {}
     for name in loaded.file.radiomic.always_keep:
         if name in loaded.radiomic_names:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.train import cohort, crossval, design, pipeline
+from analysis.train import cohort, crossval, design, judge, pipeline
 from analysis.train.cohort import Cohort, Outcome
 from analysis.train.outcomes import Patients, oracle_risk
+from analysis.train.predictions import OutOfFold
 from analysis.train.trained import Trained
 from models.bundle import load
 from tests import cohorts
@@ -19,7 +20,7 @@ def outcomes_of(patients: Patients) -> dict[str, Outcome]:
     return {"OS": Outcome(patients.os_time, patients.os_event), "PFS": Outcome(patients.pfs_time, patients.pfs_event)}
 
 
-def judged(loaded: Cohort, patients: Patients, seed: int) -> tuple[list[crossval.OutOfFold], dict[str, Outcome]]:
+def judged(loaded: Cohort, patients: Patients, seed: int) -> tuple[list[OutOfFold], dict[str, Outcome]]:
     outcomes = outcomes_of(patients)
     return crossval.nested(design.blocks(loaded), outcomes, loaded.file.training, seed), outcomes
 
@@ -28,13 +29,13 @@ def test_the_planted_effect_is_recovered_and_calibrated(tmp_path: Path) -> None:
     """Mean of four draws at n = 240; the long form has more draws and the images."""
     patients = cohorts.patients(240)
     loaded = cohort.load(cohorts.write(tmp_path, patients))
-    settings, rows = loaded.file.training, []
+    rows = []
     for seed in range(4):
         drawn = cohorts.redrawn(patients, seed)
         repeats, outcomes = judged(loaded, drawn, seed)
-        lines = crossval.performance(repeats, BOTH, "OS", outcomes["OS"], settings)
+        lines = judge.performance(repeats, BOTH, "OS", outcomes["OS"])
         gaps = [
-            crossval.baseline_auc(repeats, oracle_risk(drawn, m)["OS"], outcomes["OS"], m)["auc"] - line.auc
+            judge.baseline_auc(repeats, oracle_risk(drawn, m)["OS"], outcomes["OS"], m)["auc"] - line.auc
             for m, line in zip((12, 36), lines, strict=True)
         ]
         rows.append([*gaps, lines[0].calibration_slope, lines[0].observed_expected, lines[0].hazard_ratio])
@@ -52,7 +53,7 @@ def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
     found = []
     for seed in range(5):
         repeats, outcomes = judged(loaded, cohorts.redrawn(patients, seed, "null"), seed)
-        found += [crossval.separation(repeats, BOTH, e, outcomes[e]).concordance for e in outcomes]
+        found += [judge.separation(repeats, BOTH, e, outcomes[e]).concordance for e in outcomes]
     assert abs(np.mean(found) - 0.5) <= 0.04
 
 
@@ -71,7 +72,7 @@ def test_selection_never_sees_the_patients_it_is_judged_on(tmp_path: Path) -> No
         )
         for part, into in ((block, honest), (peeked, leaking)):
             repeats = crossval.nested([part], {"OS": outcomes["OS"]}, loaded.file.training, seed)
-            into.append(crossval.separation(repeats, ("radiomic",), "OS", outcomes["OS"]).concordance)
+            into.append(judge.separation(repeats, ("radiomic",), "OS", outcomes["OS"]).concordance)
     assert abs(np.mean(honest) - 0.5) <= 0.04
     assert np.mean(leaking) > 0.58  # the trap is real, so the line above can fail
 
