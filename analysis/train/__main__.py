@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.train.synth import SynthConfig, SynthError, make_cohort
+from analysis.train.synth_options import SYNTH_DESCRIPTION, SYNTH_EXAMPLES, add_synth_arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,22 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis.train", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    synth = commands.add_parser(
-        "synth",
-        prog="prognode cohort synth",
-        help="make a synthetic cohort with a planted effect",
-        epilog="Example: prognode cohort synth 240 --out cohort/ --seed 1",
-    )
-    synth.add_argument("count", type=int, help="number of patients")
-    synth.add_argument("--out", type=Path, required=True, help="new folder")
-    synth.add_argument("--mode", choices=("planted", "null"), default="planted")
-    synth.add_argument("--seed", type=int, default=SynthConfig.seed)
-    synth.add_argument("--matrix", type=int, default=SynthConfig.matrix, help="rows and columns of the CT")
-    synth.add_argument("--slices", type=int, default=SynthConfig.slices)
-    synth.add_argument("--slice-mm", type=float, default=SynthConfig.slice_mm)
-    synth.add_argument("--workers", type=int, default=2)
-    synth.add_argument("--no-images", action="store_true", help="the table and the truth alone")
-    synth.set_defaults(command=_synth)
+    add_synth_arguments(
+        commands.add_parser(
+            "synth",
+            prog="prognode cohort synth",
+            help="make a synthetic cohort whose truth is known",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=SYNTH_DESCRIPTION,
+            epilog=SYNTH_EXAMPLES,
+        )
+    ).set_defaults(command=_synth)
     train = commands.add_parser(
         "train",
         prog="prognode train",
@@ -60,9 +55,12 @@ def _synth(options: argparse.Namespace) -> int:
         slices=options.slices,
         slice_mm=options.slice_mm,
         images=not options.no_images,
+        roi=options.roi,
+        background=options.background,
+        missing_images=options.missing_images,
     )
     try:
-        make_cohort(config, options.out, options.workers, progress("patients", options.count))
+        make_cohort(config, options.out, options.workers, progress("patients", sum(config.with_images())))
     except SynthError as error:
         return _refuse(error, os.EX_USAGE)
     except OSError as error:

@@ -36,6 +36,7 @@ class Study:
     female: bool
     scanner: str
     kernel: str
+    real_chest: bool = False  # the lesion alone is synthetic
 
     @property
     def patient_id(self) -> str:
@@ -121,7 +122,7 @@ def _common(study: Study, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     header.PatientAge = f"{study.age:03d}Y"
     header.PatientComments = "SYNTHETIC - NOT FOR CLINICAL USE"
     header.DeviceSerialNumber = f"{study.seed}"
-    header.SoftwareVersions = "1"
+    header.SoftwareVersions = "2"
     header.StudyInstanceUID, header.StudyID = study.uid("study"), f"{study.number}"
     return header
 
@@ -133,8 +134,10 @@ def _ct_header(study: Study, grid: Grid, index: int) -> Dataset:
     header.SeriesDate = header.AcquisitionDate = header.ContentDate = header.StudyDate
     header.SeriesTime = header.AcquisitionTime = header.ContentTime = "100100"
     header.Modality = "CT"
-    header.SeriesDescription = "SYNTHETIC chest, portal venous"
-    header.ContrastBolusAgent = "SYNTHETIC"
+    header.SeriesDescription = (
+        "SYNTHETIC lesion in a public chest CT" if study.real_chest else "SYNTHETIC chest, portal venous"
+    )
+    header.ContrastBolusAgent = "" if study.real_chest else "SYNTHETIC"
     header.BodyPartExamined = "CHEST"
     header.SliceThickness = _ds(grid.spacing_mm[0])
     header.KVP = "120"
@@ -158,13 +161,18 @@ def _ct_header(study: Study, grid: Grid, index: int) -> Dataset:
     return header
 
 
-def _file(header: Dataset) -> FileDataset:
+def file_meta(header: Dataset) -> FileMetaDataset:
+    """File meta information (PS3.10 7.1) of an uncompressed object."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(f"2.25.{_NAMESPACE.int}")
     meta.ImplementationVersionName = _IMPLEMENTATION_VERSION
-    return FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    return meta
+
+
+def _file(header: Dataset) -> FileDataset:
+    return FileDataset("", {}, file_meta=file_meta(header), preamble=b"\0" * 128)
 
 
 def _frame_of_reference(ct: list[Dataset], study: Study) -> Dataset:

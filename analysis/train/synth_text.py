@@ -1,5 +1,7 @@
 """The cohort file that goes with a synthetic cohort."""
 
+from analysis.train.outcomes import Mode
+
 COHORT_TOML = """\
 # SYNTHETIC - NOT FOR CLINICAL USE. Made by `prognode cohort synth`; generator digest {digest}.
 # `prognode train` reads this file; the comments say what each key means.
@@ -93,3 +95,27 @@ bootstrap = 100
 name = "{name}"
 version = "1.0.0"
 """
+
+_SITE = """\
+site = "site"                   # column; hospital or scanner, for leave-one-site-out
+"""
+
+_LEAK = """\
+[[clinical.predictors]]         # a trap: known only after the outcome; training must refuse it
+name = "cycles_received"
+label = "Treatment cycles received"
+type = "number"
+minimum = 0
+maximum = 200
+
+"""
+
+
+def cohort_toml(count: int, seed: int, mode: Mode, digest: str) -> str:
+    """Text of cohort.toml; `digest` is the generator's."""
+    text = COHORT_TOML.format(count=count, seed=seed, mode=mode, digest=digest, name=f"synthetic-{mode}-{count}")
+    if mode == "site-shift":
+        text = text.replace("synthetic = true\n", _SITE + "synthetic = true\n", 1)
+    if mode == "leak":
+        text = text.replace("[images]", _LEAK + "[images]", 1)
+    return text
