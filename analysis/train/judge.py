@@ -1,151 +1,214 @@
-"""How good out-of-fold predictions are: discrimination, calibration, separation, each with its uncertainty.
+"""How good predictions are: discrimination, calibration, separation, each with its uncertainty.
 
-AUC is the mean of within-fold values, since scores of different folds' models are not on one scale; baselines that
-need no fit are judged on the same folds.
+AUC and concordance are means of within-fold values, since scores of different folds' models are not on one scale;
+baselines that need no fit are judged on the same folds. Over repeats, statistics and their standard errors are
+averaged: repeats share their patients, so more of them make no interval narrower. Intervals come from resampling
+patients (AUC, C, IPA), from Greenwood's formula (O/E) or are Wald's (slope, hazard ratio); none refits the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.train import cox, metrics
+from analysis.train import km, metrics
 from analysis.train.cohort import Outcome
+from analysis.train.predicted import Predicted, predicted, resamples, scored
 from analysis.train.predictions import OutOfFold, Subset
 from models.manifest import EndpointName, PerformanceFacts
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-RESAMPLES = 500
+Figure = float | None
 LEAST_SPREAD = 2.0  # a standard error of the slope of about a half
 
 
 @dataclass(frozen=True)
 class Separation:
-    """High against low risk by the training cut-off, out of fold, and concordance; over repeats."""
+    """High against low risk by the training cut-off, and concordance."""
 
-    concordance: float | None
-    hazard_ratio: float | None
-    hazard_ratio_lower: float | None
-    hazard_ratio_upper: float | None
+    concordance: Figure
+    concordance_uno: Figure
+    concordance_uno_lower: Figure
+    concordance_uno_upper: Figure
+    hazard_ratio: Figure
+    hazard_ratio_lower: Figure
+    hazard_ratio_upper: Figure
+    logrank_p: Figure
 
 
 def performance(
     repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointName, outcome: Outcome
 ) -> list[PerformanceFacts]:
-    """One line per horizon for one combination and endpoint."""
-    key = (subset, endpoint)
-    there = np.isfinite(repeats[0].linear_predictor[key])
-    slope = _mean([calibration_slope(repeat.linear_predictor[key][there], outcome, there) for repeat in repeats])
-    ratio = separation(repeats, subset, endpoint, outcome).hazard_ratio
-    found = []
-    for column, months in enumerate(outcome.horizons):
-        case, weight = metrics.weights(outcome.time, outcome.event, months)
-        weight = np.where(there, weight, 0.0)
-        folds = [
-            [metrics.pairs(repeat.linear_predictor[key], case, weight, fold) for fold in repeat.folds]
-            for repeat in repeats
-        ]
-        auc, lower, upper = auc_interval(folds, len(there)) if metrics.enough(case, weight) else (None, None, None)
-        expected = float(np.mean([repeat.probability[key][there, column].mean() for repeat in repeats]))
-        observed = 1 - float(metrics.survival_curve(outcome.time[there], outcome.event[there], np.array([months]))[0])
-        found.append(
-            PerformanceFacts(
-                endpoint=endpoint,
-                horizon_months=months,
-                auc=_round(auc),
-                auc_lower=_round(lower),
-                auc_upper=_round(upper),
-                observed_expected=_round(observed / expected) if auc is not None else None,
-                calibration_slope=_round(slope),
-                hazard_ratio=_round(ratio),
-                patients=int(there.sum()),
-                events=int((case & there).sum()),
-            )
+    """One line per horizon for one combination and endpoint, as the manifest has them."""
+    given = predicted(repeats, subset, endpoint, outcome)
+    model = model_figures(given)
+    wanted = ("horizon_months", "auc", "auc_lower", "auc_upper", "observed_expected", "patients", "events")
+    return [
+        PerformanceFacts(
+            endpoint=endpoint,
+            calibration_slope=model["calibration_slope"],
+            hazard_ratio=model["hazard_ratio"],
+            **{name: line[name] for name in wanted},
         )
-    return found
-
-
-def auc_interval(
-    repeats: Sequence[list[metrics.Pairs]], patients: int
-) -> tuple[float | None, float | None, float | None]:
-    """AUC, and its 95 % interval from resampling patients (not from refitting)."""
-
-    def over_repeats(copies: Array) -> float | None:
-        return _mean([metrics.mean_auc(folds, copies) for folds in repeats])
-
-    rng = np.random.default_rng([20250101, patients])
-    drawn = [
-        over_repeats(rng.multinomial(patients, np.full(patients, 1 / patients)).astype(float)) for _ in range(RESAMPLES)
+        for line in model["horizons"]
     ]
-    known = [value for value in drawn if value is not None]
-    lower, upper = np.quantile(known, [0.025, 0.975])
-    return over_repeats(np.ones(patients)), float(lower), float(upper)
-
-
-def baseline_auc(repeats: Sequence[OutOfFold], score: Array, outcome: Outcome, months: int) -> dict[str, float | None]:
-    """A score that needs no fit (volume, the oracle), judged on the same folds."""
-    case, weight = metrics.weights(outcome.time, outcome.event, months)
-    weight = np.where(np.isfinite(score), weight, 0.0)
-    if not metrics.enough(case, weight):
-        return {"auc": None, "auc_lower": None, "auc_upper": None}
-    folds = [[metrics.pairs(score, case, weight, fold) for fold in repeat.folds] for repeat in repeats]
-    found = auc_interval(folds, len(score))
-    return dict(zip(("auc", "auc_lower", "auc_upper"), map(_round, found), strict=True))
-
-
-def brier_and_ipa(
-    repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointName, outcome: Outcome, column: int, months: int
-) -> dict[str, float | None]:
-    """IPCW Brier score, and how much better than the Kaplan-Meier estimate for everyone (IPA)."""
-    key = (subset, endpoint)
-    there = np.isfinite(repeats[0].linear_predictor[key])
-    time, event = outcome.time[there], outcome.event[there]
-    case, weight = metrics.weights(time, event, months)
-    if not metrics.enough(case, weight):
-        return {"brier": None, "ipa": None}
-    score = float(np.mean([metrics.brier(case, weight, repeat.probability[key][there, column]) for repeat in repeats]))
-    overall = 1 - float(metrics.survival_curve(time, event, np.array([months]))[0])
-    null = metrics.brier(case, weight, np.full(len(time), overall))
-    return {"brier": _round(score), "ipa": _round(1 - score / null)}
 
 
 def separation(repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointName, outcome: Outcome) -> Separation:
-    """Within-fold concordance, and the hazard ratio of high against low risk, averaged over repeats."""
-    key = (subset, endpoint)
-    there = np.isfinite(repeats[0].linear_predictor[key])
-    within = [
-        metrics.concordance(repeat.linear_predictor[key][fold], outcome.time[fold], outcome.event[fold])
-        for repeat in repeats
-        for part in repeat.folds
-        if (fold := part[there[part]]).size
-    ]
-    ratios = [
-        metrics.hazard_ratio(repeat.high[key][there], outcome.time[there], outcome.event[there]) for repeat in repeats
-    ]
-    known = [ratio for ratio in ratios if ratio is not None]
-    if not known:
-        return Separation(_round(_mean(within)), None, None, None)
-    log_ratio, error = np.mean(known, axis=0)
-    limits = [float(np.exp(log_ratio + move * error)) for move in (0.0, -1.96, 1.96)]
-    return Separation(_round(_mean(within)), *(_round(value) for value in limits))
+    """Concordance, hazard ratio and log-rank test of one combination and endpoint."""
+    given = predicted(repeats, subset, endpoint, outcome)
+    found = rounded(_concordance(given) | hazard_ratio(given))
+    return Separation(**found)
 
 
-def calibration_slope(eta: Array, outcome: Outcome, there: Bools) -> float | None:
+def baseline_auc(repeats: Sequence[OutOfFold], score: Array, outcome: Outcome, months: int) -> dict[str, Figure]:
+    """A score that needs no fit (volume, the oracle), judged on the same folds."""
+    found: dict[str, Figure] = rounded(auc(scored(repeats, score, outcome), months))
+    return found
+
+
+def model_figures(given: Predicted) -> dict[str, Any]:
+    """The line of one combination and endpoint in `metrics.json`, less its names; rounded."""
+    found: dict[str, Any] = {"patients": len(given), "events": int(given.event.sum())}
+    found |= _concordance(given) | _calibration_slope(given) | hazard_ratio(given)
+    found["horizons"] = [horizon_figures(given, column) for column in range(len(given.horizons))]
+    rounding: dict[str, Any] = rounded(found)
+    return rounding
+
+
+def horizon_figures(given: Predicted, column: int) -> dict[str, Any]:
+    """Every figure at one horizon; all but the counts are None where too few patients remain to say."""
+    months = given.horizons[column]
+    case, weight = metrics.weights(given.time, given.event, months)
+    found: dict[str, Any] = {"horizon_months": months, **counts(given, months)}
+    return found | auc(given, months) | _brier(given, case, weight, column) | observed_expected(given, column)
+
+
+def counts(given: Predicted, months: int) -> dict[str, Any]:
+    """Who is known to have had the event by then, to be free of it, or was censored before; and whether it suffices."""
+    case, weight = metrics.weights(given.time, given.event, months)
+    return {
+        "patients": len(given),
+        "events": int(case.sum()),
+        "event_free": int((~case & (weight > 0)).sum()),
+        "censored_before": int((weight == 0).sum()),
+        "enough": metrics.enough(case, weight),
+    }
+
+
+def auc(
+    given: Predicted,
+    months: int,
+    over_folds: Callable[[list[metrics.Pairs], Array], Array] = metrics.within_folds,
+) -> dict[str, Figure]:
+    """Cumulative/dynamic AUC with its interval."""
+    case, weight = metrics.weights(given.time, given.event, months)
+    if not metrics.enough(case, weight):
+        return _no_interval("auc")
+    folds = [
+        [metrics.pairs(eta, case, weight, fold) for fold in parts]
+        for eta, parts in zip(given.eta, given.folds, strict=True)
+    ]
+    return interval("auc", len(given), lambda copies: [over_folds(parts, copies) for parts in folds])
+
+
+def interval(name: str, patients: int, statistic: Callable[[Array], list[Array]]) -> dict[str, Figure]:
+    """A statistic, a value per repeat, averaged; and its 95 % percentile interval from resampling patients.
+
+    The interval is widened to hold the statistic itself.
+    """
+    value = float(np.mean(statistic(np.ones(patients))))
+    if not np.isfinite(value):
+        return _no_interval(name)
+    drawn = np.mean(statistic(resamples(patients)), axis=0)
+    lower, upper = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
+    return {name: value, f"{name}_lower": min(float(lower), value), f"{name}_upper": max(float(upper), value)}
+
+
+def _no_interval(name: str) -> dict[str, Figure]:
+    return {name: None, f"{name}_lower": None, f"{name}_upper": None}
+
+
+def _brier(given: Predicted, case: Bools, weight: Array, column: int) -> dict[str, Figure]:
+    """IPCW Brier score, and how much better than one risk for everyone (IPA)."""
+    probability = given.probability[:, :, column]
+    if not metrics.enough(case, weight) or not np.isfinite(probability).all():
+        return {"brier": None, **_no_interval("ipa")}
+    score = float(np.mean([metrics.brier(case, weight, one) for one in probability]))
+    found = interval("ipa", len(given), lambda copies: [metrics.ipa(case, weight, one, copies) for one in probability])
+    return {"brier": score, **found}
+
+
+def observed_expected(given: Predicted, column: int) -> dict[str, Figure]:
+    """Kaplan-Meier risk over mean predicted risk; the limits are those of the Kaplan-Meier risk."""
+    months = given.horizons[column]
+    case, weight = metrics.weights(given.time, given.event, months)
+    expected = float(given.probability[:, :, column].mean()) if len(given) else 0.0
+    observed = km.risk_at(given.time, given.event, months) if metrics.enough(case, weight) else None
+    if observed is None or not expected > 0:
+        return _no_interval("observed_expected")
+    names = ("observed_expected", "observed_expected_lower", "observed_expected_upper")
+    return {name: value / expected for name, value in zip(names, observed, strict=True)}
+
+
+def _concordance(given: Predicted) -> dict[str, Figure]:
+    """Harrell's C, and Uno's up to the last horizon with its interval; means of within-fold values."""
+    if not given.event.any():
+        return {"concordance": None, **_no_interval("concordance_uno")}
+
+    def folds(weight: Array) -> list[list[metrics.Pairs]]:
+        return [
+            [metrics.ordered_pairs(eta, given.time, given.event, weight, fold) for fold in parts]
+            for eta, parts in zip(given.eta, given.folds, strict=True)
+        ]
+
+    ones = np.ones(len(given))
+    harrell = float(np.mean([metrics.within_folds(parts, ones) for parts in folds(given.event.astype(float))]))
+    parts_of = folds(metrics.uno_weights(given.time, given.event, max(given.horizons)))
+    uno = interval(
+        "concordance_uno", len(given), lambda copies: [metrics.within_folds(parts, copies) for parts in parts_of]
+    )
+    return {"concordance": harrell, **uno}
+
+
+def _calibration_slope(given: Predicted) -> dict[str, Figure]:
     """Cox slope of the outcome on out-of-fold linear predictors; 1 is ideal, below 1 is overfitted.
 
     None where predictions hardly differ: the slope's standard error, about 1 / (SD sqrt(events)), is then too large.
     """
-    if float(eta.std()) * float(np.sqrt(outcome.event[there].sum())) < LEAST_SPREAD:
-        return None
-    return float(cox.fit(eta[:, None], outcome.time[there], outcome.event[there], 1e-6)[0])
+    root = float(np.sqrt(given.event.sum()))
+    spread = [eta for eta in given.eta if float(eta.std()) * root >= LEAST_SPREAD]
+    known = [metrics.slope(eta, given.time, given.event) for eta in spread]
+    return _wald("calibration_slope", known, lambda value: value)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def hazard_ratio(given: Predicted) -> dict[str, Figure]:
+    """High against low risk; the p value is that of the log-rank statistic's mean over repeats."""
+    found = [metrics.hazard_ratio(high, given.time, given.event) for high in given.high]
+    statistics = [km.log_rank(high, given.time, given.event) for high in given.high]
+    known = [value for value in statistics if value is not None]
+    ratio = _wald("hazard_ratio", [item for item in found if item is not None], np.exp)
+    return ratio | {"logrank_p": km.p_value(float(np.mean(known))) if known else None}
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def _wald(name: str, found: Sequence[tuple[float, float]], scale: Callable[[float], float]) -> dict[str, Figure]:
+    if not found:
+        return _no_interval(name)
+    value, error = np.mean(found, axis=0)
+    moves = (0.0, -metrics.NORMAL, metrics.NORMAL)
+    names = (name, f"{name}_lower", f"{name}_upper")
+    return {item: float(scale(value + move * error)) for item, move in zip(names, moves, strict=True)}
+
+
+def rounded(found: Any) -> Any:
+    """Every float in a tree of mappings and sequences to four digits; None for what is not finite."""
+    if isinstance(found, dict):
+        return {key: rounded(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [rounded(value) for value in found]
+    if isinstance(found, float | np.floating):
+        return round(float(found), 4) if np.isfinite(found) else None
+    return found

@@ -1,4 +1,4 @@
-"""Every figure of the validation, with the baselines beside it: `metrics.json`."""
+"""Every figure of the cross-validation, with the baselines beside it: `metrics.json`."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,19 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from analysis.train import judge, resample
+from analysis.contract import SYNTHETIC_WARNING
+from analysis.train import judge, resample, subgroups
 from analysis.train.cohort import Cohort
+from analysis.train.figures import SIZE, Material, figures, score_line
 from analysis.train.metrics import survival_curve
 from analysis.train.trained import Trained
-from models.manifest import EndpointName
+
+REAL_WARNING = "Research use only - not for diagnostic use"
+Scores = dict[str, dict[str, Any]]
 
 
-def metrics_of(trained: Trained) -> dict[str, Any]:
-    """`metrics.json`: every figure of the validation, with the baselines beside it."""
-    settings = trained.cohort.file.training
-    scores = _baselines(trained)
+def metrics_of(trained: Trained, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`metrics.json`; `extra` is merged in: mappings key by key, anything else in place of what stands there."""
+    loaded, settings = trained.cohort, trained.cohort.file.training
+    material = Material(trained.repeats, loaded.outcomes, trained.subsets[-1], subgroups.parts(loaded))
+    scores = _scores(trained)
     found: dict[str, Any] = {
-        "cohort": cohort_facts(trained.cohort),
+        "kind": "cross-validation",
+        "warning": warning(loaded.file.cohort.synthetic),
+        "synthetic": loaded.file.cohort.synthetic,
+        "bundle": {"name": loaded.file.bundle.name or loaded.file.cohort.name, "version": loaded.file.bundle.version},
+        "cohort": cohort_facts(loaded),
         "procedure": {
             "outer_folds": settings.folds,
             "repeats": settings.repeats,
@@ -26,35 +35,55 @@ def metrics_of(trained: Trained) -> dict[str, Any]:
             "events_per_variable": settings.events_per_variable,
             "largest_correlation": settings.largest_correlation,
         },
-        "sub_models": [
-            _sub_model(trained, subset, endpoint) for subset in trained.subsets for endpoint in trained.cohort.outcomes
-        ],
-        "baselines": [line for name, by_key in scores.items() for line in _baseline(trained, name, by_key)],
+        **figures(material),
     }
+    found["models"] += list(score_lines(material, scores))
     if "oracle" in scores:
         found["interval_holds_oracle"] = _oracle_coverage(trained, scores["oracle"])
+    return merged(found | _former(found), judge.rounded(dict(extra or {})))
+
+
+def _former(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of before, for the model card until it reads `models`; goes then."""
+    models = [
+        line | {"horizons": [h | {"calibration_slope": line["calibration_slope"]} for h in line["horizons"]]}
+        for line in found["models"]
+        if line["kind"] == "model"
+    ]
+    rest = [
+        {"name": line["name"], "endpoint": line["endpoint"], **horizon}
+        for line in found["models"]
+        if line["kind"] != "model"
+        for horizon in line["horizons"]
+    ]
+    return {"sub_models": models, "baselines": rest}
+
+
+def warning(synthetic: bool) -> str:
+    """What stands above everything that shows a figure."""
+    return SYNTHETIC_WARNING if synthetic else REAL_WARNING
+
+
+def merged(found: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`extra` laid over what was found: mappings key by key, anything else in place of what stands there.
+
+    >>> merged({"procedure": {"repeats": 5}, "sites": []}, {"procedure": {"learners": "cox"}, "sites": [1]})
+    {'procedure': {'repeats': 5, 'learners': 'cox'}, 'sites': [1]}
+    """
+    for key, value in extra.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), dict)
+        found[key] = {**found[key], **value} if both else value
     return found
 
 
-def _sub_model(trained: Trained, subset: tuple[Any, ...], endpoint: EndpointName) -> dict[str, Any]:
-    outcome, repeats = trained.cohort.outcomes[endpoint], trained.repeats
-    lines = judge.performance(repeats, subset, endpoint, outcome)
-    horizons = [
-        line.model_dump(mode="json")
-        | judge.brier_and_ipa(repeats, subset, endpoint, outcome, column, line.horizon_months)
-        for column, line in enumerate(lines)
-    ]
-    separation = vars(judge.separation(repeats, subset, endpoint, outcome))
-    return {"modalities": list(subset), "endpoint": endpoint, "horizons": horizons, **separation}
-
-
-def _baseline(trained: Trained, name: str, by_key: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for endpoint, outcome in trained.cohort.outcomes.items():
-        for months in outcome.horizons:
-            score = by_key.get(f"{endpoint}_{months}")
-            if score is not None:
-                found = judge.baseline_auc(trained.repeats, score, outcome, months)
-                yield {"name": name, "endpoint": endpoint, "horizon_months": months} | found
+def score_lines(material: Material, scores: Scores) -> Iterator[dict[str, Any]]:
+    """The lines of scores that need no fit, where they reach every horizon of an endpoint."""
+    for name, by_key in scores.items():
+        for endpoint, outcome in material.outcomes.items():
+            keys = {months: f"{endpoint}_{months}" for months in outcome.horizons}
+            if set(keys.values()) <= set(by_key):
+                of = {months: by_key[key] for months, key in keys.items()}
+                yield score_line(material, name, "oracle" if name == "oracle" else "baseline", endpoint, of)
 
 
 def _oracle_coverage(trained: Trained, oracle: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -77,22 +106,32 @@ def _oracle_coverage(trained: Trained, oracle: Mapping[str, Any]) -> list[dict[s
     return found
 
 
-def _baselines(trained: Trained) -> dict[str, dict[str, Any]]:
-    """Scores that need no fit: the volume alone, and on a synthetic cohort the oracle."""
-    loaded = trained.cohort
+def _scores(trained: Trained) -> Scores:
+    """Scores that need no fit: the volume alone where no model of size was fitted, and the oracle."""
+    found: Scores = {}
+    if not any(subset == SIZE for subset, _ in trained.repeats[0].linear_predictor):
+        found |= volume_scores(trained.cohort)
+    return found | oracle_scores(trained.cohort)
+
+
+def volume_scores(loaded: Cohort) -> Scores:
+    """The ranking by the feature that is always kept, the lesion's volume."""
     keys = [f"{endpoint}_{months}" for endpoint, outcome in loaded.outcomes.items() for months in outcome.horizons]
-    found: dict[str, dict[str, Any]] = {}
-    for name in loaded.file.radiomic.always_keep:
-        if name in loaded.radiomic_names:
-            found["volume alone"] = dict.fromkeys(keys, loaded.radiomic[:, loaded.radiomic_names.index(name)])
-    if loaded.file.cohort.truth is not None:
-        truth = json.loads((loaded.folder / loaded.file.cohort.truth).read_text())["patients"]
-        found["oracle"] = {
-            key: np.array([truth[name]["risk"][key] for name in loaded.patient_ids])
-            for key in keys
-            if key in truth[loaded.patient_ids[0]]["risk"]
-        }
-    return found
+    names = [name for name in loaded.file.radiomic.always_keep if name in loaded.radiomic_names]
+    if not names:
+        return {}
+    volume = loaded.radiomic[:, loaded.radiomic_names.index(names[0])]
+    return {"volume alone": dict.fromkeys(keys, volume)}
+
+
+def oracle_scores(loaded: Cohort) -> Scores:
+    """The true risks of a synthetic cohort, from its truth.json; nothing for any other."""
+    if loaded.file.cohort.truth is None:
+        return {}
+    truth = json.loads((loaded.folder / loaded.file.cohort.truth).read_text())["patients"]
+    keys = [f"{endpoint}_{months}" for endpoint, outcome in loaded.outcomes.items() for months in outcome.horizons]
+    known = [key for key in keys if key in truth[loaded.patient_ids[0]]["risk"]]
+    return {"oracle": {key: np.array([truth[name]["risk"][key] for name in loaded.patient_ids]) for key in known}}
 
 
 def cohort_facts(loaded: Cohort) -> dict[str, Any]:
