@@ -1,4 +1,4 @@
-"""`python -m analysis.train synth | train`: the commands behind `prognode cohort synth` and `prognode train`."""
+"""`python -m analysis.train synth | train | pretrain`: behind `prognode cohort synth`, `train` and `pretrain`."""
 
 import argparse
 import os
@@ -43,7 +43,28 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--replace", action="store_true", help="replace the bundle that stands at --out")
     train.add_argument("--workers", type=int, default=2)
     train.set_defaults(command=_train)
+    _add_pretrain(commands)
     return parser
+
+
+def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    pretrain = commands.add_parser(
+        "pretrain",
+        prog="prognode pretrain",
+        help="pretrain the encoder of deep features",
+        epilog="Example: prognode pretrain cohort/ --out encoder.onnx --checkpoint pretraining/",
+    )
+    pretrain.add_argument(
+        "images", type=Path, nargs="+", help="COHORT.toml, or a folder: each `ct` in it with one contour file beside it"
+    )
+    pretrain.add_argument("--out", type=Path, required=True, help="the encoder, an ONNX file")
+    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--steps", type=int, default=2500)
+    pretrain.add_argument("--checkpoint", type=Path, help="folder: an interrupted run goes on from there")
+    pretrain.add_argument("--cache", type=Path, help="folder of cut patches (default: patch-cache beside --out)")
+    pretrain.add_argument("--workers", type=int, default=2, help="processes that cut patches")
+    pretrain.add_argument("--threads", type=int, default=2, help="of the training; another number, other last bits")
+    pretrain.set_defaults(command=_pretrain)
 
 
 def _synth(options: argparse.Namespace) -> int:
@@ -87,6 +108,30 @@ def _train(options: argparse.Namespace) -> int:
     except FileNotFoundError as error:
         return _refuse(error, os.EX_NOINPUT)
     sys.stdout.write(summary + "\n")
+    return os.EX_OK
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    # Here and not above: torch takes seconds to load, and is absent where nothing is trained.
+    try:
+        from analysis.train.pretrain import PretrainConfig, pretrain  # noqa: PLC0415
+    except ImportError as error:
+        return _refuse(Exception(f"pretraining needs the extra `train`: {error}"), os.EX_UNAVAILABLE)
+    from analysis.train.patches import PretrainError, find_cases, load_patches  # noqa: PLC0415
+
+    try:
+        config = PretrainConfig(seed=options.seed, steps=options.steps, threads=options.threads)
+        cases = find_cases(options.images)
+        cache = options.cache or options.out.parent / "patch-cache"
+        shown = progress("patches", len(cases))
+        patches = load_patches(cases, config.training_patch(), cache, options.workers, shown)
+        steps = progress("steps", options.steps)
+        facts = pretrain(patches, config, options.out, options.checkpoint, steps)
+    except PretrainError as error:
+        return _refuse(error, os.EX_DATAERR)
+    except FileNotFoundError as error:
+        return _refuse(error, os.EX_NOINPUT)
+    sys.stdout.write("".join(f"{name}: {value}\n" for name, value in facts.items()))
     return os.EX_OK
 
 
