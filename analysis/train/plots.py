@@ -58,15 +58,15 @@ class RocLine:
 def roc(lines: Sequence[RocLine], name: str, label: str) -> str:
     """ROC curves of one endpoint and horizon. `name` is unique on the page, `label` is read aloud."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _square()
+        figure, axes = _square(len(lines))
         axes.plot([0, 1], [0, 1], linestyle=(0, (2, 3)), **_GUIDE)
         for line in lines:
             text, color, style, width = _ROLES[line.role]
             shown = text if line.auc is None else f"{text} {line.auc:.2f}"
             x, y = np.asarray(line.points, dtype=float).T
             axes.plot(x, y, color=color, linestyle=style, linewidth=width, label=shown)
-        _unit_axes(axes, "False positives (1 − specificity)", "True positives (sensitivity)")
-        axes.legend(loc="lower right", title="AUC", title_fontsize=8, framealpha=0.92, handlelength=2.4)
+        _unit_axes(axes, "1 − specificity", "Sensitivity")
+        _legend(figure, axes, "AUC")
         return _svg(figure, name, label)
 
 
@@ -96,7 +96,7 @@ def calibration(points: Sequence[Line], name: str, label: str) -> str:
 def decision(curve: Line, name: str, label: str) -> str:
     """Net benefit of acting on the model, on everyone and on no one, by the risk at which one would act."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _square()
+        figure, axes = _square(3)
         threshold = _floats(curve["threshold"])
         model, everyone = _floats(curve["model"]), _floats(curve["all"])
         axes.axhline(0, linestyle=(0, (2, 3)), label="no one", **_GUIDE)
@@ -106,7 +106,7 @@ def decision(curve: Line, name: str, label: str) -> str:
         axes.set(xlabel="Risk at which one would act", ylabel="Net benefit", ylim=(-0.18 * top, 1.12 * top))
         axes.set_xlim(0, float(threshold.max()))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axes.legend(loc="upper right", title="Act on", title_fontsize=8, framealpha=0.92, handlelength=2.4)
+        _legend(figure, axes, "Act on")
         return _svg(figure, name, label)
 
 
@@ -121,21 +121,32 @@ def kaplan_meier(groups: Sequence[Line], outcome: str, name: str, label: str) ->
         What the vertical axis counts.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6, 4.1))
+        figure = Figure(figsize=(3.95, 3.9))
         FigureCanvasSVG(figure)
-        axes, table = figure.subplots(2, 1, sharex=True, height_ratios=(4.2, 0.34 * len(groups) + 0.25))
-        figure.subplots_adjust(left=0.19, right=0.96, top=0.97, bottom=0.03, hspace=0.28)
+        axes, table = figure.subplots(2, 1, sharex=True, height_ratios=(4.0, 0.34 * len(groups) + 0.25))
+        figure.subplots_adjust(left=0.215, right=0.955, top=0.91, bottom=0.02, hspace=0.32)
         for group in groups:
             _survival(axes, group)
         axes.set(ylim=(0, 1.02), ylabel=outcome, xlabel="Months")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axes.legend(loc="upper right", title="Risk group", title_fontsize=8, framealpha=0.92, handlelength=2.4)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(
+            handles,
+            labels,
+            loc="upper left",
+            bbox_to_anchor=(0.1, 1),
+            ncols=3,
+            frameon=False,
+            handlelength=2.4,
+            columnspacing=1.4,
+        )
         months = _thinned(sorted({int(month) for group in groups for month, _ in group.get("at_risk", ())}))
         _at_risk(table, groups, months)
         end = max(float(group["times"][-1]) for group in groups)
         last = max([end, *months])
         axes.set_xlim(-0.02 * last, last * 1.03)
         axes.set_xticks(months or [0, round(last)])
+        axes.tick_params(labelbottom=True)
         return _svg(figure, name, label)
 
 
@@ -152,11 +163,11 @@ def _at_risk(table: Any, groups: Sequence[Line], months: Sequence[int]) -> None:
     """A row of numbers per group under the ticks they belong to."""
     table.set(ylim=(len(groups) - 0.4, -1.0))
     table.axis("off")
-    table.text(-0.02, -0.9, "At risk", transform=table.get_yaxis_transform(), ha="right", va="center", fontsize=8)
+    table.text(-0.06, -0.9, "At risk", transform=table.get_yaxis_transform(), ha="right", va="center", fontsize=8)
     for row, group in enumerate(groups):
         text, color, _ = _GROUPS[group["group"]]
         table.text(
-            -0.02, row, text, transform=table.get_yaxis_transform(), ha="right", va="center", fontsize=8, color=color
+            -0.06, row, text, transform=table.get_yaxis_transform(), ha="right", va="center", fontsize=8, color=color
         )
         for month, count in group.get("at_risk", ()):
             if int(month) in months:
@@ -169,16 +180,28 @@ def _thinned(months: list[int]) -> list[int]:
     return months[::step]
 
 
-def _square() -> tuple[Any, Any]:
-    figure = Figure(figsize=(3.5, 3.3))
+def _square(legend_lines: int = 0) -> tuple[Any, Any]:
+    """Axes of a fixed size in points with room for their lettering, and below them for a legend of so many lines."""
+    below = 36.0 + (legend_lines + 1) * 11.5 * (legend_lines > 0)
+    width, height = 209.0, 160.0 + below
+    figure = Figure(figsize=(width / 72, height / 72))
     FigureCanvasSVG(figure)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.17, right=0.965, top=0.975, bottom=0.15)
+    figure.subplots_adjust(left=51 / width, right=1 - 14 / width, top=1 - 7 / height, bottom=below / height)
     return figure, axes
 
 
+def _legend(figure: Any, axes: Any, title: str) -> None:
+    """Below the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title=title, title_fontsize=8, loc="lower left", bbox_to_anchor=(0.2, 0), frameon=False,
+        handlelength=2.6, labelspacing=0.25, borderpad=0.1, alignment="left",
+    )  # fmt: skip
+
+
 def _unit_axes(axes: Any, across: str, up: str) -> None:
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=across, ylabel=up)
+    axes.set(xlim=(-0.015, 1.03), ylim=(-0.015, 1.03), xlabel=across, ylabel=up)
     axes.set_xticks(np.arange(0, 1.01, 0.25))
     axes.set_yticks(np.arange(0, 1.01, 0.25))
     for axis in (axes.xaxis, axes.yaxis):

@@ -52,7 +52,9 @@ def render(metrics: Mapping[str, Any]) -> str:
 
 def _on(found: Found) -> str:
     cohort = found.get("cohort") or {}
-    return f"on {cohort.get('patients', 'an unknown number of')} patients ({cohort.get('name', 'cohort without a name')})."
+    return (
+        f"on {cohort.get('patients', 'an unknown number of')} patients ({cohort.get('name', 'cohort without a name')})."
+    )
 
 
 def _sections(found: Found) -> list[tuple[str, str, list[str]]]:
@@ -67,7 +69,11 @@ def _sections(found: Found) -> list[tuple[str, str, list[str]]]:
         ("decision", "Would acting on it help? Decision curves", _decision(found)),
         ("features", "What the score rests on", _features(found)),
         ("null", "Could it be chance? Shuffled outcomes", _null(found)),
-        ("subgroups", "Subgroups", _table(report_tables.groups(found["subgroups"], "subgroup", "Subgroups", "Subgroup"))),
+        (
+            "subgroups",
+            "Subgroups",
+            _table(report_tables.groups(found["subgroups"], "subgroup", "Subgroups", "Subgroup")),
+        ),
         ("sites", "Sites", _table(report_tables.groups(found["sites"], "site", "Sites", "Site"))),
         ("limits", "What this cannot tell", [markup.bullets(report_text.limits(found))]),
         ("glossary", "Words", [markup.definitions(report_text.GLOSSARY, "glossary")]),
@@ -86,17 +92,13 @@ def _summary(found: Found) -> list[str]:
         for months in shown.horizons(found, endpoint)
     ]
     parts = [markup.definitions(tiles, "tiles")] if tiles else []
+    columns = []
     for heading, blocks in report_text.summary(found):
-        parts.append(f"<h3>{html.escape(heading)}</h3>")
-        for lead, sentences in blocks:
-            parts.append(f"<p><strong>{html.escape(lead)}.</strong> {html.escape(' '.join(sentences))}</p>")
-    if parts:
-        parts.append(
-            markup.paragraph(
-                "“Beside the model” compares point estimates with the model’s interval; it is no formal test of a difference.",
-                "note",
-            )
-        )
+        said = [f'<p class="lead">{html.escape(lead)}</p>{markup.bullets(sentences)}' for lead, sentences in blocks]
+        columns.append(f"<div><h3>{html.escape(heading)}</h3>{''.join(said)}</div>")
+    if columns:
+        note = "Comparisons set point estimates against the model’s interval; they are no formal test of a difference."
+        parts += [f'<div class="endpoints">{"".join(columns)}</div>', markup.paragraph(note, "note")]
     return parts
 
 
@@ -104,13 +106,14 @@ def _tile(found: Found, endpoint: str, months: int) -> str:
     line = shown.at(shown.full(found, endpoint), months)
     if line.get("auc") is None:
         return shown.TOO_FEW
+    value, _, limits = shown.interval(line, "auc").partition(" (")
     others = [
         f"{text} {shown.number(rival)}"
         for role, text in (("size", "size alone"), ("clinical", "clinical alone"))
         for other, model in shown.compared(found, endpoint)
         if other == role and (rival := shown.at(model, months).get("auc")) is not None
     ]
-    return "\n".join([f"AUC {shown.interval(line, 'auc')}", *([", ".join(others)] if others else [])])
+    return "\n".join([f"AUC {value}", *([f"95 % interval {limits.rstrip(')')}"] if limits else []), *others])
 
 
 def _cohort(found: Found) -> list[str]:
@@ -197,11 +200,13 @@ def _calibration(found: Found) -> list[str]:
         points = curve.get("calibration") or []
         if points:
             count = sum(point.get("patients") or 0 for point in points)
-            label = f"Observed against predicted risk, {_heading(curve)}, {count} patients in {len(points)} groups; the table below holds the numbers"
+            label = f"Observed against predicted risk, {_heading(curve)}, {count} patients in {len(points)} groups; the table that follows holds the numbers"
             picture = plots.calibration(points, _key(curve, "calibration"), label)
             pictures.append(markup.figure(picture, f"{_heading(curve)}, {count} patients"))
     note = "Each point is a group of patients with similar predicted risk, with its 95 % interval; on the diagonal they agree."
-    return [*_figures(pictures, note), *_table(report_tables.calibration(found))]
+    numbers = report_tables.calibration(found)
+    details = f"<details><summary>Numbers behind the plots</summary>{numbers.html()}</details>" if numbers else ""
+    return [*_figures(pictures, note), details]
 
 
 def _kaplan_meier(found: Found) -> list[str]:
@@ -210,9 +215,13 @@ def _kaplan_meier(found: Found) -> list[str]:
         groups = [group for group in drawn["groups"] if group.get("times") and group.get("patients")]
         if groups:
             endpoint = drawn["endpoint"]
-            ratio = "" if drawn.get("hazard_ratio") is None else f", HR high v low {shown.interval(drawn, 'hazard_ratio')}"
+            ratio = (
+                "" if drawn.get("hazard_ratio") is None else f", HR high v low {shown.interval(drawn, 'hazard_ratio')}"
+            )
             log_rank = "" if drawn.get("logrank_p") is None else f", log-rank {shown.p_value(drawn['logrank_p'])}"
-            counts = ", ".join(f"{g['group'].lower()} {g['patients']} patients, {g.get('events')} events" for g in groups)
+            counts = ", ".join(
+                f"{g['group'].lower()} {g['patients']} patients, {g.get('events')} events" for g in groups
+            )
             label = f"Kaplan-Meier curves of {endpoint} by risk group: {counts}{ratio}{log_rank}"
             outcome = report_text.ALIVE.get(endpoint, endpoint)
             picture = plots.kaplan_meier(groups, outcome, f"km-{endpoint}", label)
@@ -274,7 +283,10 @@ def _method(found: Found) -> list[str]:
     holds = found.get("interval_holds_oracle") or []
     if holds:
         shares = ", ".join(
-            f"{line['endpoint']} within {line['horizon_months']} months {shown.percent(line.get('share'))}" for line in holds
+            f"{line['endpoint']} within {line['horizon_months']} months {shown.percent(line.get('share'))}"
+            for line in holds
         )
-        parts.append(markup.paragraph(f"The interval of a training patient’s risk holds the true one this often: {shares}."))
+        parts.append(
+            markup.paragraph(f"The interval of a training patient’s risk holds the true one this often: {shares}.")
+        )
     return parts

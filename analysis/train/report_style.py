@@ -1,6 +1,8 @@
 """The report's style sheet: a light page for a screen of any width and for A4; no font, picture or script from outside."""
 
-FAMILY = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", "DejaVu Sans", Arial, sans-serif'
+FAMILY = (
+    'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", "DejaVu Sans", Arial, sans-serif'
+)
 
 # Contrast of every text on its ground is at least 4.5 : 1; a test computes it.
 INK = "#1d2733"
@@ -16,7 +18,7 @@ STYLE = f"""
 * {{ box-sizing: border-box; }}
 html {{ -webkit-text-size-adjust: 100%; }}
 body {{ margin: 0; background: {GROUND}; color: {INK}; font: 16px/1.55 {FAMILY}; overflow-wrap: break-word; }}
-header, main, footer {{ max-width: 1160px; margin: 0 auto; padding: 0 20px; }}
+header, main, footer {{ max-width: 1200px; margin: 0 auto; padding: 0 20px; }}
 h1 {{ font-size: 1.75rem; line-height: 1.2; margin: 1.6rem 0 .3rem; }}
 h2 {{ font-size: 1.3rem; line-height: 1.25; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid #d4dbe2; }}
 h3 {{ font-size: 1.05rem; margin: 1.5rem 0 .4rem; }}
@@ -34,6 +36,11 @@ nav ol {{ display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; padding: 0; margin:
 nav li {{ margin: 0; font-size: .94rem; }}
 .tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(235px, 1fr)); gap: 12px; max-width: none; margin: 1rem 0; }}
 .tiles div {{ background: {SHADE}; border: 1px solid #dde4ea; border-radius: 6px; padding: .7rem .9rem; }}
+.endpoints {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 0 40px; }}
+.endpoints ul {{ margin: .2rem 0 .8rem; }}
+.lead {{ font-weight: 600; margin: .7rem 0 0; }}
+small {{ display: block; font-size: .8125rem; color: {QUIET}; }}
+details summary {{ cursor: pointer; color: {LINK}; font-size: .94rem; padding: .3rem 0; }}
 .tiles dt {{ font-size: .875rem; color: {QUIET}; }}
 .tiles dd {{ margin: 0; white-space: pre-line; font-size: .9375rem; }}
 .tiles dd::first-line {{ font-weight: 700; font-size: 1.2rem; }}
@@ -43,9 +50,9 @@ dt {{ font-weight: 600; }}
 dd {{ margin: 0; overflow-wrap: anywhere; }}
 .scroll {{ overflow-x: auto; margin: 1rem 0 .5rem; }}
 .scroll:focus-visible {{ outline: 3px solid {LINK}; outline-offset: 2px; }}
-table {{ border-collapse: collapse; font-size: .875rem; line-height: 1.35; font-variant-numeric: tabular-nums; min-width: 34rem; }}
+table {{ border-collapse: collapse; font-size: .875rem; line-height: 1.35; font-variant-numeric: tabular-nums; }}
 caption {{ text-align: left; font-weight: 600; font-size: 1rem; padding-bottom: .4rem; }}
-th, td {{ padding: .38rem .65rem; text-align: left; vertical-align: top; border-bottom: 1px solid #dde4ea; }}
+th, td {{ padding: .38rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #dde4ea; }}
 td {{ white-space: nowrap; }}
 thead th {{ background: {SHADE}; vertical-align: bottom; border-bottom: 1px solid #b9c3cd; }}
 thead th[scope=colgroup] {{ border-left: 1px solid #b9c3cd; }}
@@ -62,10 +69,10 @@ td.few {{ color: {QUIET}; font-style: italic; }}
 .bar.clinical {{ background: #a34700; }}
 .bar.deep {{ background: #7b3294; }}
 .bar.other {{ background: #4d4d4d; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 18px; margin: 1rem 0; }}
+.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 255px), 1fr)); gap: 18px; margin: 1rem 0; }}
 .figures.wide {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }}
 figure {{ margin: 0; max-width: 380px; }}
-.wide figure {{ max-width: 540px; }}
+.wide figure {{ max-width: 480px; }}
 figcaption {{ font-weight: 600; font-size: .9375rem; margin-bottom: .3rem; }}
 svg {{ display: block; width: 100%; height: auto; }}
 svg * {{ stroke-linejoin: round; stroke-linecap: butt; }}
@@ -82,13 +89,15 @@ footer {{ color: {QUIET}; font-size: .875rem; padding-top: 1rem; padding-bottom:
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}
   body {{ font-size: 10pt; }}
   header, main, footer {{ max-width: none; padding: 0; }}
-  nav {{ display: none; }}
+  nav, details summary {{ display: none; }}
+  details::details-content {{ content-visibility: visible; display: block; height: auto; }}
   h2, h3, caption, figcaption {{ break-after: avoid; }}
   figure, tr, .warning, .tiles div {{ break-inside: avoid; }}
   .scroll {{ overflow: visible; }}
   table {{ font-size: 6.9pt; min-width: 0; width: 100%; }}
   th, td {{ padding: 2pt 3pt; }}
   td {{ white-space: normal; }}
+  small {{ font-size: 6.2pt; }}
   tbody th, tbody th.long {{ min-width: 0; }}
   .influence {{ min-width: 60pt; }}
   .figures {{ grid-template-columns: repeat(2, 1fr); gap: 10pt; }}

@@ -1,13 +1,14 @@
 """The report's tables: all combinations side by side, counts, subgroups, sites, features, the permutation null."""
 
+import html
 from collections.abc import Iterator, Sequence
 
 from analysis.train import report_text, shown
 from analysis.train.markup import Cell, Row, Table
 from analysis.train.shown import Found, Line, interval, number, percent
 
-_PER_HORIZON = ("AUC (95 %)", "IPA (95 %)", "O/E (95 %)")
-_OVERALL = ("Uno’s C (95 %)", "Slope (95 %)", "HR high v low (95 %)")
+_PER_HORIZON = ("AUC", "IPA", "O/E")
+_OVERALL = ("Uno’s C", "Slope", "HR high v low")
 _TAGS = {"baseline": "baseline", "oracle": "synthetic truth"}
 _MOST_FEATURES = 15
 
@@ -27,50 +28,71 @@ def combinations(found: Found, endpoint: str) -> Table:
     rows = [_model_row(model, months, strong=model is best) for model in shown.models_of(found, endpoint)]
     title = f"{endpoint}: {report_text.MEANING.get(endpoint, endpoint)}"
     notes = _notes(found, endpoint)
-    return Table(title, heads, [*rows, *_paper_rows(endpoint, months)], notes)
+    return Table(title, heads, [*rows, *_paper_rows(found, endpoint, months)], notes)
 
 
 def _notes(found: Found, endpoint: str) -> list[str]:
     kinds = {model.get("kind") for model in shown.models_of(found, endpoint)}
-    notes = []
+    notes = ["Below each figure its 95 % interval."]
     if "oracle" in kinds:
-        notes.append("oracle: the true risk that the generator of the synthetic patients used. No model can be expected to do better.")
+        notes.append(
+            "Oracle: the true risk that the generator of the patients used; no model can be expected to do better."
+        )
     if "baseline" in kinds:
-        notes.append("baseline: what a model must beat to be worth its trouble.")
-    return notes
+        notes.append("Baseline: what a model must beat to be worth its trouble.")
+    return [" ".join(notes)]
 
 
 def _model_row(model: Line, months: Sequence[int], *, strong: bool) -> Row:
     kind = model.get("kind", "model")
     tag = f' <span class="tag">{_TAGS[kind]}</span>' if kind in _TAGS else ""
     cells = [cell for m in months for cell in _horizon_cells(shown.at(model, m))]
-    cells += [Cell(interval(model, key)) for key in ("concordance_uno", "calibration_slope", "hazard_ratio")]
+    cells += [_figure(model, key) for key in ("concordance_uno", "calibration_slope", "hazard_ratio")]
     return Row(Cell(model["name"], markup=tag), cells, "strong" if strong else kind)
 
 
 def _horizon_cells(line: Line) -> list[Cell]:
     if line.get("auc") is None:
         return [Cell(shown.TOO_FEW, span=len(_PER_HORIZON), tone="few")]
-    return [Cell(interval(line, "auc")), Cell(interval(line, "ipa", signed=True)), Cell(interval(line, "observed_expected"))]
+    return [_figure(line, "auc"), _figure(line, "ipa", signed=True), _figure(line, "observed_expected")]
 
 
-def _paper_rows(endpoint: str, months: Sequence[int]) -> Iterator[Row]:
+def _figure(line: Line, key: str, *, signed: bool = False) -> Cell:
+    """The value, and below it its interval: narrow enough for nine columns."""
+    value, _, limits = interval(line, key, signed=signed).partition(" (")
+    below = f"<small>{html.escape(limits.rstrip(')'))}</small>" if limits else ""
+    return Cell(value, markup=below)
+
+
+def _paper_rows(found: Found, endpoint: str, months: Sequence[int]) -> Iterator[Row]:
+    """The paper's figures at the horizons where ours has one to stand beside."""
     tag = ' <span class="tag">context</span>'
     rows = (
         (f"{report_text.PAPER}: ensemble", report_text.PAPER_AUC, report_text.PAPER_HAZARD_RATIO.get(endpoint)),
         (f"{report_text.PAPER}: clinical + deep", report_text.PAPER_CLINICAL_DEEP, None),
     )
     for name, aucs, ratio in rows:
-        known = [aucs.get((endpoint, m)) for m in months]
+        best = shown.full(found, endpoint)
+        known = [aucs.get((endpoint, m)) if shown.at(best, m).get("auc") is not None else None for m in months]
         if any(value is not None for value in known) or ratio:
-            cells = [cell for value in known for cell in (Cell(number(value)), Cell(shown.NOT_MADE), Cell(shown.NOT_MADE))]
+            cells = [
+                cell for value in known for cell in (Cell(number(value)), Cell(shown.NOT_MADE), Cell(shown.NOT_MADE))
+            ]
             cells += [Cell(shown.NOT_MADE), Cell(shown.NOT_MADE), Cell(ratio or shown.NOT_MADE)]
             yield Row(Cell(name, markup=tag), cells, "paper")
 
 
 def counts(found: Found) -> Table:
     """How many patients are known at each horizon."""
-    heads = ("Endpoint", "Horizon", "With the event", "Known to be free of it", "Follow-up ended before", "Patients", "")
+    heads = (
+        "Endpoint",
+        "Horizon",
+        "With the event",
+        "Known to be free of it",
+        "Follow-up ended before",
+        "Patients",
+        "",
+    )
     rows = []
     for endpoint in shown.endpoints(found):
         for months in shown.horizons(found, endpoint):
@@ -96,7 +118,9 @@ def calibration(found: Found) -> Table | None:
                 Cell(f"{curve['horizon_months']} months"),
                 Cell(_count(point.get("patients"))),
                 Cell(percent(point.get("predicted"))),
-                Cell(f"{percent(point.get('observed'))} ({percent(point.get('lower'))} to {percent(point.get('upper'))})"),
+                Cell(
+                    f"{percent(point.get('observed'))} ({percent(point.get('lower'))} to {percent(point.get('upper'))})"
+                ),
             ],
         )
         for curve in drawn(found)
@@ -199,7 +223,10 @@ def learners(found: Found) -> Table | None:
     """Optional learners, judged by the same inner loop."""
     heads = ("Modality", "Endpoint", "Learner", "C")
     rows = [
-        Row(Cell(line["modality"]), [Cell(line["endpoint"]), Cell(line["learner"]), Cell(number(line.get("concordance")))])
+        Row(
+            Cell(line["modality"]),
+            [Cell(line["endpoint"]), Cell(line["learner"]), Cell(number(line.get("concordance")))],
+        )
         for line in found.get("learners") or ()
     ]
     return Table("Learners compared", [[Cell(head) for head in heads]], rows) if rows else None

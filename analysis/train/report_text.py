@@ -56,7 +56,8 @@ def summary(found: Found) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
     """For each endpoint a heading and its paragraphs, each a lead and its sentences."""
     for endpoint in shown.endpoints(found):
         blocks = [
-            (f"Within {months} months", _at_horizon(found, endpoint, months)) for months in shown.horizons(found, endpoint)
+            (f"Within {months} months", _at_horizon(found, endpoint, months))
+            for months in shown.horizons(found, endpoint)
         ]
         overall = _groups(found, endpoint) + _permuted(found, endpoint)
         blocks += [("Over the whole follow-up", overall)] if overall else []
@@ -155,7 +156,9 @@ def _groups(found: Found, endpoint: str) -> list[str]:
     model = next((m for m in found.get("kaplan_meier", ()) if m["endpoint"] == endpoint), shown.full(found, endpoint))
     if not model or model.get("hazard_ratio") is None:
         return []
-    text = f"Events came {shown.interval(model, 'hazard_ratio')} times as fast in the high-risk as in the low-risk group"
+    text = (
+        f"Events came {shown.interval(model, 'hazard_ratio')} times as fast in the high-risk as in the low-risk group"
+    )
     text += f" ({shown.p_value(model['logrank_p'])}, log-rank)." if model.get("logrank_p") is not None else "."
     lower, upper = model.get("hazard_ratio_lower"), model.get("hazard_ratio_upper")
     if lower is not None and upper is not None and lower <= 1 <= upper:
@@ -201,13 +204,17 @@ def limits(found: Found) -> list[str]:
             "turn. At another hospital ranking is usually worse and the predicted level of risk can be off by a third or "
             "more. Validate on your own patients before reading anything into a score."
         )
-    said.append(f"The cohort has {cohort.get('patients', 'an unknown number of')} patients and {events or 'no events'}.")
+    said.append(
+        f"The cohort has {cohort.get('patients', 'an unknown number of')} patients and {events or 'no events'}."
+    )
     said += _widths(found)
     said.append(
         "Features depend on scanner, reconstruction and contour. Checks for values outside the range of development catch "
         "blunders such as wrong units; they do not reliably notice that a hospital differs a little in everything."
     )
-    said.append("Intervals come from resampling patients. They do not cover a change of scanner, of treatment or of time.")
+    said.append(
+        "Intervals come from resampling patients. They do not cover a change of scanner, of treatment or of time."
+    )
     return said
 
 
@@ -258,7 +265,9 @@ def method(found: Found) -> list[str]:
     )
     if "bootstrap" in facts:
         said.append(f"Stored for the interval of a single patient’s risk: {facts['bootstrap']} bootstrap refits.")
-    said.append("Every figure of this page is in metrics.json; tripod_ai.md tells which reporting item is answered where.")
+    said.append(
+        "Every figure of this page is in metrics.json; tripod_ai.md tells which reporting item is answered where."
+    )
     return said
 
 

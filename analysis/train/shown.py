@@ -137,7 +137,7 @@ def interval(line: Found, key: str, digits: int = 2, *, signed: bool = False) ->
     text = number(value, digits, signed=signed)
     if value is None or lower is None or upper is None:
         return text
-    return f"{text} ({number(lower, digits, signed=signed)} to {number(upper, digits, signed=signed)})"
+    return f"{text} ({number(lower, digits)} to {number(upper, digits)})"
 
 
 def p_value(value: float | None) -> str:

@@ -71,12 +71,14 @@ def _built(count: int, seed: int, kind: str, synthetic: bool) -> dict[str, Any]:
             "events_per_variable": 10,
             "largest_correlation": 0.9,
         },
-        "models": [_model(name, scores[name], endpoint, *outcomes[endpoint]) for endpoint in outcomes for name in names],
+        "models": [
+            _model(name, scores[name], endpoint, *outcomes[endpoint]) for endpoint in outcomes for name in names
+        ],
         "curves": [
             _curve(name, scores[name], endpoint, months, *outcomes[endpoint])
             for endpoint in outcomes
             for months in HORIZONS
-            for name in names[6:9]
+            for name in (names[0], *names[6:9])
         ],
         "kaplan_meier": [
             _separation(scores[names[6]], endpoint, time, event) for endpoint, (time, event) in outcomes.items()
@@ -210,7 +212,9 @@ def _curve(
     observed = [1 - float(_survival(time[b], event[b], at)[0]) for b in bins]
     thresholds = np.arange(0.05, 0.96, 0.05)
     odds = thresholds / (1 - thresholds)
-    gain = [(case & (risk >= t)).mean() - (~case & (risk >= t)).mean() * o for t, o in zip(thresholds, odds, strict=True)]
+    gain = [
+        (case & (risk >= t)).mean() - (~case & (risk >= t)).mean() * o for t, o in zip(thresholds, odds, strict=True)
+    ]
     return {
         "name": name,
         "endpoint": endpoint,
