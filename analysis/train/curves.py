@@ -43,7 +43,7 @@ def roc(given: Predicted, case: Bools, weight: Array) -> list[list[float]]:
         cases, controls = fold[case[fold] & (weight[fold] > 0)], fold[~case[fold] & (weight[fold] > 0)]
         if len(cases) and len(controls):
             found.append(np.interp(grid, *_one_roc(given.eta[0], cases, controls, weight)))
-    mean = np.mean(found, axis=0) if found else grid
+    mean = np.minimum(np.mean(found, axis=0), 1.0) if found else grid
     return [[0.0, 0.0], *np.column_stack([grid, mean]).tolist()]
 
 

@@ -12,6 +12,8 @@ from sksurv.util import Surv
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 MOST_MARKS = 11  # under a plot
+TAIL = 0.025
+NOTHING = 1e-12
 
 
 def curve(time: Array, event: Bools) -> tuple[Array, Array, Array, Array]:
@@ -23,15 +25,19 @@ def curve(time: Array, event: Bools) -> tuple[Array, Array, Array, Array]:
 def risk_at(time: Array, event: Bools, months: float) -> tuple[float, float, float] | None:
     """Observed risk by `months` with its 95 % limits; None where nobody was followed that long.
 
-    Everybody having had the event is an observation too, though nobody is left.
+    Everybody having had the event is an observation too, though nobody is left. Where nobody or everybody had it,
+    Greenwood's variance is 0 and the open limit is the binomial's (Clopper and Pearson 1934).
     """
     times, survival, lower, upper = curve(time, event)
-    at = int(np.searchsorted(times, months, side="right")) - 1
-    if at < 0:
-        return 0.0, 0.0, 0.0
     if times[-1] < months and survival[-1] > 0:
         return None
-    return 1 - float(survival[at]), 1 - float(upper[at]), 1 - float(lower[at])
+    at = int(np.searchsorted(times, months, side="right")) - 1
+    value = 1.0 if at < 0 else float(survival[at])
+    if value == 1:
+        return 0.0, 0.0, 1 - TAIL ** (1 / int((time >= months).sum()))
+    if value < NOTHING:
+        return 1.0, TAIL ** (1 / len(time)), 1.0
+    return 1 - value, 1 - float(upper[at]), 1 - float(lower[at])
 
 
 def log_rank(high: Bools, time: Array, event: Bools) -> float | None:
