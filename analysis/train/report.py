@@ -200,10 +200,11 @@ def _calibration(found: Found) -> list[str]:
         points = curve.get("calibration") or []
         if points:
             count = sum(point.get("patients") or 0 for point in points)
-            label = f"Observed against predicted risk, {_heading(curve)}, {count} patients in {len(points)} groups; the table that follows holds the numbers"
+            label = f"Observed against predicted risk, {_heading(curve)}, {count} patients in {len(points)} groups; "
+            label += "the table that follows holds the numbers"
             picture = plots.calibration(points, _key(curve, "calibration"), label)
             pictures.append(markup.figure(picture, f"{_heading(curve)}, {count} patients"))
-    note = "Each point is a group of patients with similar predicted risk, with its 95 % interval; on the diagonal they agree."
+    note = "Each point: patients of similar predicted risk, with the 95 % interval; on the diagonal the two agree."
     numbers = report_tables.calibration(found)
     details = f"<details><summary>Numbers behind the plots</summary>{numbers.html()}</details>" if numbers else ""
     return [*_figures(pictures, note), details]
@@ -227,8 +228,8 @@ def _kaplan_meier(found: Found) -> list[str]:
             picture = plots.kaplan_meier(groups, outcome, f"km-{endpoint}", label)
             pictures.append(markup.figure(picture, f"{endpoint}{ratio}{log_rank}"))
     note = (
-        "Bands are 95 % intervals; below each plot, how many patients are still followed. The cut-off comes from training "
-        "data alone; “uncertain” are patients whose interval holds it."
+        "Bands are 95 % intervals; below each plot, how many patients are still followed. The cut-off comes from "
+        "training data alone; “uncertain” are patients whose interval holds it."
     )
     return _figures(pictures, note, " wide")
 
@@ -241,8 +242,8 @@ def _decision(found: Found) -> list[str]:
             label = f"Decision curve, {_heading(curve)}: net benefit of the model, of acting on everyone and on no one"
             pictures.append(markup.figure(plots.decision(gain, _key(curve, "decision"), label), _heading(curve)))
     note = (
-        "Where the model’s line lies above both others, deciding by its risk would do more good than harm for a decision "
-        "taken at that risk. It says nothing about which treatment helps."
+        "Where the model’s line lies above both others, deciding by its risk would do more good than harm for a "
+        "decision taken at that risk. It says nothing about which treatment helps."
     )
     return _figures(pictures, note)
 
@@ -252,17 +253,18 @@ def _features(found: Found) -> list[str]:
     if not tables:
         return []
     note = (
-        "Influence: how much the score varies between patients because of this feature (standard deviation of its part in "
-        "the linear predictor). Chosen in folds: how often independent parts of the data chose it; below a half, another "
-        "feature could stand in its place. An influence is not a cause."
+        "Influence: how much the score varies between patients because of this feature (standard deviation of its "
+        "part in the linear predictor). Chosen in folds: how often independent parts of the data chose it; below a "
+        "half, another feature could stand in its place. An influence is not a cause."
     )
     stability = found.get("stability")
     kept = ""
     if stability:
         kept = (
-            f"Of {stability.get('features')} image features, {stability.get('kept')} repeated well enough (ICC of at least "
-            f"{stability.get('threshold')}) when contours were moved and noise was added ({stability.get('perturbations')} "
-            f"perturbations, {stability.get('patients')} patients); only those could be chosen."
+            f"Of {stability.get('features')} image features, {stability.get('kept')} repeated well enough (ICC of at "
+            f"least {stability.get('threshold')}) when contours were moved and noise was added "
+            f"({stability.get('perturbations')} perturbations, {stability.get('patients')} patients); only those "
+            "could be chosen."
         )
     return [*(table.html() for table in tables), markup.paragraph(note, "note"), markup.paragraph(kept) if kept else ""]
 
@@ -272,8 +274,8 @@ def _null(found: Found) -> list[str]:
     if table is None:
         return []
     note = (
-        "Outcomes were shuffled among patients and everything was done again: choice of features, fitting, recalibration, "
-        "judging. What such runs reach is what chance reaches."
+        "Outcomes were shuffled among patients and everything was done again: choice of features, fitting, "
+        "recalibration, judging. What such runs reach is what chance reaches."
     )
     return [table.html(), markup.paragraph(note, "note")]
 

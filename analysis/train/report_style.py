@@ -1,4 +1,4 @@
-"""The report's style sheet: a light page for a screen of any width and for A4; no font, picture or script from outside."""
+"""The report's style sheet: a light page for a screen of any width and for A4; nothing comes from outside."""
 
 FAMILY = (
     'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", "DejaVu Sans", Arial, sans-serif'
@@ -20,7 +20,8 @@ html {{ -webkit-text-size-adjust: 100%; }}
 body {{ margin: 0; background: {GROUND}; color: {INK}; font: 16px/1.55 {FAMILY}; overflow-wrap: break-word; }}
 header, main, footer {{ max-width: 1200px; margin: 0 auto; padding: 0 20px; }}
 h1 {{ font-size: 1.75rem; line-height: 1.2; margin: 1.6rem 0 .3rem; }}
-h2 {{ font-size: 1.3rem; line-height: 1.25; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid #d4dbe2; }}
+h2 {{ font-size: 1.3rem; line-height: 1.25; margin: 2.6rem 0 .6rem; padding-top: .9rem;
+  border-top: 1px solid #d4dbe2; }}
 h3 {{ font-size: 1.05rem; margin: 1.5rem 0 .4rem; }}
 p, ul, dl {{ margin: .5rem 0 .8rem; max-width: 46rem; }}
 ul {{ padding-left: 1.2rem; }}
@@ -34,7 +35,8 @@ a {{ color: {LINK}; }}
 .warning p:first-child {{ font-weight: 700; font-size: 1.1rem; }}
 nav ol {{ display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; padding: 0; margin: .8rem 0; list-style: none; }}
 nav li {{ margin: 0; font-size: .94rem; }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(235px, 1fr)); gap: 12px; max-width: none; margin: 1rem 0; }}
+.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(235px, 1fr)); gap: 12px; max-width: none;
+  margin: 1rem 0; }}
 .tiles div {{ background: {SHADE}; border: 1px solid #dde4ea; border-radius: 6px; padding: .7rem .9rem; }}
 .endpoints {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 0 40px; }}
 .endpoints ul {{ margin: .2rem 0 .8rem; }}
@@ -62,14 +64,16 @@ tr.strong > * {{ font-weight: 700; background: #e8f0f8; }}
 tr.baseline > *, tr.oracle > * {{ background: #faf7f0; }}
 tr.paper > * {{ background: {SHADE}; color: {QUIET}; font-style: italic; }}
 td.few {{ color: {QUIET}; font-style: italic; }}
-.tag {{ display: inline-block; font-size: .75rem; font-style: normal; font-weight: 600; color: {QUIET}; border: 1px solid #8a96a3;
+.tag {{ display: inline-block; font-size: .75rem; font-style: normal; font-weight: 600; color: {QUIET};
+  border: 1px solid #8a96a3;
   border-radius: 3px; padding: 0 .3rem; margin-left: .25rem; white-space: nowrap; }}
 .influence {{ min-width: 11rem; }}
 .bar {{ display: block; height: 7px; margin-top: 3px; background: #0b559f; border-radius: 1px; min-width: 1px; }}
 .bar.clinical {{ background: #a34700; }}
 .bar.deep {{ background: #7b3294; }}
 .bar.other {{ background: #4d4d4d; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 255px), 1fr)); gap: 18px; margin: 1rem 0; }}
+.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 255px), 1fr)); gap: 18px;
+  margin: 1rem 0; }}
 .figures.wide {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }}
 figure {{ margin: 0; max-width: 380px; }}
 .wide figure {{ max-width: 480px; }}
@@ -77,13 +81,15 @@ figcaption {{ font-weight: 600; font-size: .9375rem; margin-bottom: .3rem; }}
 svg {{ display: block; width: 100%; height: auto; }}
 svg * {{ stroke-linejoin: round; stroke-linecap: butt; }}
 svg text {{ font-family: {FAMILY} !important; }}
-footer {{ color: {QUIET}; font-size: .875rem; padding-top: 1rem; padding-bottom: 3rem; margin-top: 2rem; border-top: 1px solid #d4dbe2; }}
+footer {{ color: {QUIET}; font-size: .875rem; padding-top: 1rem; padding-bottom: 3rem; margin-top: 2rem;
+  border-top: 1px solid #d4dbe2; }}
 @media (max-width: 640px) {{
   header, main, footer {{ padding-left: 14px; padding-right: 14px; }}
   h1 {{ font-size: 1.4rem; }}
   .facts div {{ grid-template-columns: 1fr; gap: 0; }}
 }}
-@page {{ size: A4; margin: 14mm 13mm 16mm; @bottom-center {{ content: "FOOT"; font: 8pt {FAMILY}; color: {WARNING_INK}; }}
+@page {{ size: A4; margin: 14mm 13mm 16mm; @bottom-center {{ content: "FOOT"; font: 8pt {FAMILY};
+  color: {WARNING_INK}; }}
   @bottom-right {{ content: counter(page) " / " counter(pages); font: 8pt {FAMILY}; color: {QUIET}; }} }}
 @media print {{
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}

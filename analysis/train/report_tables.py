@@ -48,7 +48,7 @@ def _model_row(model: Line, months: Sequence[int], *, strong: bool) -> Row:
     tag = f' <span class="tag">{_TAGS[kind]}</span>' if kind in _TAGS else ""
     cells = [cell for m in months for cell in _horizon_cells(shown.at(model, m))]
     cells += [_figure(model, key) for key in ("concordance_uno", "calibration_slope", "hazard_ratio")]
-    return Row(Cell(model["name"], markup=tag), cells, "strong" if strong else kind)
+    return Row(Cell(shown.name_of(model), markup=tag), cells, "strong" if strong else kind)
 
 
 def _horizon_cells(line: Line) -> list[Cell]:
@@ -204,7 +204,7 @@ def permutation(found: Found) -> Table | None:
     by_name = {(model["name"], model["endpoint"]): model for model in found.get("models", ())}
     rows = [
         Row(
-            Cell(line["name"]),
+            Cell(shown.name_of(line)),
             [
                 Cell(line["endpoint"]),
                 Cell(number(by_name.get((line["name"], line["endpoint"]), {}).get("concordance"))),

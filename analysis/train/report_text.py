@@ -27,29 +27,31 @@ PAPER_AUC = {("OS", 12): 0.70, ("OS", 36): 0.84, ("PFS", 12): 0.65, ("PFS", 36):
 PAPER_CLINICAL_DEEP = {("OS", 12): 0.78}
 PAPER_HAZARD_RATIO = {"OS": "2.10 (p = 0.005)", "PFS": "1.74 (p = 0.015)"}
 PAPER_NOTE = (
-    f"The rows marked “{PAPER}” are what {PAPER_REFERENCE}, reported for 94 patients with stage IV non-small cell lung "
-    "cancer on regimens with an immune checkpoint inhibitor. They are context, not a claim: another cohort, and a method "
-    "of which not everything is known. No difference between those rows and ours says that one is better."
+    f"The rows marked “{PAPER}” are what {PAPER_REFERENCE}, reported for 94 patients with stage IV non-small cell "
+    "lung cancer on regimens with an immune checkpoint inhibitor. They are context, not a claim: another cohort, and "
+    "a method of which not everything is known. No difference between those rows and ours says that one is better."
 )
 
-GLOSSARY = (
-    ("AUC", "Of two patients, one with the event by the horizon and one without, how often the one with it has the "
-     "higher predicted risk; 0.5 is a coin, 1 is perfect."),
-    ("C (concordance)", "The same idea over the whole follow-up: how often the patient with the earlier event has the "
-     "higher predicted risk. Uno’s form corrects for patients whose follow-up ended early."),
-    ("IPA", "How much smaller the squared error of the predicted risks is than when everyone is given the average; 0 "
-     "is no gain, below 0 is worse than the average."),
-    ("O/E", "Events observed for each event predicted; 1 is ideal, above 1 the model predicts too few, below 1 too many."),
-    ("Slope", "Whether differences in predicted risk have the right size; 1 is ideal, below 1 they are too extreme."),
-    ("HR (hazard ratio)", "How many times faster events come in the high-risk group than in the low-risk group; 1 is no "
-     "difference."),
-    ("95 % interval", "The values that these data cannot rule out; the wider, the less is known."),
-    ("Risk group", "High or low against a cut-off taken from training data alone; uncertain where the interval of the "
-     "patient’s score holds that cut-off."),
-    ("Net benefit", "Patients rightly acted on, less those wrongly acted on weighed by the risk at which one would act; "
-     "useful only where it lies above both “everyone” and “no one”."),
-    ("ICC", "How well a feature’s value repeats when the contour is moved slightly and noise is added; 1 is perfect."),
-)  # fmt: skip
+GLOSSARY = tuple(
+    (line.partition(": ")[0], line.partition(": ")[2])
+    for line in """\
+AUC: Of two patients, one with the event by the horizon and one without, how often the one with it has the higher \
+predicted risk; 0.5 is a coin, 1 is perfect.
+C (concordance): The same over the whole follow-up: how often the patient with the earlier event has the higher \
+predicted risk. Uno’s form corrects for patients whose follow-up ended early.
+IPA: How much smaller the squared error of the predicted risks is than when everyone is given the average; 0 is no \
+gain, below 0 is worse than the average.
+O/E: Events observed for each event predicted; 1 is ideal, above 1 the model predicts too few, below 1 too many.
+Slope: Whether differences in predicted risk have the right size; 1 is ideal, below 1 they are too extreme.
+HR (hazard ratio): How many times as fast events come in the high-risk group as in the low-risk group; 1: no difference.
+95 % interval: The values that these data cannot rule out; the wider, the less is known.
+Risk group: High or low against a cut-off taken from training data alone; uncertain where the interval of the \
+patient’s score holds that cut-off.
+Net benefit: Patients rightly acted on, less those wrongly acted on weighed by the risk at which one would act; useful \
+only where it lies above both “everyone” and “no one”.
+ICC: How well a feature’s value repeats when the contour is moved slightly and noise is added; 1 is perfect.
+""".splitlines()
+)
 
 
 def summary(found: Found) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
@@ -67,10 +69,8 @@ def summary(found: Found) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
 def _at_horizon(found: Found, endpoint: str, months: int) -> list[str]:
     line = shown.at(shown.full(found, endpoint), months)
     if line.get("auc") is None:
-        return [
-            f"{shown.TOO_FEW.capitalize()} to say anything ({line.get('events', 'unknown')} with the event, "
-            f"{line.get('event_free', 'unknown')} known to be free of it)."
-        ]
+        counts = f"{line.get('events', 'unknown')} with the event, {line.get('event_free', 'unknown')} known to be free of it"
+        return [f"{shown.TOO_FEW.capitalize()} to say anything ({counts})."]
     ranking = _ranking(endpoint, months, line)
     return [*_frequency(found, endpoint, months), ranking, *_comparisons(found, endpoint, months, line), *_level(line)]
 
@@ -81,7 +81,7 @@ def _frequency(found: Found, endpoint: str, months: int) -> list[str]:
     risks = {group["group"]: (_risk_at(group, months), group["patients"]) for group in groups if group["patients"]}
     if not risks or any(risk is None for risk, _ in risks.values()):
         return []
-    overall = np.average([r for r, _ in risks.values()], weights=[n for _, n in risks.values()])  # type: ignore[arg-type]
+    overall = np.average([r for r, _ in risks.values()], weights=[n for _, n in risks.values()])
     text = f"Of 100 patients like these, about {100 * overall:.0f} {_HAPPENED[endpoint]} within {months} months"
     if {"LOW", "HIGH"} <= set(risks):
         high, low = (100 * (risks[name][0] or 0.0) for name in ("HIGH", "LOW"))
@@ -90,8 +90,9 @@ def _frequency(found: Found, endpoint: str, months: int) -> list[str]:
 
 
 def _risk_at(group: Line, months: int) -> float | None:
+    """None where nobody was followed that long; where everybody had the event before, that is known all the same."""
     times = group["times"]
-    if not times or times[-1] < months:
+    if not times or (times[-1] < months and group["survival"][-1] != 0):
         return None
     survival = group["survival"][int(np.searchsorted(times, months, side="right")) - 1]
     return None if survival is None else 1 - float(survival)
@@ -111,27 +112,32 @@ def _ranking(endpoint: str, months: int, line: Line) -> str:
 
 def _comparisons(found: Found, endpoint: str, months: int, line: Line) -> list[str]:
     rivals = (
-        ("Tumour size alone", "the model", shown.size(found, endpoint)),
-        ("Clinical variables alone", "the model", shown.clinical(found, endpoint)),
-        ("With an encoder that was never trained", "training the encoder", shown.random_encoder(found, endpoint)),
+        ("Tumour size alone", shown.size(found, endpoint)),
+        ("Clinical variables alone", shown.clinical(found, endpoint)),
     )
     full = shown.full(found, endpoint)
-    return [
-        compared_to(rival, what, shown.at(model, months), line)
-        for rival, what, model in rivals
+    said = [
+        compared_to(rival, "the model", "the model’s", shown.at(model, months), line)
+        for rival, model in rivals
         if model is not None and model is not full and shown.at(model, months).get("auc") is not None
     ]
+    deep = shown.at(shown.single(found, endpoint, "deep"), months)
+    random = shown.at(shown.random_encoder(found, endpoint), months)
+    if deep.get("auc") is not None and random.get("auc") is not None:
+        rival = f"Deep features alone: {100 * deep['auc']:.0f} times in 100; from an encoder that was never trained"
+        said.append(compared_to(rival, "training the encoder", "the trained one’s", random, deep))
+    return said
 
 
-def compared_to(rival: str, what: str, other: Line, line: Line) -> str:
+def compared_to(rival: str, what: str, whose: str, other: Line, line: Line) -> str:
     """How a simpler ranking does beside the model; it wins a tie, and an interval that holds it is no proof."""
     times = f"{rival}: {100 * other['auc']:.0f} times in 100"
     if other["auc"] >= line["auc"]:
-        return f"{times}, as good as the model or better: {what} adds nothing here."
+        return f"{times}, as good or better: {what} adds nothing here."
     lower = line.get("auc_lower")
     if lower is None or other["auc"] >= lower:
         return f"{times}; the difference lies within the uncertainty, so these data do not show that {what} adds to it."
-    return f"{times}, which lies below the model’s interval."
+    return f"{times}, which lies below {whose} interval."
 
 
 def _level(line: Line) -> list[str]:
@@ -172,11 +178,12 @@ def _permuted(found: Found, endpoint: str) -> list[str]:
     for line in null.get("models", ()):
         if full and line["endpoint"] == endpoint and line["name"] == full["name"] and line.get("p") is not None:
             times = null.get("permutations")
-            verdict = "rarely" if line["p"] < 0.05 else "often"
-            return [
+            text = (
                 f"With the outcomes shuffled and everything done again ({times} times), a concordance like the model’s "
-                f"came up {verdict} ({shown.p_value(line['p'])})."
-            ]
+            )
+            if line["p"] < 0.05:
+                return [f"{text}came up seldom ({shown.p_value(line['p'])})."]
+            return [f"{text}came up so often ({shown.p_value(line['p'])}) that chance explains it as well."]
     return []
 
 
@@ -187,8 +194,8 @@ def limits(found: Found) -> list[str]:
     said = []
     if found.get("synthetic"):
         said.append(
-            "Every patient is synthetic: drawn images, invented outcomes with a planted effect. The figures show that the "
-            "method finds what was planted. They say nothing about real patients."
+            "Every patient is synthetic: drawn images, invented outcomes with a planted effect. The figures show "
+            "that the method finds what was planted. They say nothing about real patients."
         )
     said.append(
         "The score is prognostic, not predictive: it tells who is likely to do well or badly, not who benefits from an "
@@ -196,21 +203,23 @@ def limits(found: Found) -> list[str]:
     )
     if found.get("kind") == "external":
         said.append(
-            "One external cohort is one hospital’s way of scanning, contouring and treating. Other hospitals can differ."
+            "One external cohort is one hospital’s way of scanning, contouring and treating. Other hospitals can "
+            "differ."
         )
     else:
         said.append(
-            "This is internal validation only: the model was judged on patients of the cohort it was trained on, left out in "
-            "turn. At another hospital ranking is usually worse and the predicted level of risk can be off by a third or "
-            "more. Validate on your own patients before reading anything into a score."
+            "This is internal validation only: the model was judged on patients of the cohort it was trained on, "
+            "left out in turn. At another hospital ranking is usually worse and the predicted level of risk can be "
+            "off by a third or more. Validate on your own patients before reading anything into a score."
         )
     said.append(
         f"The cohort has {cohort.get('patients', 'an unknown number of')} patients and {events or 'no events'}."
     )
     said += _widths(found)
     said.append(
-        "Features depend on scanner, reconstruction and contour. Checks for values outside the range of development catch "
-        "blunders such as wrong units; they do not reliably notice that a hospital differs a little in everything."
+        "Features depend on scanner, reconstruction and contour. Checks for values outside the range of development "
+        "catch blunders such as wrong units; they do not reliably notice that a hospital differs a little in "
+        "everything."
     )
     said.append(
         "Intervals come from resampling patients. They do not cover a change of scanner, of treatment or of time."
@@ -227,9 +236,9 @@ def _widths(found: Found) -> Iterator[str]:
                 yield f"{endpoint} by {months} months: {shown.TOO_FEW} for any figure."
             elif lower is not None and upper is not None and upper - lower > _WIDE:
                 yield (
-                    f"{endpoint} by {months} months: the interval of the AUC is {upper - lower:.2f} wide, so differences "
-                    f"smaller than that cannot be seen; it rests on {line['events']} patients with the event and "
-                    f"{line.get('event_free', 'an unknown number')} known to be free of it."
+                    f"{endpoint} by {months} months: the interval of the AUC is {upper - lower:.2f} wide, so "
+                    f"differences smaller than that cannot be seen; it rests on {line['events']} patients with the "
+                    f"event and {line.get('event_free', 'an unknown number')} known to be free of it."
                 )
 
 
@@ -239,19 +248,21 @@ def method(found: Found) -> list[str]:
     said = []
     if found.get("kind") == "external":
         said.append(
-            "The installed bundle was applied as it is, nothing refitted: each patient by the combination of modalities that "
-            "the patient has, risk groups by the cut-off that the bundle brought with it."
+            "The installed bundle was applied as it is, nothing refitted: each patient by the combination of "
+            "modalities that the patient has, risk groups by the cut-off that the bundle brought with it."
         )
     elif "outer_folds" in facts:
         said.append(
-            f"Nested cross-validation: {facts['outer_folds']} outer folds, {facts.get('repeats', 1)} repeats, all of a "
-            "patient’s data in one fold. Imputation, scaling, choice of features, penalties, recalibration and cut-offs are "
-            "learned inside the training part of each fold."
+            f"Nested cross-validation: {facts['outer_folds']} outer folds, {facts.get('repeats', 1)} repeats, all of "
+            "a patient’s data in one fold. Imputation, scaling, choice of features, penalties, recalibration and "
+            "cut-offs are learned inside the training part of each fold."
         )
+        kinds = sorted({kind for learners in facts.get("learners", {}).values() for kind in learners} or {"cox"})
+        models = "a penalised Cox model" if kinds == ["cox"] else f"learners ({listed(kinds)})"
         said.append(
-            "For each modality a penalised Cox model; the standardised scores of the modalities at hand are averaged with "
-            "equal weights; one slope and one Breslow baseline turn the average into a risk, for each combination of "
-            "modalities."
+            f"For each modality {models}; the standardised scores of the modalities at hand are averaged "
+            "with equal weights; one slope and one Breslow baseline turn the average into a risk, for each "
+            "combination of modalities."
         )
     if "events_per_variable" in facts:
         said.append(
@@ -259,9 +270,9 @@ def method(found: Found) -> list[str]:
             f"{facts.get('largest_correlation', 'the limit')} with one already chosen; lesion volume always stays in."
         )
     said.append(
-        "AUC is cumulative/dynamic with inverse-probability-of-censoring weights: a patient whose follow-up ended before the "
-        "horizon counts neither as having the event nor as free of it. Values are means over folds, since scores of "
-        "different folds’ models are not on one scale."
+        "AUC is cumulative/dynamic with inverse-probability-of-censoring weights: a patient whose follow-up ended "
+        "before the horizon counts neither as having the event nor as free of it. Values are means over folds, since "
+        "scores of different folds’ models are not on one scale."
     )
     if "bootstrap" in facts:
         said.append(f"Stored for the interval of a single patient’s risk: {facts['bootstrap']} bootstrap refits.")

@@ -1,4 +1,4 @@
-"""What may be shown of `metrics.json`, and how a figure is written: the one place for the report, the card and the table.
+"""What may be shown of `metrics.json`, and how a figure is written; for the report, the card and the checklist.
 
 `showable` takes out every figure that must not be printed (a horizon with too few patients, NaN, infinity), so that no
 later step has to think of it; what is left is a number or None.
@@ -16,11 +16,17 @@ NOT_MADE = "–"
 RESEARCH_USE = "Research use only - not for diagnostic use"
 COUNTS = ("horizon_months", "patients", "events", "event_free", "censored_before", "enough")
 _SIZE_WORDS = ("size", "volume", "diameter", "burden")
+_AS_USED = "as used"  # external validation: each patient by the combination that the patient has
+_SPOKEN = {
+    "size": "tumour size alone",
+    "random encoder": "random encoder alone",
+    _AS_USED: "as used: by what each patient has",
+}
 
 
 def showable(metrics: Found) -> dict[str, Any]:
     """A copy without figures that mean nothing: where `enough` is false only the counts stay, and no curve."""
-    found = _finite(dict(metrics))
+    found: dict[str, Any] = _finite(dict(metrics))
     for model in found.get("models", ()):
         model["horizons"] = [_counts_alone(line) for line in model.get("horizons", ())]
     found["curves"] = [curve for curve in found.get("curves", ()) if _may_be_drawn(curve, found)]
@@ -71,15 +77,26 @@ def models_of(found: Found, endpoint: str) -> list[Line]:
 
 
 def full(found: Found, endpoint: str) -> Line | None:
-    """The combination of the most modalities."""
+    """What the report is about: the model as it is used on other patients, else the combination of most modalities."""
     mine = [model for model in models_of(found, endpoint) if model.get("kind", "model") == "model"]
-    return max(mine, key=lambda model: len(model.get("modalities") or ()), default=None)
+    used = [model for model in mine if model["name"] == _AS_USED]
+    return max(used or mine, key=lambda model: len(model.get("modalities") or ()), default=None)
+
+
+def single(found: Found, endpoint: str, modality: str) -> Line | None:
+    """One modality alone."""
+    mine = models_of(found, endpoint)
+    return next((model for model in mine if list(model.get("modalities") or ()) == [modality]), None)
 
 
 def clinical(found: Found, endpoint: str) -> Line | None:
     """Clinical variables alone."""
-    mine = models_of(found, endpoint)
-    return next((model for model in mine if list(model.get("modalities") or ()) == ["clinical"]), None)
+    return single(found, endpoint, "clinical")
+
+
+def name_of(model: Found) -> str:
+    """A model's name as a reader says it."""
+    return _SPOKEN.get(model["name"], model["name"])
 
 
 def size(found: Found, endpoint: str) -> Line | None:
@@ -163,7 +180,7 @@ def percent(share: float | None) -> str:
 
 
 def warnings_of(found: Found) -> list[str]:
-    """What stands above everything else: never fewer than that the results are for research, preliminary, unverified."""
+    """What stands above everything else; never less than: research use only, preliminary, unverified."""
     lines = ["SYNTHETIC - NOT FOR CLINICAL USE"] if found.get("synthetic") else []
     lines += [text for text in (found.get("warning"), RESEARCH_USE) if text and text not in lines]
     return [*lines, "Preliminary, unverified"]

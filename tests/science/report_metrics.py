@@ -47,8 +47,8 @@ def _built(count: int, seed: int, kind: str, synthetic: bool) -> dict[str, Any]:
     times = {"OS": death, "PFS": np.minimum(death, progressed)}
     outcomes = {name: (np.minimum(time, censored), time <= censored) for name, time in times.items()}
     scores = {" + ".join(names): _sum(parts, names) for names in combinations_of(tuple(STRENGTH))}
-    scores["size alone"] = 0.35 * parts["radiomic"] + 0.35 * rng.normal(size=count)
-    scores["clinical + radiomic + random encoder"] = _sum(parts, ("clinical", "radiomic"))
+    scores["size"] = 0.35 * parts["radiomic"] + 0.35 * rng.normal(size=count)
+    scores["random encoder"] = 0.2 * parts["deep"] + 0.35 * rng.normal(size=count)
     scores["oracle"] = eta
     names = list(scores)
     found: dict[str, Any] = {
@@ -65,6 +65,8 @@ def _built(count: int, seed: int, kind: str, synthetic: bool) -> dict[str, Any]:
             "config_digest": "0123456789abcdef" * 4,
         },
         "procedure": {
+            "learners": {"clinical": ["cox"], "radiomic": ["cox", "survival-forest"], "deep": ["cox"]},
+            "least_icc": 0.75,
             "outer_folds": 5,
             "repeats": 5,
             "bootstrap": 200,
@@ -78,7 +80,7 @@ def _built(count: int, seed: int, kind: str, synthetic: bool) -> dict[str, Any]:
             _curve(name, scores[name], endpoint, months, *outcomes[endpoint])
             for endpoint in outcomes
             for months in HORIZONS
-            for name in (names[0], *names[6:9])
+            for name in (names[0], names[6], "size")
         ],
         "kaplan_meier": [
             _separation(scores[names[6]], endpoint, time, event) for endpoint, (time, event) in outcomes.items()
@@ -114,6 +116,11 @@ def _built(count: int, seed: int, kind: str, synthetic: bool) -> dict[str, Any]:
         "interval_holds_oracle": [{"endpoint": "OS", "horizon_months": 12, "share": 0.81}],
     }
     if kind == "external":
+        for model in found["models"]:
+            if model["name"] == names[6]:
+                model |= {"name": "as used", "modalities": []}
+        for line in (*found["curves"], *found["kaplan_meier"]):
+            line["name"] = "as used" if line["name"] == names[6] else line["name"]
         for key in ("null", "learners", "stability", "interval_holds_oracle"):
             del found[key]
         found["sub_models_used"] = [
@@ -219,7 +226,7 @@ def _curve(
         "name": name,
         "endpoint": endpoint,
         "horizon_months": months,
-        "roc": np.round(np.column_stack([false, true]), 4)[::4].tolist() + [[1.0, 1.0]],
+        "roc": [*np.round(np.column_stack([false, true]), 4)[::4].tolist(), [1.0, 1.0]],
         "calibration": [
             {
                 "predicted": round(float(risk[b].mean()), 4),
