@@ -96,7 +96,8 @@ def clinical(found: Found, endpoint: str) -> Line | None:
 
 def name_of(model: Found) -> str:
     """A model's name as a reader says it."""
-    return _SPOKEN.get(model["name"], model["name"])
+    name: str = model["name"]
+    return _SPOKEN.get(name, name)
 
 
 def size(found: Found, endpoint: str) -> Line | None:
@@ -181,6 +182,6 @@ def percent(share: float | None) -> str:
 
 def warnings_of(found: Found) -> list[str]:
     """What stands above everything else; never less than: research use only, preliminary, unverified."""
-    lines = ["SYNTHETIC - NOT FOR CLINICAL USE"] if found.get("synthetic") else []
-    lines += [text for text in (found.get("warning"), RESEARCH_USE) if text and text not in lines]
-    return [*lines, "Preliminary, unverified"]
+    synthetic = "SYNTHETIC - NOT FOR CLINICAL USE" if found.get("synthetic") else None
+    lines = (synthetic, found.get("warning"), RESEARCH_USE, "Preliminary, unverified")
+    return [text for text in dict.fromkeys(lines) if text]
