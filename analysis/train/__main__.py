@@ -1,4 +1,4 @@
-"""`python -m analysis.train synth | train | pretrain`: behind `prognode cohort synth`, `train` and `pretrain`."""
+"""`python -m analysis.train synth | train | pretrain | evaluate`: behind the commands of `prognode` of that name."""
 
 import argparse
 import os
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workers", type=int, default=2)
     train.set_defaults(command=_train)
     _add_pretrain(commands)
+    _add_evaluate(commands)
     return parser
 
 
@@ -65,6 +66,22 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     pretrain.add_argument("--workers", type=int, default=2, help="processes that cut patches")
     pretrain.add_argument("--threads", type=int, default=2, help="of the training; another number, other last bits")
     pretrain.set_defaults(command=_pretrain)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        prog="prognode evaluate",
+        help="validate a bundle on a cohort of elsewhere",
+        epilog="Example: prognode evaluate bundle/ cohort.toml --out evaluation/",
+    )
+    evaluate.add_argument("bundle", type=Path, help="folder of the bundle")
+    evaluate.add_argument("cohort", type=Path, help="COHORT.toml")
+    evaluate.add_argument("--out", type=Path, required=True, help="new folder of figures and report")
+    evaluate.add_argument("--cache", type=Path, help="folder of extracted features (default: beside the cohort file)")
+    evaluate.add_argument("--replace", action="store_true", help="replace the evaluation that stands at --out")
+    evaluate.add_argument("--workers", type=int, default=2)
+    evaluate.set_defaults(command=_evaluate)
 
 
 def _synth(options: argparse.Namespace) -> int:
@@ -132,6 +149,34 @@ def _pretrain(options: argparse.Namespace) -> int:
     except FileNotFoundError as error:
         return _refuse(error, os.EX_NOINPUT)
     sys.stdout.write("".join(f"{name}: {value}\n" for name, value in facts.items()))
+    return os.EX_OK
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    # Here and not above, as for `_train`.
+    from analysis.train.cohort import CohortError  # noqa: PLC0415
+    from analysis.train.evaluate import evaluate  # noqa: PLC0415
+    from models.bundle import BundleError  # noqa: PLC0415
+
+    try:
+        summary = evaluate(
+            options.bundle,
+            options.cohort,
+            options.out,
+            cache=options.cache,
+            replace=options.replace,
+            workers=options.workers,
+            progress=progress,
+        )
+    except CohortError as error:
+        return _refuse(error, os.EX_DATAERR)
+    except BundleError as error:
+        return _refuse(error, os.EX_CONFIG)
+    except FileNotFoundError as error:
+        return _refuse(error, os.EX_NOINPUT)
+    except OSError as error:
+        return _refuse(error, os.EX_CANTCREAT)
+    sys.stdout.write(summary + "\n")
     return os.EX_OK
 
 
