@@ -64,7 +64,7 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     pretrain.add_argument("--checkpoint", type=Path, help="folder: an interrupted run goes on from there")
     pretrain.add_argument("--cache", type=Path, help="folder of cut patches (default: patch-cache beside --out)")
     pretrain.add_argument("--workers", type=int, default=2, help="processes that cut patches")
-    pretrain.add_argument("--threads", type=int, default=2, help="of the training; another number, other last bits")
+    pretrain.add_argument("--threads", type=int, default=1, help="of the training; another number, other last bits")
     pretrain.set_defaults(command=_pretrain)
 
 
