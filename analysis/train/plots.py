@@ -86,7 +86,7 @@ def calibration(points: Sequence[Line], name: str, label: str) -> str:
             linewidth=1.3,
         )
         x, y = [p["predicted"] for p in whole], [p["observed"] for p in whole]
-        axes.plot(x, y, color=color, linewidth=0.9, marker="o", markersize=5)
+        axes.plot(x, y, color=color, linestyle="none", marker="o", markersize=4.5)
         axes.text(0.97, 0.05, "predicts too high", ha="right", fontsize=8, color="#4d4d4d")
         axes.text(0.03, 0.93, "predicts too low", ha="left", fontsize=8, color="#4d4d4d")
         _unit_axes(axes, "Predicted risk", "Observed risk")

@@ -220,16 +220,24 @@ def permutation(found: Found) -> Table | None:
 
 
 def learners(found: Found) -> Table | None:
-    """Optional learners, judged by the same inner loop."""
-    heads = ("Modality", "Endpoint", "Learner", "C")
+    """Learners of a modality beside each other, judged by the same inner loop; only where one has several."""
+    lines = found.get("learners") or ()
+    if len({line["learner"] for line in lines}) < 2:
+        return None
+    heads = ("Modality", "Endpoint", "Learner", "C in the inner folds", "Kept in outer folds")
     rows = [
         Row(
             Cell(line["modality"]),
-            [Cell(line["endpoint"]), Cell(line["learner"]), Cell(number(line.get("concordance")))],
+            [
+                Cell(line["endpoint"]),
+                Cell(line["learner"]),
+                Cell(number(line.get("concordance"))),
+                Cell(percent(line.get("kept"))),
+            ],
         )
-        for line in found.get("learners") or ()
+        for line in lines
     ]
-    return Table("Learners compared", [[Cell(head) for head in heads]], rows) if rows else None
+    return Table("Learners compared", [[Cell(head) for head in heads]], rows)
 
 
 def external(found: Found) -> list[Table]:

@@ -70,7 +70,9 @@ def _at_horizon(found: Found, endpoint: str, months: int) -> list[str]:
     line = shown.at(shown.full(found, endpoint), months)
     if line.get("auc") is None:
         events, free = line.get("events", "unknown"), line.get("event_free", "unknown")
-        return [f"{shown.TOO_FEW.capitalize()} to say anything ({events} with the event, {free} known to be free of it)."]
+        return [
+            f"{shown.TOO_FEW.capitalize()} to say anything ({events} with the event, {free} known to be free of it)."
+        ]
     ranking = _ranking(endpoint, months, line)
     return [*_frequency(found, endpoint, months), ranking, *_comparisons(found, endpoint, months, line), *_level(line)]
 
