@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.train.anatomy import Body, Grid, lungs
+from analysis.train.anatomy import Body, Grid, depth_in_lung
+from analysis.train.grid import rise
 
 Volume = NDArray[np.float32]
 _CELL = 2.0  # mm: textures are drawn on this grid, whatever the matrix of the CT
 _HALF = 52.0  # mm: half of the block that holds any lesion with its spicules
 
 COVERED_MM = 140.0  # of the chest, at least, on any CT: the whole lesion lies inside
-PLACING = Grid((28, 72, 72), (5.0, 5.0, 5.0))
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ def place(build: Body, radius_mm: float, rng: np.random.Generator) -> tuple[floa
 
     Found on a grid of its own, so that a patient's lesion lies in the same place on every matrix.
     """
-    depth = ndimage.distance_transform_edt(np.pad(lungs(build, PLACING), 1), sampling=PLACING.spacing_mm)
+    lung, grid = depth_in_lung(build)
+    depth = ndimage.distance_transform_edt(np.pad(lung < -1.0, 1), sampling=grid.spacing_mm)
     depth = depth[1:-1, 1:-1, 1:-1]
-    axes = [PLACING.axis(index) for index in range(3)]
+    axes = [grid.axis(index) for index in range(3)]
     depth[np.abs(axes[0]) > min(COVERED_MM / 2 - 8 - 1.2 * radius_mm, 46.0)] = 0
     candidates = np.argwhere(depth >= min(0.85 * radius_mm + 3, 0.93 * float(depth.max())))
     z, y, x = candidates[rng.integers(len(candidates))]
@@ -48,7 +49,7 @@ def insert(
     hu: Volume, grid: Grid, lesion: Lesion, centre: tuple[float, float, float], rng: np.random.Generator
 ) -> NDArray[np.bool_]:
     """Paint the lesion into `hu` (in place) and return its mask, of the grid's shape."""
-    rough, texture = _noise(3.0, rng), _noise(1.6, rng)
+    rough, fine, texture = _noise(3.0, rng), _noise(1.1, rng), _noise(1.6, rng)
     stretch = np.exp(rng.normal(0, 0.12, 3))
     spicules = _spicules(lesion, rng)
     axes = [grid.axis(index) - point for index, point in enumerate(centre)]
@@ -57,19 +58,31 @@ def insert(
     at = np.stack([(points + _HALF) / _CELL for points in (z, y, x)])
     stretch /= np.prod(stretch) ** (1 / 3)
     distance = np.sqrt((z / stretch[0]) ** 2 + (y / stretch[1]) ** 2 + (x / stretch[2]) ** 2)
-    distance = distance + 2.4 * np.exp(0.45 * lesion.roughness) * _sample(rough, at)
+    uneven = 2.2 * _sample(rough, at) + 0.55 * _sample(fine, at)
+    distance = distance + np.exp(0.45 * lesion.roughness) * uneven
     voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
     wanted = max(8, round(lesion.volume_ml / voxel_ml))
     edge = float(np.partition(distance, wanted, axis=None)[wanted])
     inside = _solid(distance < edge)
     view = hu[box]
-    tissue = 45.0 + 22.0 * np.exp(0.5 * lesion.heterogeneity) * _sample(texture, at)
-    _paint_spicules(view, (z, y, x), spicules, edge, grid)
+    tissue = _tissue(lesion, _sample(texture, at), (edge - distance) / lesion.radius_mm)
+    _paint_spicules(view, (z, y, x), spicules, distance - edge, grid)
     cover = np.clip(0.5 + (edge - distance) / max(grid.spacing_mm[1], 1.2), 0, 1) * _near(inside)
     view += (cover * (tissue - view)).astype(np.float32)
     mask = np.zeros(hu.shape, np.bool_)
     mask[box] = inside
     return mask
+
+
+def _tissue(lesion: Lesion, texture: Volume, depth: Volume) -> Volume:
+    """HU of enhancing tumour; one that is large and heterogeneous is hypodense, as if necrotic, at its core.
+
+    `depth` is the distance from the margin as a share of the radius.
+    """
+    spread = float(np.exp(0.5 * lesion.heterogeneity))
+    core = 14.0 * spread * min(1.0, lesion.radius_mm / 20) * rise(depth + 0.12 * texture, 0.30, 0.75)
+    value = 52.0 + 19.0 * spread * texture - core
+    return np.asarray(45 + 90 * np.tanh((value - 45) / 90), np.float32)
 
 
 def _noise(sigma_cells: float, rng: np.random.Generator) -> Volume:
@@ -95,23 +108,33 @@ def _near(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _spicules(lesion: Lesion, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Directions (unit; z, y, x) and lengths mm of strands into the lung, shape (strands, 4)."""
-    count = int(np.clip(round(12 * np.exp(0.5 * lesion.roughness)), 3, 40))
+    """Strands into the lung, shape (strands, 7): direction (unit; z, y, x), how it bends (mm), and length (mm)."""
+    count = int(np.clip(round(16 * np.exp(0.6 * lesion.roughness)), 2, 48))
     directions = rng.normal(size=(count, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    lengths = rng.uniform(4, 13, count) * np.exp(0.25 * lesion.roughness)
-    return np.column_stack([directions, lengths])
+    lengths = rng.uniform(5, 15, count) * np.exp(0.3 * lesion.roughness)
+    return np.column_stack([directions, rng.normal(0, 2.0, (count, 3)), np.minimum(lengths, 24)])
 
 
 def _paint_spicules(
-    view: Volume, axes: tuple[Volume, Volume, Volume], spicules: NDArray[np.float64], radius: float, grid: Grid
+    view: Volume,
+    axes: tuple[Volume, Volume, Volume],
+    spicules: NDArray[np.float64],
+    beyond: NDArray[np.floating],
+    grid: Grid,
 ) -> None:
-    z, y, x = axes
+    """Strands that taper from the margin outwards; `beyond` is the distance from the margin, negative inside."""
+    near = (beyond > -4) & (beyond < 24)
+    z, y, x = (axis[near] for axis in axes)
+    out = beyond[near]
     width = max(grid.spacing_mm[1], 1.0)
-    for dz, dy, dx, length in spicules:
-        along = z * dz + y * dy + x * dx
-        across = np.sqrt(np.maximum(z * z + y * y + x * x - along * along, 0))
-        run = np.clip((along - radius + 4) / (length + 4), 0, 1)
-        thin = np.where((run > 0) & (run < 1), 1.3 * (1 - run), 0)
-        cover = np.clip(0.5 + (thin - across) / width, 0, 1) * np.minimum(1, thin / 0.8)
-        view += (cover * np.maximum(20 - view, 0)).astype(np.float32)
+    most = np.zeros(out.shape)
+    for dz, dy, dx, bz, by, bx, length in spicules:
+        run = np.clip((out + 2) / (length + 2), 0, 1)
+        bend = run * run
+        u, v, w = z - bz * bend, y - by * bend, x - bx * bend
+        along = u * dz + v * dy + w * dx
+        across = np.sqrt(np.maximum(u * u + v * v + w * w - along * along, 0))
+        thin = np.where((run < 1) & (along > 0), 0.35 + 1.15 * (1 - run) + 2.2 * np.clip(1 - 6 * run, 0, 1), 0)
+        most = np.maximum(most, np.clip(0.5 + (thin - across) / width, 0, 1) * np.minimum(1, thin / 0.8))
+    view[near] += (most * np.maximum(25 - view[near], 0)).astype(np.float32)

@@ -162,7 +162,7 @@ def make_patient(config: SynthConfig, number: int, folder: Path) -> None:
         float(patients.roughness[index]),
     )
     grid = config.grid(scanner.thickness)
-    hu, mask = _draw(config, grid, lesion, rng)
+    hu, mask = _draw(config, grid, lesion, study.female, rng)
     hu = _scan(hu, grid, scanner, rng)
     headers = write_ct(folder / "ct", hu, grid, study)
     write = write_seg if config.roi == "seg" else write_rtstruct
@@ -197,13 +197,13 @@ def _check(config: SynthConfig, workers: int) -> None:
 
 
 def _draw(
-    config: SynthConfig, grid: Grid, lesion: Lesion, rng: np.random.Generator
+    config: SynthConfig, grid: Grid, lesion: Lesion, female: bool, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """HU before the scanner's blur and noise, and the lesion's mask; both of the grid's shape."""
     if config.background is not None:
         hu, centre = real_chest(config.background, grid, lesion.radius_mm, rng)
         return hu, insert(hu, grid, lesion, centre, rng)
-    build = body(rng)
+    build = body(rng, female)
     centre = place(build, lesion.radius_mm, rng)
     hu = chest(build, grid, rng)
     return hu, insert(hu, grid, lesion, centre, rng)

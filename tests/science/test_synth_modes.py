@@ -83,10 +83,10 @@ def test_the_leak_copies_the_outcome_with_a_little_noise_and_is_listed_as_a_pred
 
 
 def test_duplicates_have_other_identifiers_and_the_same_values_and_pixels(tmp_path: Path) -> None:
-    folder = made(replace(IMAGES, mode="duplicates"), tmp_path / "twice")
+    folder = made(replace(IMAGES, count=2, mode="duplicates"), tmp_path / "twice")
     rows = {row.pop("patient_id"): row for row in table(folder)}
     twice = truth(folder)["duplicates"]
-    assert len(rows) == 5
+    assert len(rows) == 4
     assert len(twice) == 2
     for name, original in twice.items():
         assert name != original
@@ -106,7 +106,7 @@ def test_about_one_patient_in_twenty_is_duplicated(tmp_path: Path) -> None:
 
 
 def test_sites_differ_in_scanner_and_outcome_so_that_an_image_tells_the_site(tmp_path: Path) -> None:
-    folder = made(replace(IMAGES, count=6, mode="site-shift"), tmp_path / "sites")
+    folder = made(replace(IMAGES, mode="site-shift"), tmp_path / "sites")
     assert tomllib.loads((folder / "cohort.toml").read_text())["cohort"]["site"] == "site"
     rows = table(folder)
     assert {row["site"] for row in rows} == {"A", "B"}
@@ -160,7 +160,7 @@ def test_a_lesion_is_set_into_the_lung_of_a_real_chest(tmp_path: Path) -> None:
         volume = read_ct(sorted((path / "ct").iterdir()))
         roi = mask_from_rtstruct(path / "rtstruct.dcm", (1,), Combine.SINGLE, volume)
         assert roi.facts(volume).volume_ml == pytest.approx(truths[path.name]["volume_ml"], rel=0.15)
-        assert 0 < volume.array[roi.array].mean() < 90
+        assert 10 < np.median(volume.array[roi.array]) < 80
         assert 0.08 < np.mean((volume.array > -950) & (volume.array < -700)) < 0.4  # lungs round it
         assert "SYNTHETIC" in pydicom.dcmread(path / "ct" / "CT0001.dcm").SeriesDescription
     assert dciodvfy(path / "ct" / "CT0001.dcm") == []
