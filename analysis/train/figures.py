@@ -63,7 +63,7 @@ def figures(material: Material) -> dict[str, Any]:
 
 def kind_of(subset: Subset) -> str:
     """A combination of modalities is a model, anything else a baseline to compare with."""
-    return "model" if subset[0] in MODALITIES or subset == AS_USED else "baseline"
+    return "model" if set(subset) <= set(MODALITIES) or subset == AS_USED else "baseline"
 
 
 def name_of(subset: Subset) -> str:
@@ -98,10 +98,9 @@ def score_line(
     outcome = material.outcomes[endpoint]
     views = [scored(material.repeats, scores[months], outcome) for months in outcome.horizons]
     line = judge.model_figures(views[-1])
-    silent = {"calibration_slope": None, "calibration_slope_lower": None, "calibration_slope_upper": None}
     horizons = [judge.horizon_figures(view, column) for column, view in enumerate(views)]
     head = {"name": name, "kind": kind, "modalities": [], "endpoint": endpoint}
-    found: dict[str, Any] = judge.rounded(head | line | silent | {"horizons": horizons})
+    found: dict[str, Any] = judge.rounded(head | line | {"horizons": horizons})
     return found
 
 

@@ -178,7 +178,10 @@ def _calibration_slope(given: Predicted) -> dict[str, Figure]:
     """Cox slope of the outcome on out-of-fold linear predictors; 1 is ideal, below 1 is overfitted.
 
     None where predictions hardly differ: the slope's standard error, about 1 / (SD sqrt(events)), is then too large.
+    None too of a score that is no linear predictor.
     """
+    if not np.isfinite(given.probability).any():
+        return _no_interval("calibration_slope")
     root = float(np.sqrt(given.event.sum()))
     spread = [eta for eta in given.eta if float(eta.std()) * root >= LEAST_SPREAD]
     known = [metrics.slope(eta, given.time, given.event) for eta in spread]
@@ -210,5 +213,5 @@ def rounded(found: Any) -> Any:
     if isinstance(found, list | tuple):
         return [rounded(value) for value in found]
     if isinstance(found, float | np.floating):
-        return round(float(found), 4) if np.isfinite(found) else None
+        return round(float(found), 4) + 0.0 if np.isfinite(found) else None  # + 0.0: no negative zero
     return found

@@ -3,7 +3,7 @@
 AUC is over all pairs within folds, since a fold may hold only a handful of a part's patients.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from analysis.train import judge, metrics
 from analysis.train.cohort import Cohort
 from analysis.train.predicted import Predicted
 
+Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 FEW_VALUES = 5  # a number with no more values than this is split by value (ECOG), any other at its median
 
@@ -89,8 +90,10 @@ def site_lines(given: Predicted, endpoint: str, labels: Sequence[str]) -> list[d
     return lines(given, endpoint, by_label(labels), "site")
 
 
-def counted(reasons: Sequence[str]) -> Mapping[str, int]:
-    """How often each reason occurs, the commonest first."""
-    names, counts = np.unique(np.array(reasons, dtype=str), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return {str(names[index]): int(counts[index]) for index in order}
+def numbers(cohort: Cohort, name: str) -> Array:
+    """A numeric value of every patient, shape (patients,); NaN where unknown or where the cohort does not have it."""
+    for names, matrix in ((cohort.radiomic_names, cohort.radiomic), (cohort.deep_names, cohort.deep)):
+        if name in names:
+            return np.asarray(matrix[:, list(names).index(name)])
+    found = [row.get(name) for row in cohort.clinical]
+    return np.array([float(value) if isinstance(value, float | int) else np.nan for value in found])

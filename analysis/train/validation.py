@@ -9,7 +9,7 @@ import numpy as np
 from analysis.contract import SYNTHETIC_WARNING
 from analysis.train import judge, resample, subgroups
 from analysis.train.cohort import Cohort
-from analysis.train.figures import SIZE, Material, figures, score_line
+from analysis.train.figures import SIZE, Material, figures, name_of, score_line
 from analysis.train.metrics import survival_curve
 from analysis.train.trained import Trained
 
@@ -107,21 +107,22 @@ def _oracle_coverage(trained: Trained, oracle: Mapping[str, Any]) -> list[dict[s
 
 
 def _scores(trained: Trained) -> Scores:
-    """Scores that need no fit: the volume alone where no model of size was fitted, and the oracle."""
+    """Scores that need no fit: the size alone where no model of it was fitted, and the oracle."""
     found: Scores = {}
     if not any(subset == SIZE for subset, _ in trained.repeats[0].linear_predictor):
-        found |= volume_scores(trained.cohort)
+        found |= size_scores(trained.cohort)
     return found | oracle_scores(trained.cohort)
 
 
-def volume_scores(loaded: Cohort) -> Scores:
-    """The ranking by the feature that is always kept, the lesion's volume."""
+def size_scores(loaded: Cohort) -> Scores:
+    """The ranking by the size of the tumour: what the cohort file says stands for it, or the lesion's volume."""
     keys = [f"{endpoint}_{months}" for endpoint, outcome in loaded.outcomes.items() for months in outcome.horizons]
-    names = [name for name in loaded.file.radiomic.always_keep if name in loaded.radiomic_names]
-    if not names:
-        return {}
-    volume = loaded.radiomic[:, loaded.radiomic_names.index(names[0])]
-    return {"volume alone": dict.fromkeys(keys, volume)}
+    stated = loaded.file.training.size
+    for name in loaded.file.radiomic.always_keep if stated is None else (stated,):
+        size = subgroups.numbers(loaded, name)
+        if np.isfinite(size).any():
+            return {name_of(SIZE): dict.fromkeys(keys, size)}
+    return {}
 
 
 def oracle_scores(loaded: Cohort) -> Scores:

@@ -26,7 +26,7 @@ def test_pooled_out_of_fold_probabilities_of_noise_rank_below_a_half_and_ours_do
     for seed in range(12):
         drawn = cohorts.redrawn(patients, seed, "null")
         outcome = Outcome(drawn.os_time, drawn.os_event, (30,))
-        repeats = crossval.nested(clinical, {"OS": outcome}, loaded.file.training, seed)
+        repeats = crossval.nested(clinical, {"OS": outcome}, loaded.file.training, seed).repeats
         given = predicted(repeats, ("clinical",), "OS", outcome)
         case, weight = metrics.weights(given.time, given.event, 30)
         everyone = np.arange(len(given))
@@ -154,30 +154,33 @@ def test_sites_are_judged_apart_and_a_small_one_prints_no_figure() -> None:
 
 def test_every_key_of_the_predictions_gets_a_line_and_a_baseline_is_called_one(trained: Trained) -> None:
     """A Cox model on size alone, a random encoder: judged like any combination and named as what they are."""
-    key = (("radiomic",), "OS")
+    added = {("size",): ("radiomic",), ("clinical", "random encoder"): ("clinical",)}
+
+    def with_baselines(table):
+        return dict(table) | {(new, e): table[old, e] for new, old in added.items() for e in ("OS", "PFS")}
+
     repeats = [
         replace(
             repeat,
-            linear_predictor={**repeat.linear_predictor, (("size",), "OS"): repeat.linear_predictor[key]},
-            probability={**repeat.probability, (("size",), "OS"): repeat.probability[key]},
-            high={**repeat.high, (("size",), "OS"): repeat.high[key]},
+            linear_predictor=with_baselines(repeat.linear_predictor),
+            probability=with_baselines(repeat.probability),
+            high=with_baselines(repeat.high),
         )
         for repeat in trained.repeats
     ]
     found = figures(Material(repeats, trained.cohort.outcomes, trained.subsets[-1]))
-    by_name = {(line["name"], line["endpoint"]): line for line in found["models"]}
-    assert len(by_name) == 7
-    size, radiomic = by_name["size", "OS"], by_name["radiomic", "OS"]
-    assert (size["kind"], size["modalities"]) == ("baseline", [])
-    assert (radiomic["kind"], radiomic["modalities"]) == ("model", ["radiomic"])
-    assert size["horizons"] == radiomic["horizons"]
-    assert {(curve["name"], curve["endpoint"]) for curve in found["curves"]} == {
-        ("clinical + radiomic", "OS"),
-        ("clinical + radiomic", "PFS"),
-        ("clinical", "OS"),
-        ("clinical", "PFS"),
-        ("size", "OS"),
+    by_name = {line["name"]: line for line in found["models"] if line["endpoint"] == "OS"}
+    kinds = {name: line["kind"] for name, line in by_name.items()}
+    assert kinds == {
+        "clinical": "model",
+        "radiomic": "model",
+        "clinical + radiomic": "model",
+        "size": "baseline",
+        "clinical + random encoder": "baseline",
     }
+    assert by_name["size"]["modalities"] == []
+    assert by_name["size"]["horizons"] == by_name["radiomic"]["horizons"]
+    assert {curve["name"] for curve in found["curves"]} == {"clinical + radiomic", "clinical", "size"}
 
 
 def test_the_document_is_whole_json_without_nan_and_the_same_again(trained: Trained) -> None:

@@ -1,0 +1,161 @@
+"""External validation of an installed bundle on any cohort file: score, judge, write."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.contract import REASONS, Reason
+from analysis.deep import Encoder, EncoderError
+from analysis.settings import ExtractionSettings, ExtractionSettingsInvalid
+from analysis.train import cohort, features, judge, report, shift, subgroups, tripod
+from analysis.train.cohort import Cohort, CohortError, Outcome
+from analysis.train.evaluation_text import predictions_csv, summary
+from analysis.train.external import Scored, absent, check_units, outcomes_of, patients_of, score_cohort
+from analysis.train.figures import AS_USED, Material, figures
+from analysis.train.validation import cohort_facts, oracle_scores, score_lines, size_scores, warning
+from models.bundle import Bundle, BundleError, load
+from models.manifest import EndpointName
+
+Progress = Callable[[str, int], Callable[[int], None]]
+METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+SAME = "These are the very patients that the bundle was trained on: this is no external validation."
+
+
+def evaluate(
+    bundle_folder: Path,
+    path: Path,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    replace: bool = False,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> str:
+    """Validate a bundle on COHORT.toml and write report and figures to `out`; gives a summary for people.
+
+    Raises
+    ------
+    CohortError
+        The cohort cannot be scored by this bundle, or `out` is taken.
+    BundleError
+        The folder is not a bundle that may be used.
+    FileNotFoundError
+        The cohort file or its table is absent.
+    """
+    check_out(out, replace)
+    bundle = load(bundle_folder)
+    loaded = cohort.load(path, training=False)
+    outcomes = outcomes_of(bundle, loaded)
+    check_units(bundle, loaded)
+    if loaded.file.images is not None:
+        loaded = with_features(bundle, loaded, cache or loaded.folder / "features-cache", workers, progress)
+    scored = score_cohort(
+        bundle, patients_of(bundle, loaded), outcomes, progress("patients", len(loaded)) if progress else None
+    )
+    if not any(scored.results):
+        raise CohortError(f"no patient can be scored: {_why(scored)}; supply what the bundle needs")
+    found = metrics_of(bundle, loaded, outcomes, scored)
+    _write(out, found, predictions_csv(loaded, outcomes, scored))
+    return summary(found)
+
+
+def check_out(out: Path, replace: bool) -> None:
+    """Refuse a folder that holds something else than an earlier evaluation. Raises CohortError."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not replace:
+        raise CohortError(f"{out}: not empty; give a new folder, or --replace to replace the evaluation there")
+    if not (out / PREDICTIONS).is_file():
+        raise CohortError(f"{out}: holds no evaluation, so it is not replaced; give another folder")
+
+
+def with_features(
+    bundle: Bundle, loaded: Cohort, cache: Path, workers: int = 1, progress: Progress | None = None
+) -> Cohort:
+    """The cohort with the image features that the bundle uses, measured with the bundle's settings and encoder."""
+    manifest = bundle.manifest
+    encoder = None if manifest.encoder is None else bundle.folder / manifest.encoder
+    try:
+        settings = ExtractionSettings.from_json(manifest.extraction) if "radiomic" in manifest.modalities else None
+        if encoder is not None:
+            Encoder.load(encoder)
+    except (ExtractionSettingsInvalid, EncoderError) as error:
+        raise BundleError(f"{error}; install the bundle again from its source") from None
+    if settings is None and encoder is None:
+        return loaded
+    count = sum(paths is not None for paths in loaded.image_paths)
+    what = features.Extraction(settings, encoder)
+    return features.extract(loaded, what, cache, workers, progress("features", count) if progress else None)
+
+
+def metrics_of(
+    bundle: Bundle, loaded: Cohort, outcomes: Mapping[EndpointName, Outcome], scored: Scored
+) -> dict[str, Any]:
+    """`metrics.json` of an external validation."""
+    manifest, same = bundle.manifest, loaded.digest == bundle.manifest.cohort.config_digest
+    synthetic = manifest.synthetic or loaded.file.cohort.synthetic
+    material = Material(
+        [scored.predictions], outcomes, AS_USED, subgroups.parts(loaded), loaded.sites, groups=scored.groups
+    )
+    with_outcomes = _with(loaded, outcomes)
+    used = Counter(result.sub_model.modalities for result in scored.results if result is not None)
+    found: dict[str, Any] = {
+        "kind": "external",
+        "warning": f"{warning(synthetic)}. {SAME}" if same else warning(synthetic),
+        "synthetic": synthetic,
+        "same_cohort": same,
+        "bundle": {"name": manifest.name, "version": manifest.version, "digest": bundle.digest},
+        "cohort": cohort_facts(with_outcomes) | {"scored": sum(used.values())},
+        "procedure": {
+            "trained_on": manifest.cohort.name,
+            "interval_level": manifest.interval_level,
+            "horizons_months": {name: list(outcome.horizons) for name, outcome in outcomes.items()},
+        },
+        **figures(material),
+        "sub_models_used": [
+            {"modalities": [str(name) for name in modalities], "patients": count}
+            for modalities, count in used.most_common()
+        ],
+        "not_scored": _not_scored(scored),
+        "predictors_absent": absent(bundle, loaded),
+        **judge.rounded(shift.shift(bundle, loaded, scored)),
+    }
+    found["models"] += list(score_lines(material, size_scores(with_outcomes) | oracle_scores(with_outcomes)))
+    return found
+
+
+def _with(loaded: Cohort, outcomes: Mapping[EndpointName, Outcome]) -> Cohort:
+    return dataclasses.replace(loaded, outcomes=outcomes)
+
+
+def _not_scored(scored: Scored) -> list[dict[str, Any]]:
+    reasons = Counter(reason for reason in scored.reasons if reason)
+    return [
+        {"reason": reason, "sentence": REASONS[Reason(reason)].sentence, "patients": count}
+        for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _why(scored: Scored) -> str:
+    return "; ".join(f"{line['patients']} x {line['sentence']}" for line in _not_scored(scored))
+
+
+def _write(out: Path, found: Mapping[str, Any], predictions: str) -> None:
+    """Write beside the target and move into place, so that half an evaluation never stands there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".evaluation-") as scratch:
+        draft = Path(scratch) / "evaluation"
+        draft.mkdir()
+        text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        (draft / METRICS).write_text(text, encoding="utf-8")
+        (draft / PREDICTIONS).write_text(predictions, encoding="utf-8")
+        report.write(draft, found)
+        tripod.write(draft, found)
+        if out.exists():
+            os.replace(out, Path(scratch) / "old")
+        draft.replace(out)
