@@ -64,7 +64,7 @@ tr.strong > * {{ font-weight: 700; background: #e8f0f8; }}
 tr.baseline > *, tr.oracle > * {{ background: #faf7f0; }}
 tr.paper > * {{ background: {SHADE}; color: {QUIET}; font-style: italic; }}
 td.few {{ color: {QUIET}; font-style: italic; }}
-.tag {{ display: inline-block; font-size: .75rem; font-style: normal; font-weight: 600; color: {QUIET};
+.tag {{ display: inline-block; font-size: .85em; font-style: normal; font-weight: 600; color: {QUIET};
   border: 1px solid #8a96a3;
   border-radius: 3px; padding: 0 .3rem; margin-left: .25rem; white-space: nowrap; }}
 .influence {{ min-width: 11rem; }}
@@ -100,13 +100,16 @@ footer {{ color: {QUIET}; font-size: .875rem; padding-top: 1rem; padding-bottom:
   h2, h3, caption, figcaption {{ break-after: avoid; }}
   figure, tr, .warning, .tiles div {{ break-inside: avoid; }}
   .scroll {{ overflow: visible; }}
-  table {{ font-size: 6.9pt; min-width: 0; width: 100%; }}
-  th, td {{ padding: 2pt 3pt; }}
+  table {{ font-size: 7.4pt; min-width: 0; width: 100%; }}
+  th, td {{ padding: 1.6pt 2.5pt; }}
   td {{ white-space: normal; }}
-  small {{ font-size: 6.2pt; }}
+  small {{ font-size: 6.5pt; white-space: nowrap; }}
   tbody th, tbody th.long {{ min-width: 0; }}
   .influence {{ min-width: 60pt; }}
-  .figures {{ grid-template-columns: repeat(2, 1fr); gap: 10pt; }}
+  .figures {{ grid-template-columns: repeat(3, 1fr); gap: 8pt; }}
+  .figures.wide {{ grid-template-columns: repeat(2, 1fr); }}
+  h2 {{ margin-top: 1.4rem; }}
+  .endpoints {{ grid-template-columns: 1fr 1fr; gap: 0 16pt; }}
   a {{ color: inherit; text-decoration: none; }}
 }}
 """
