@@ -48,20 +48,25 @@ def evaluate(
         The cohort file or its table is absent.
     """
     check_out(out, replace)
-    bundle = load(bundle_folder)
+    found, predictions = validate(load(bundle_folder), path, cache, workers, progress)
+    _write(out, found, predictions)
+    return summary(found)
+
+
+def validate(
+    bundle: Bundle, path: Path, cache: Path | None = None, workers: int = 1, progress: Progress | None = None
+) -> tuple[dict[str, Any], str]:
+    """Contents of `metrics.json` and of `predictions.csv`. Raises as `evaluate` does."""
     loaded = cohort.load(path, training=False)
     outcomes = outcomes_of(bundle, loaded)
     check_units(bundle, loaded)
     if loaded.file.images is not None:
         loaded = with_features(bundle, loaded, cache or loaded.folder / "features-cache", workers, progress)
-    scored = score_cohort(
-        bundle, patients_of(bundle, loaded), outcomes, progress("patients", len(loaded)) if progress else None
-    )
+    shown = progress("patients", len(loaded)) if progress else None
+    scored = score_cohort(bundle, patients_of(bundle, loaded), outcomes, shown)
     if not any(scored.results):
         raise CohortError(f"no patient can be scored: {_why(scored)}; supply what the bundle needs")
-    found = metrics_of(bundle, loaded, outcomes, scored)
-    _write(out, found, predictions_csv(loaded, outcomes, scored))
-    return summary(found)
+    return metrics_of(bundle, loaded, outcomes, scored), predictions_csv(loaded, outcomes, scored)
 
 
 def check_out(out: Path, replace: bool) -> None:
@@ -77,11 +82,17 @@ def check_out(out: Path, replace: bool) -> None:
 def with_features(
     bundle: Bundle, loaded: Cohort, cache: Path, workers: int = 1, progress: Progress | None = None
 ) -> Cohort:
-    """The cohort with the image features that the bundle uses, measured with the bundle's settings and encoder."""
+    """The cohort with the image features that the bundle uses, measured with the bundle's settings and encoder.
+
+    What the table already has in ready columns is not measured again. Raises BundleError where the bundle's own
+    settings or encoder cannot be used, CohortError for an image.
+    """
     manifest = bundle.manifest
-    encoder = None if manifest.encoder is None else bundle.folder / manifest.encoder
+    radiomic = set(manifest.radiomic) - set(loaded.radiomic_names)
+    deep = manifest.encoder is not None and set(manifest.deep) - set(loaded.deep_names)
+    encoder = bundle.folder / manifest.encoder if deep and manifest.encoder is not None else None
     try:
-        settings = ExtractionSettings.from_json(manifest.extraction) if "radiomic" in manifest.modalities else None
+        settings = ExtractionSettings.from_json(manifest.extraction) if radiomic else None
         if encoder is not None:
             Encoder.load(encoder)
     except (ExtractionSettingsInvalid, EncoderError) as error:

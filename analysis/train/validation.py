@@ -40,23 +40,7 @@ def metrics_of(trained: Trained, extra: Mapping[str, Any] | None = None) -> dict
     found["models"] += list(score_lines(material, scores))
     if "oracle" in scores:
         found["interval_holds_oracle"] = _oracle_coverage(trained, scores["oracle"])
-    return merged(found | _former(found), judge.rounded(dict(extra or {})))
-
-
-def _former(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of before, for the model card until it reads `models`; goes then."""
-    models = [
-        line | {"horizons": [h | {"calibration_slope": line["calibration_slope"]} for h in line["horizons"]]}
-        for line in found["models"]
-        if line["kind"] == "model"
-    ]
-    rest = [
-        {"name": line["name"], "endpoint": line["endpoint"], **horizon}
-        for line in found["models"]
-        if line["kind"] != "model"
-        for horizon in line["horizons"]
-    ]
-    return {"sub_models": models, "baselines": rest}
+    return merged(found, judge.rounded(dict(extra or {})))
 
 
 def warning(synthetic: bool) -> str:

@@ -1,6 +1,7 @@
 """External validation: each patient scored as the node scores, judged as cross-validation is, and told plainly."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -47,6 +48,7 @@ def without_features(row: dict[str, str]) -> None:
 
 
 def run(bundle_folder: Path, path: Path, **options: Any) -> dict[str, Any]:
+    """The command's work, files and report and all."""
     out = path.parent / "evaluation"
     evaluate.evaluate(bundle_folder, path, out, **options)
     found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
@@ -57,9 +59,8 @@ def line(found: dict[str, Any], name: str, endpoint: str = "OS") -> dict[str, An
     return next(m for m in found["models"] if (m["name"], m["endpoint"]) == (name, endpoint))
 
 
-def predictions(path: Path) -> Rows:
-    with (path.parent / "evaluation" / "predictions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def table(text: str) -> Rows:
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def test_patients_of_elsewhere_are_judged_as_the_cross_validation_promised(bundle_folder: Path, path: Path) -> None:
@@ -95,7 +96,7 @@ def test_every_prediction_is_the_nodes_own_and_no_line_says_whose_it_is(
 ) -> None:
     run(bundle_folder, path)
     loaded = cohort.load(path, training=False)
-    rows = predictions(path)
+    rows = table((path.parent / "evaluation" / "predictions.csv").read_text())
     assert [row["row"] for row in rows] == [str(number) for number in range(2, 202)]
     for index in range(0, 200, 9):
         clinical = [ClinicalValue(name=n, value=v, source="t") for n, v in loaded.clinical[index].items()]
@@ -131,7 +132,7 @@ def test_the_training_cohort_itself_gives_the_numbers_of_training_and_is_called_
 
 
 def test_each_patient_is_scored_with_what_they_have_and_each_sub_model_on_those_who_have_it(
-    bundle_folder: Path, path: Path
+    bundle: Bundle, path: Path
 ) -> None:
     def edit(rows: Rows) -> None:
         for row in rows[:30]:
@@ -141,7 +142,7 @@ def test_each_patient_is_scored_with_what_they_have_and_each_sub_model_on_those_
         rows[100]["noise_0"] = rows[100]["original_shape_MeshVolume"] = ""
 
     change(path, edit)
-    found = run(bundle_folder, path)
+    found, text = evaluate.validate(bundle, path)
     wanted = {tuple(used["modalities"]): used["patients"] for used in found["sub_models_used"]}
     assert wanted == {("clinical", "radiomic"): 139, ("radiomic",): 30, ("clinical",): 20}
     counts = {name: line(found, name)["patients"] for name in ("as used", "clinical", "radiomic")}
@@ -150,7 +151,7 @@ def test_each_patient_is_scored_with_what_they_have_and_each_sub_model_on_those_
     reasons = {refused["reason"]: refused["patients"] for refused in found["not_scored"]}
     assert reasons == {"NO_SUB_MODEL": 10, "FEATURES_FAILED": 1}
     assert all(refused["sentence"] for refused in found["not_scored"])
-    rows = predictions(path)
+    rows = table(text)
     assert (rows[25]["sub_model"], rows[25]["not_scored"], rows[25]["OS_risk_12"]) == ("", "NO_SUB_MODEL", "")
     assert rows[100]["not_scored"] == "FEATURES_FAILED"
     assert rows[40]["sub_model"] == "radiomic"
@@ -170,39 +171,37 @@ def test_patients_of_different_sub_models_are_ranked_by_risk_and_not_by_scores_o
     assert np.array_equal(np.argsort(eta), np.argsort(risk))
 
 
-def test_a_cohort_without_a_modality_falls_back_and_says_what_is_absent(bundle_folder: Path, path: Path) -> None:
+def test_a_cohort_without_a_modality_falls_back_and_says_what_is_absent(bundle: Bundle, path: Path) -> None:
     text = path.read_text()
     start, end = text.index("[radiomic]"), text.index("[extraction]")
     path.write_text(text[:start] + text[end:])
-    found = run(bundle_folder, path)
+    found, _ = evaluate.validate(bundle, path)
     assert found["sub_models_used"] == [{"modalities": ["clinical"], "patients": 200}]
     assert "original_shape_MeshVolume" in found["predictors_absent"]
     assert {m["name"] for m in found["models"]} == {"as used", "clinical"}
 
 
-def test_another_unit_is_refused_before_anyone_is_scored(bundle_folder: Path, path: Path) -> None:
+def test_another_unit_is_refused_before_anyone_is_scored(bundle: Bundle, path: Path) -> None:
     text = path.read_text()
     assert 'unit = "g/L"' in text
     path.write_text(text.replace('unit = "g/L"', 'unit = "g/dL"').replace("minimum = 10\n", "").replace("maximum", "#"))
     with pytest.raises(CohortError, match=r"albumin: unit is 'g/dL', the bundle wants 'g/L'; convert the column"):
-        run(bundle_folder, path)
+        evaluate.validate(bundle, path)
     assert sorted(file.name for file in path.parent.iterdir()) == ["cohort.toml", "patients.csv"]
 
 
-def test_a_value_the_bundle_does_not_know_leaves_that_patient_out_with_the_reason(
-    bundle_folder: Path, path: Path
-) -> None:
+def test_a_value_the_bundle_does_not_know_leaves_that_patient_out_with_the_reason(bundle: Bundle, path: Path) -> None:
     text = path.read_text()
     assert 'categories = ["F", "M"]' in text
     path.write_text(text.replace('categories = ["F", "M"]', 'categories = ["F", "M", "X"]'))
     change(path, lambda rows: [row.update(sex="X") for row in rows[:7]])
-    found = run(bundle_folder, path)
+    found, _ = evaluate.validate(bundle, path)
     assert [(r["reason"], r["patients"]) for r in found["not_scored"]] == [("CLINICAL_VALUES_INVALID", 7)]
 
 
-def test_a_dozen_patients_give_counts_and_no_figure(bundle_folder: Path, path: Path) -> None:
+def test_a_dozen_patients_give_counts_and_no_figure(bundle: Bundle, path: Path) -> None:
     change(path, lambda rows: rows.__delitem__(slice(12, None)))
-    found = run(bundle_folder, path)
+    found, _ = evaluate.validate(bundle, path)
     for model in found["models"]:
         for horizon in model["horizons"]:
             assert not horizon["enough"]
@@ -212,14 +211,14 @@ def test_a_dozen_patients_give_counts_and_no_figure(bundle_folder: Path, path: P
     assert all(part["auc"] is None for part in found["subgroups"])
 
 
-def test_values_outside_the_training_range_are_counted_by_feature(bundle_folder: Path, path: Path) -> None:
+def test_values_outside_the_training_range_are_counted_by_feature(bundle: Bundle, path: Path) -> None:
     def edit(rows: Rows) -> None:
         for row in rows[:150]:
             row["original_shape_MeshVolume"] = str(1e6 * float(row["original_shape_MeshVolume"]))
 
-    before = run(bundle_folder, path)["range"]
+    before = evaluate.validate(bundle, path)[0]["range"]
     change(path, edit)
-    after = run(bundle_folder, path, replace=True)
+    after = evaluate.validate(bundle, path)[0]
     worst = after["range"]["features"][0]
     assert worst["name"] == "original_shape_MeshVolume"
     assert worst["share"] >= 0.75
@@ -229,14 +228,14 @@ def test_values_outside_the_training_range_are_counted_by_feature(bundle_folder:
     assert after["out_of_distribution"] >= 0.75
 
 
-def test_hospitals_are_judged_apart_where_the_cohort_names_them(bundle_folder: Path, path: Path) -> None:
+def test_hospitals_are_judged_apart_where_the_cohort_names_them(bundle: Bundle, path: Path) -> None:
     def edit(rows: Rows) -> None:
         for index, row in enumerate(rows):
             row["hospital"] = "north" if index % 2 else "south"
 
     change(path, edit)
     path.write_text(path.read_text().replace("[cohort]\n", '[cohort]\nsite = "hospital"\n', 1))
-    found = run(bundle_folder, path)
+    found, _ = evaluate.validate(bundle, path)
     sites = {site["site"]: site for site in found["sites"] if (site["endpoint"], site["horizon_months"]) == ("OS", 12)}
     assert {name: site["patients"] for name, site in sites.items()} == {"north": 100, "south": 100}
     assert all(site["auc"] is not None for site in sites.values())

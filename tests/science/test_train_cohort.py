@@ -127,7 +127,7 @@ def test_patients_without_features_or_clinical_values_still_teach_the_other_moda
     change(path, edit)
     loaded = cohort.load(path)
     trained = pipeline.fit_all(loaded)
-    found = validation.metrics_of(trained)["sub_models"]
+    found = [model for model in validation.metrics_of(trained)["models"] if model["kind"] == "model"]
     counts = {tuple(model["modalities"]): model["horizons"][0]["patients"] for model in found}
     assert counts == {("clinical",): 54, ("radiomic",): 54, ("clinical", "radiomic"): 48}
 
