@@ -1,26 +1,23 @@
 """The ensemble: values of the modalities at hand -> event probabilities with intervals, groups, contributions.
 
-Part of the analyse step; plain numpy over the bundle's numbers. For each modality a penalised Cox model; each
-linear predictor standardised by its out-of-fold mean and SD; the equal-weight mean of those at hand, one slope
-and one Breslow baseline for that very combination (facts and figures in the bundle's model card). Survival at
-36 months is never above that at 12, and predicted PFS is never above predicted OS.
+Part of the analyse step; plain numpy over the bundle's numbers. For each modality the mean of its learners' scores,
+each standardised by its out-of-fold mean and SD; the equal-weight mean of the modalities at hand, one slope and one
+Breslow baseline for that very combination (facts and figures in the bundle's model card). Survival at 36 months is
+never above that at 12, and predicted PFS is never above predicted OS.
 """
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import clinical
+from analysis import clinical, outliers
 from analysis.contract import (
     ClinicalValue,
     Contribution,
     Endpoint,
     EndpointGroup,
-    Measurement,
     Modality,
     NotScorable,
     Performance,
@@ -29,13 +26,14 @@ from analysis.contract import (
     RiskScore,
     SubModel,
 )
+from analysis.feature_names import label_of, unit_of
+from analysis.learner import Said, Value, say
 from analysis.reasons import Reason
 from analysis.score_flags import score_flags
 from models.bundle import Bundle
-from models.manifest import Column, CoxModel, CoxRows, Manifest, Recalibration, RecalibrationRows, SubModelFacts
+from models.manifest import Learner, Manifest, Recalibration, RecalibrationRows, SubModelFacts
 
 Array = NDArray[np.float64]
-Value = float | str
 
 
 @dataclass(frozen=True)
@@ -61,16 +59,23 @@ class Inputs:
 
 @dataclass(frozen=True)
 class EndpointScore:
-    """One endpoint: linear predictor and event probability by horizon, with a row per bootstrap refit."""
+    """One endpoint: linear predictor and event probability by horizon, with a row per bootstrap refit.
+
+    `shares` sum to the linear predictor, by modality and feature.
+    """
 
     linear_predictor: float
     linear_predictor_rows: Array  # (refits,)
     probability: Array  # (horizons,)
     probability_rows: Array  # (refits, horizons)
+    shares: Mapping[tuple[Modality, str], float]
 
 
 def score(
-    bundle: Bundle, clinical_values: Sequence[ClinicalValue], measurements: Sequence[Measurement] | None
+    bundle: Bundle,
+    clinical_values: Sequence[ClinicalValue],
+    radiomic: Mapping[str, float] | None,
+    deep: Mapping[str, float] | None = None,
 ) -> EnsembleResult:
     """Score one patient with the sub-model of the modalities at hand.
 
@@ -78,8 +83,8 @@ def score(
     ----------
     clinical_values : sequence of ClinicalValue
         As supplied; too few for the bundle's minimum set means that the clinical modality is missing.
-    measurements : sequence of Measurement or None
-        Radiomic features; None where none were extracted.
+    radiomic, deep : mapping or None
+        Features by name; None where none were extracted.
 
     Raises
     ------
@@ -88,7 +93,7 @@ def score(
     """
     manifest = bundle.manifest
     vector = clinical.read(clinical_values, manifest.clinical, manifest.minimum_clinical)
-    inputs = _inputs(manifest, vector, measurements)
+    inputs = _inputs(manifest, vector, radiomic, deep)
     modalities = tuple(Modality(name) for name in manifest.modalities if name in inputs.values)
     if not modalities:
         raise NotScorable(Reason.NO_SUB_MODEL, _lacking_text(vector))
@@ -98,40 +103,34 @@ def score(
     }
     scores = _risk_scores(bundle, endpoints)
     contributions = tuple(
-        part for endpoint in endpoints for part in _contributions(bundle, endpoint, inputs, modalities)
+        _contribution(manifest, endpoint, inputs, key, share)
+        for endpoint, result in endpoints.items()
+        for key, share in result.shares.items()
     )
     return EnsembleResult(
         scores=scores,
         groups=_groups(manifest, endpoints, modalities),
         sub_model=_sub_model(manifest, modalities),
         contributions=contributions,
-        flags=score_flags(manifest, vector, modalities, scores, contributions),
+        flags=score_flags(manifest, vector, modalities, scores, contributions, _far(bundle, inputs)),
     )
-
-
-def design_row(columns: Sequence[Column], values: Mapping[str, Value]) -> Array:
-    """Standardised design row of one patient, shape (columns,)."""
-    row = np.empty(len(columns))
-    for index, column in enumerate(columns):
-        value = values[column.feature]
-        number = float(value == column.level) if column.level is not None else _transformed(column, float(value))
-        z = (number - column.mean) / column.sd
-        row[index] = z if column.limit is None else min(max(z, -column.limit), column.limit)
-    return row
 
 
 def endpoint_score(bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalities: Sequence[Modality]) -> EndpointScore:
     """Linear predictor and event probabilities of one endpoint, by the sub-model of `modalities`."""
     recalibration, refits = _recalibration(bundle, endpoint, modalities)
     standardised, rows = 0.0, np.zeros(bundle.bootstrap.rows)
+    shares: dict[tuple[Modality, str], float] = {}
     for modality in modalities:
-        cox, cox_rows = _cox(bundle, endpoint, modality)
-        z = design_row(cox.columns, inputs.values[modality])
-        standardised += (float(np.dot(cox.coefficients, z)) - cox.offset) / cox.scale
-        if bundle.bootstrap.rows:
-            rows += (np.asarray(cox_rows.coefficients) @ z - np.asarray(cox_rows.offset)) / np.asarray(cox_rows.scale)
-    linear_predictor = recalibration.slope * standardised / len(modalities)
-    linear_predictor_rows = np.asarray(refits.slope) * rows / len(modalities)
+        said = _said(bundle, endpoint, modality, inputs.values[modality])
+        weight = 1 / (len(modalities) * len(said))
+        for learner, word in said:
+            standardised += weight * word.score
+            rows += weight * word.rows
+            for column, share in zip(learner.columns, word.shares, strict=True):
+                key = (modality, column.feature)
+                shares[key] = shares.get(key, 0.0) + recalibration.slope * weight * float(share)
+    linear_predictor, linear_predictor_rows = recalibration.slope * standardised, np.asarray(refits.slope) * rows
     months = list(_horizons(bundle.manifest, endpoint))
     hazard = np.asarray(recalibration.cumulative_hazard)[months]
     hazard_rows = np.asarray(refits.cumulative_hazard).reshape(-1, len(months))
@@ -140,6 +139,7 @@ def endpoint_score(bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalitie
         linear_predictor_rows=linear_predictor_rows,
         probability=event_probability(hazard, np.float64(linear_predictor)),
         probability_rows=event_probability(hazard_rows, linear_predictor_rows[:, None]),
+        shares=shares,
     )
 
 
@@ -148,43 +148,54 @@ def event_probability(cumulative_hazard: Array, linear_predictor: Array | np.flo
     return np.asarray(-np.expm1(-cumulative_hazard * np.exp(np.minimum(linear_predictor, 50.0))))
 
 
-def _transformed(column: Column, number: float) -> float:
-    """The logarithm of what cannot be is a wild value: held at the column's limit and flagged out of range."""
-    return number if column.transform == "none" else math.log(max(number, 1e-12))
-
-
-def _inputs(manifest: Manifest, vector: clinical.ClinicalVector, measurements: Sequence[Measurement] | None) -> Inputs:
+def _inputs(
+    manifest: Manifest,
+    vector: clinical.ClinicalVector,
+    radiomic: Mapping[str, float] | None,
+    deep: Mapping[str, float] | None,
+) -> Inputs:
     """Values by modality; a modality that cannot speak is left out."""
     values: dict[Modality, Mapping[str, Value]] = {}
     labels = {predictor.name: predictor.label for predictor in manifest.clinical}
     units = {predictor.name: predictor.unit for predictor in manifest.clinical}
     if "clinical" in manifest.modalities and not vector.lacking:
         values[Modality.CLINICAL] = vector.values
-    if "radiomic" in manifest.modalities and measurements is not None:
-        wanted = set(manifest.radiomic)
-        found = {item.name: item for item in measurements if item.name in wanted}
-        absent = sorted(wanted - set(found))
+    for modality, wanted, given in (
+        (Modality.RADIOMIC, manifest.radiomic, radiomic),
+        (Modality.DEEP, manifest.deep, deep),
+    ):
+        if modality.value not in manifest.modalities or given is None:
+            continue
+        absent = [name for name in wanted if name not in given]
         if absent:
             raise NotScorable(Reason.FEATURES_FAILED, ", ".join(absent[:5]) + (" and more" if absent[5:] else ""))
-        values[Modality.RADIOMIC] = {name: item.value for name, item in found.items()}
-        labels |= {name: _label(item) for name, item in found.items()}
-        units |= {name: item.unit for name, item in found.items()}
+        values[modality] = {name: given[name] for name in wanted}
+        labels |= {name: label_of(name) for name in wanted}
+        units |= {name: unit_of(name) for name in wanted}
     return Inputs(values, labels, units, frozenset(vector.imputed))
 
 
-def _label(item: Measurement) -> str:
-    image = item.name.split("_", 1)[0]
-    if item.ibsi_name is None:  # histogram_75Percentile -> Histogram 75 percentile
-        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", item.name.split("_", 1)[-1].replace("_", " "))
-        return words[:1].upper() + words[1:].lower() + ("" if image == "original" else f" ({image})")
-    return item.ibsi_name if image == "original" else f"{item.ibsi_name} ({image})"
+def _said(
+    bundle: Bundle, endpoint: Endpoint, modality: Modality, values: Mapping[str, Value]
+) -> list[tuple[Learner, Said]]:
+    """What every learner of a modality says about an endpoint."""
+    return [
+        (learner, say(learner, rows, bundle.forests.get(learner.forest or ""), values, bundle.bootstrap.rows))
+        for learner, rows in zip(bundle.model.learners, bundle.bootstrap.learners, strict=True)
+        if (learner.modality, learner.endpoint) == (modality, endpoint)
+    ]
 
 
-def _cox(bundle: Bundle, endpoint: Endpoint, modality: Modality) -> tuple[CoxModel, CoxRows]:
-    for cox, rows in zip(bundle.model.cox, bundle.bootstrap.cox, strict=True):
-        if (cox.modality, cox.endpoint) == (modality, endpoint):
-            return cox, rows
-    raise AssertionError(f"a loaded bundle has {modality} {endpoint}")
+def _far(bundle: Bundle, inputs: Inputs) -> dict[Modality, tuple[float, float]]:
+    """Distance and limit of the modalities in which the patient lies far from the training cohort."""
+    found = {}
+    for known in bundle.model.outliers:
+        modality = Modality(known.modality)
+        if modality in inputs.values:
+            away = outliers.distance(known, inputs.values[modality])
+            if away > known.limit:
+                found[modality] = (away, known.limit)
+    return found
 
 
 def _recalibration(
@@ -281,29 +292,6 @@ def _sub_model(manifest: Manifest, modalities: Sequence[Modality]) -> SubModel:
     return SubModel(modalities=tuple(modalities), missing=missing, performance=performance)
 
 
-def _contributions(
-    bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalities: Sequence[Modality]
-) -> list[Contribution]:
-    """Exact shares of every feature; they sum to the linear predictor.
-
-    The out-of-fold mean of a modality is taken off its columns in proportion to their squared coefficients, so
-    each share is measured against a patient of average score and no remainder is left over.
-    """
-    recalibration, _ = _recalibration(bundle, endpoint, modalities)
-    shares: dict[tuple[Modality, str], float] = {}
-    for modality in modalities:
-        cox, _ = _cox(bundle, endpoint, modality)
-        beta = np.asarray(cox.coefficients)
-        squares = float(beta @ beta)
-        weights = beta**2 / squares if squares else np.full(len(beta), 1 / len(beta))
-        z = design_row(cox.columns, inputs.values[modality])
-        factor = recalibration.slope / (len(modalities) * cox.scale)
-        for column, share in zip(cox.columns, factor * (beta * z - weights * cox.offset), strict=True):
-            key = (modality, column.feature)
-            shares[key] = shares.get(key, 0.0) + float(share)
-    return [_contribution(bundle.manifest, endpoint, inputs, key, share) for key, share in shares.items()]
-
-
 def _contribution(
     manifest: Manifest, endpoint: Endpoint, inputs: Inputs, key: tuple[Modality, str], share: float
 ) -> Contribution:
@@ -326,4 +314,4 @@ def _contribution(
 
 def _lacking_text(vector: clinical.ClinicalVector) -> str:
     lacking = f"; clinical values lacking: {', '.join(vector.lacking)}" if vector.lacking else ""
-    return "no radiomic features" + lacking
+    return "no image features" + lacking

@@ -37,6 +37,7 @@ from analysis.contract import (
     Reason,
     RoiKind,
 )
+from analysis.deep import DeepFeatures, Encoder, EncoderError
 from analysis.roi import RoiMask, mask_from_rtstruct
 from analysis.segment import mask_from_seg
 from analysis.settings import ExtractionSettings
@@ -45,7 +46,18 @@ from models.bundle import Bundle, BundleError, load
 
 LOGGER = logging.getLogger("analysis.run")
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM)
-_SOFTWARE = ("prognode", "numpy", "scipy", "SimpleITK", "pyradiomics", "pydicom", "highdicom", "scikit-image")
+DEEP_FAMILY = "Deep radiomics"
+_SOFTWARE = (
+    "prognode",
+    "numpy",
+    "scipy",
+    "SimpleITK",
+    "pyradiomics",
+    "pydicom",
+    "highdicom",
+    "scikit-image",
+    "onnxruntime",
+)
 
 
 class Clock:
@@ -84,6 +96,9 @@ def main(folder_in: Path, folder_out: Path) -> int:
     clock = Clock()
     try:
         return _answer(request, bundle, folder_in, folder_out, clock)
+    except EncoderError as error:
+        LOGGER.error("job.bad_bundle %s", error)
+        return ExitCode.CONFIG
     except MemoryError:
         LOGGER.error("job.no_memory the limit is too small for this study")
     except OSError as error:
@@ -132,9 +147,17 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
     radiomics = Modality.RADIOMIC.value in bundle.manifest.modalities
     with clock.step("features"):
         features = radiomic.features(volume, roi.array, settings)
+    with clock.step("deep features"):
+        encoded = _deep(bundle, volume, roi)
     with clock.step("ensemble"):
-        scored = ensemble.score(bundle, request.clinical, features.measurements if radiomics else None)
-    _write(folder_out / FEATURES_FILE, _features_json(features.measurements))
+        scored = ensemble.score(
+            bundle,
+            request.clinical,
+            features.values() if radiomics else None,
+            encoded.values if encoded else None,
+        )
+    measurements = (*features.measurements, *_measurements(bundle, encoded))
+    _write(folder_out / FEATURES_FILE, _features_json(measurements))
     facts = roi.facts(volume)
     return JobResult(
         key=request.key,
@@ -145,14 +168,34 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
         sub_model=scored.sub_model,
         contributions=scored.contributions,
         clinical=request.clinical,
-        measurements=tuple(features.measurements),
+        measurements=measurements,
         failed_features=tuple(features.failed),
         extraction=settings.as_text(),
-        quality=(*request.quality, *scored.flags, *features.flags, *quality.flags(volume, roi)),
+        quality=(
+            *request.quality,
+            *scored.flags,
+            *features.flags,
+            *(encoded.flags if encoded else ()),
+            *quality.flags(volume, roi),
+        ),
         roi=facts,
         geometry=_geometry(volume),
         software=software(),
     )
+
+
+def _deep(bundle: Bundle, volume: Volume, roi: RoiMask) -> DeepFeatures | None:
+    """Deep features by the bundle's encoder; None where it has none."""
+    if bundle.manifest.encoder is None:
+        return None
+    return Encoder.load(bundle.folder / bundle.manifest.encoder).features(volume, roi.array)
+
+
+def _measurements(bundle: Bundle, encoded: DeepFeatures | None) -> list[Measurement]:
+    """The deep features that the model uses: the others mean nothing to anyone."""
+    if encoded is None:
+        return []
+    return [Measurement(name=name, family=DEEP_FAMILY, value=encoded.values[name]) for name in bundle.manifest.deep]
 
 
 def identity_of(bundle: Bundle) -> BundleIdentity:

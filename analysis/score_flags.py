@@ -1,6 +1,6 @@
 """What a reader must know about how a score came about: what was missing, filled in, out of range or held."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.clinical import ClinicalVector
 from analysis.contract import Contribution, Modality, QualityFlag, RiskScore, Severity
@@ -13,9 +13,11 @@ def score_flags(
     modalities: Sequence[Modality],
     scores: Sequence[RiskScore],
     contributions: Sequence[Contribution],
+    far: Mapping[Modality, tuple[float, float]],
 ) -> tuple[QualityFlag, ...]:
-    """Flags of the ensemble, the gravest first."""
+    """Flags of the ensemble, the gravest first. `far`: distance and limit where the patient is unlike the cohort."""
     found = [
+        *_far(far),
         *_outside(contributions),
         *_missing(manifest, vector, modalities),
         *_imputed(manifest, vector, modalities, contributions),
@@ -26,15 +28,25 @@ def score_flags(
     return tuple(sorted(found, key=lambda flag: flag.severity != Severity.WARNING))
 
 
+def _far(far: Mapping[Modality, tuple[float, float]]) -> Iterator[QualityFlag]:
+    for modality, (away, limit) in far.items():
+        text = (
+            f"The {modality.value} values together are unlike the training cohort "
+            f"(distance {away:.1f}, limit {limit:.1f}): the score is an extrapolation"
+        )
+        yield QualityFlag(code="OUT_OF_DISTRIBUTION", severity=Severity.WARNING, text=text)
+
+
 def _missing(manifest: Manifest, vector: ClinicalVector, modalities: Sequence[Modality]) -> Iterator[QualityFlag]:
     labels = {predictor.name: predictor.label for predictor in manifest.clinical}
     if Modality.CLINICAL in manifest.modalities and Modality.CLINICAL not in modalities:
         lacking = ", ".join(labels[name] for name in vector.lacking)
         text = f"Scored without clinical values; lacking: {lacking}"
         yield QualityFlag(code="CLINICAL_MISSING", severity=Severity.WARNING, text=text)
-    if Modality.RADIOMIC in manifest.modalities and Modality.RADIOMIC not in modalities:
-        text = "Scored without radiomic features"
-        yield QualityFlag(code="RADIOMIC_MISSING", severity=Severity.WARNING, text=text)
+    for modality in (Modality.RADIOMIC, Modality.DEEP):
+        if modality in manifest.modalities and modality not in modalities:
+            text = f"Scored without {'radiomic' if modality is Modality.RADIOMIC else 'deep'} features"
+            yield QualityFlag(code=f"{modality.name}_MISSING", severity=Severity.WARNING, text=text)
 
 
 def _imputed(

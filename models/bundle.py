@@ -1,10 +1,13 @@
-"""The bundle: a folder of plain JSON that is the model. Written by training, read by the job and by the CLI.
+"""The bundle: a folder of plain files that is the model. Written by training, read by the job and by the CLI.
 
     manifest.json    what it is, what it needs, how good it is, SHA-256 of every other file
-    model.json       coefficients, recalibration, baselines
+    model.json       coefficients, recalibration, baselines, limits of the training cohort
     bootstrap.json   the refits behind the intervals
-    model_card.md    for people
-    metrics.json     every figure of the validation
+    forests.npz      trees, where a learner is a forest (plain arrays)
+    encoder.onnx     the encoder of the deep features, where there are any
+    golden.json/.npz one small case and what must come out of it
+    model_card.md    for people; model_card.json for programs
+    metrics.json     every figure of the validation; report.html shows them
 
 No pickle anywhere. Loading checks every byte against the manifest; the digest of the manifest's canonical
 form names the bundle in every report.
@@ -15,22 +18,20 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from models.manifest import SCHEMA_VERSION, Bootstrap, Manifest, Model
+from models.forest import Forest, ForestInvalid, from_bytes, to_bytes
+from models.manifest import FORESTS, SCHEMA_VERSION, Bootstrap, Learner, Manifest, Model, Outliers
 
 DEMO = Path(__file__).resolve().parent / "demo"
-MANIFEST, MODEL, BOOTSTRAP, CARD, METRICS = (
-    "manifest.json",
-    "model.json",
-    "bootstrap.json",
-    "model_card.md",
-    "metrics.json",
-)
+MANIFEST, MODEL, BOOTSTRAP, TREES = "manifest.json", "model.json", "bootstrap.json", "forests.npz"
+CARD, METRICS = "model_card.md", "metrics.json"
+ENCODER = "encoder.onnx"
+GOLDEN, GOLDEN_IMAGE = "golden.json", "golden.npz"
 REQUIRED = (MODEL, BOOTSTRAP, CARD)
 MAXIMUM_BYTES = 64_000_000  # of one file: a bundle is coefficients and an encoder, not a data set
 
@@ -62,6 +63,7 @@ class Bundle:
     manifest: Manifest
     model: Model
     bootstrap: Bootstrap
+    forests: Mapping[str, Forest]
 
     @property
     def identity(self) -> Identity:
@@ -96,13 +98,20 @@ def load(folder: Path) -> Bundle:
         manifest=manifest,
         model=_parse(MODEL, Model, contents[MODEL]),
         bootstrap=_parse(BOOTSTRAP, Bootstrap, contents[BOOTSTRAP]),
+        forests={},
     )
+    bundle = replace(bundle, forests=_forests(bundle, contents))
     _check_agreement(bundle)
     return bundle
 
 
 def write(
-    folder: Path, facts: Mapping[str, Any], model: Model, bootstrap: Bootstrap, texts: Mapping[str, str]
+    folder: Path,
+    facts: Mapping[str, Any],
+    model: Model,
+    bootstrap: Bootstrap,
+    files: Mapping[str, str | bytes],
+    forests: Mapping[str, Forest] | None = None,
 ) -> Bundle:
     """Write a bundle into an empty or absent folder, and load it back.
 
@@ -110,8 +119,10 @@ def write(
     ----------
     facts : mapping
         Fields of `Manifest` without `files`.
-    texts : mapping
-        Further files by name, UTF-8; `model_card.md` must be one of them.
+    files : mapping
+        Further files by name, text as UTF-8; `model_card.md` must be one of them.
+    forests : mapping, optional
+        By the names that the model's learners give them.
 
     Raises
     ------
@@ -121,13 +132,15 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise BundleError(f"{folder}: not empty; give a new folder")
-    contents = {name: text.encode() for name, text in texts.items()}
+    contents = {name: item.encode() if isinstance(item, str) else item for name, item in files.items()}
+    if forests:
+        contents[TREES] = to_bytes(forests)
     contents[MODEL] = _pretty(model.model_dump(mode="json"))
     contents[BOOTSTRAP] = _pretty(bootstrap.model_dump(mode="json"))
     for name, content in sorted(contents.items()):
         (folder / name).write_bytes(content)
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    manifest = Manifest.model_validate({**facts, "files": files})
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    manifest = Manifest.model_validate({**facts, "files": digests})
     (folder / MANIFEST).write_bytes(_pretty(manifest.model_dump(mode="json")))
     return load(folder)
 
@@ -215,8 +228,8 @@ def _check_agreement(bundle: Bundle) -> None:
     _same(MANIFEST, "sub_models", [s.modalities for s in manifest.sub_models], subsets)
     _same(
         MODEL,
-        "cox",
-        [(c.modality, c.endpoint) for c in model.cox],
+        "learners",
+        list(dict.fromkeys((item.modality, item.endpoint) for item in model.learners)),
         [(m, e) for m in manifest.modalities for e in endpoints],
     )
     _same(
@@ -227,9 +240,9 @@ def _check_agreement(bundle: Bundle) -> None:
     )
     _same(
         BOOTSTRAP,
-        "cox",
-        [(c.modality, c.endpoint) for c in bootstrap.cox],
-        [(c.modality, c.endpoint) for c in model.cox],
+        "learners",
+        [(item.modality, item.endpoint, item.kind) for item in bootstrap.learners],
+        [(item.modality, item.endpoint, item.kind) for item in model.learners],
     )
     _same(
         BOOTSTRAP,
@@ -246,28 +259,50 @@ def _check_agreement(bundle: Bundle) -> None:
 def _check_features(bundle: Bundle) -> None:
     manifest = bundle.manifest
     predictors = {predictor.name: predictor for predictor in manifest.clinical}
-    known: dict[str, set[str]] = {"clinical": set(predictors), "radiomic": set(manifest.radiomic)}
+    known = {"clinical": set(predictors), "radiomic": set(manifest.radiomic), "deep": set(manifest.deep)}
+    if manifest.encoder is not None and manifest.encoder not in manifest.files:
+        raise BundleError(f"{MANIFEST}: files do not list the encoder {manifest.encoder}; {_REINSTALL}")
     stray = set(manifest.minimum_clinical) - set(predictors)
     if stray:
         raise BundleError(f"{MANIFEST}: minimum_clinical names {sorted(stray)}, not in clinical; {_REINSTALL}")
-    for cox in bundle.model.cox:
-        for column in cox.columns:
-            if cox.modality in known and column.feature not in known[cox.modality]:
-                raise BundleError(f"{MODEL}: {column.feature} is no {cox.modality} feature of {MANIFEST}; {_REINSTALL}")
+    parts: list[Learner | Outliers] = [*bundle.model.learners, *bundle.model.outliers]
+    for part in parts:
+        for column in part.columns:
+            if column.feature not in known[part.modality]:
+                raise BundleError(
+                    f"{MODEL}: {column.feature} is no {part.modality} feature of {MANIFEST}; {_REINSTALL}"
+                )
             predictor = predictors.get(column.feature)
             if column.level is not None and (predictor is None or column.level not in predictor.categories):
                 raise BundleError(f"{MODEL}: {column.feature} has no category {column.level!r}; {_REINSTALL}")
+
+
+def _forests(bundle: Bundle, contents: Mapping[str, bytes]) -> dict[str, Forest]:
+    """The forests that the learners name, each checked against its learner."""
+    learners = {item.forest: item for item in bundle.model.learners if item.forest is not None}
+    if not learners and TREES not in contents:
+        return {}
+    try:
+        found = from_bytes(contents.get(TREES, b""), frozenset(learners))
+        for name, learner in learners.items():
+            found[name].check(len(learner.columns), bundle.bootstrap.rows)
+    except ForestInvalid as error:
+        raise BundleError(f"{TREES}: {error}; {_REINSTALL}") from error
+    return found
 
 
 def _check_rows(bundle: Bundle) -> None:
     rows = bundle.bootstrap.rows
     longest = {endpoint.name: max(endpoint.horizons_months) for endpoint in bundle.manifest.endpoints}
     horizons = {endpoint.name: len(endpoint.horizons_months) for endpoint in bundle.manifest.endpoints}
-    for cox, refits in zip(bundle.model.cox, bundle.bootstrap.cox, strict=True):
-        counts = {len(refits.coefficients), len(refits.offset), len(refits.scale)}
+    for learner, refits in zip(bundle.model.learners, bundle.bootstrap.learners, strict=True):
+        linear = learner.kind not in FORESTS
+        counts = {len(refits.offset), len(refits.scale), len(refits.coefficients) if linear else rows}
         widths = {len(row) for row in refits.coefficients}
-        if counts != {rows} or not widths <= {len(cox.columns)}:
-            raise BundleError(f"{BOOTSTRAP}: {cox.modality} {cox.endpoint}: row count or width differs; {_REINSTALL}")
+        if counts != {rows} or not widths <= ({len(learner.columns)} if linear else set()):
+            raise BundleError(
+                f"{BOOTSTRAP}: {learner.modality} {learner.endpoint}: row count or width differs; {_REINSTALL}"
+            )
     for recalibration, again in zip(bundle.model.recalibration, bundle.bootstrap.recalibration, strict=True):
         if len(recalibration.cumulative_hazard) <= longest[recalibration.endpoint]:
             raise BundleError(

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 ModalityName = Literal["clinical", "radiomic", "deep"]
 EndpointName = Literal["OS", "PFS"]
+LearnerKind = Literal["cox", "ipcw-logistic", "survival-forest", "ipcw-forest"]
+FORESTS: frozenset[LearnerKind] = frozenset({"survival-forest", "ipcw-forest"})
 Modalities = Annotated[tuple[ModalityName, ...], Field(min_length=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]{0,63}$")]
@@ -111,7 +113,7 @@ class CohortFacts(_Frozen):
 class Manifest(_Frozen):
     """`manifest.json`. The SHA-256 of its canonical form is the bundle's digest."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: Name
     version: Name
     synthetic: bool
@@ -122,6 +124,8 @@ class Manifest(_Frozen):
     clinical: tuple[Predictor, ...] = ()
     minimum_clinical: tuple[str, ...] = ()
     radiomic: tuple[Name, ...] = ()
+    deep: tuple[Name, ...] = ()
+    encoder: FileName | None = None  # of the deep features; None where they come from elsewhere
     extraction: dict[str, Any] = Field(default_factory=dict)
     interval_level: float = Field(gt=0, lt=1)
     sub_models: tuple[SubModelFacts, ...]
@@ -144,20 +148,29 @@ class Column(_Frozen):
     limit: float | None = Field(default=None, gt=0)
 
 
-class CoxModel(_Frozen):
-    """Penalised Cox of one modality for one endpoint; `offset` and `scale`: mean and SD out of fold."""
+class Learner(_Frozen):
+    """What one modality says about one endpoint; `offset` and `scale`: mean and SD of its score out of fold.
+
+    Linear kinds hold a coefficient per column; forests hold their trees in `forests.npz` under `forest`. A modality
+    with several learners says the mean of their standardised scores.
+    """
 
     modality: ModalityName
     endpoint: EndpointName
+    kind: LearnerKind = "cox"
     columns: tuple[Column, ...] = Field(min_length=1)
-    coefficients: tuple[float, ...]
+    coefficients: tuple[float, ...] = ()
+    forest: Name | None = None
     offset: float
     scale: float = Field(gt=0)
 
     @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        if len(self.columns) != len(self.coefficients):
+    def _whole(self) -> Self:
+        expected = 0 if self.kind in FORESTS else len(self.columns)
+        if len(self.coefficients) != expected:
             raise ValueError(f"{self.modality} {self.endpoint}: columns and coefficients differ in number")
+        if (self.kind in FORESTS) != (self.forest is not None):
+            raise ValueError(f"{self.modality} {self.endpoint}: a forest, and only a forest, names its trees")
         return self
 
 
@@ -180,19 +193,41 @@ class Recalibration(_Frozen):
         return self
 
 
+class Outliers(_Frozen):
+    """How far a patient lies from the training cohort in one modality: Mahalanobis distance.
+
+    `precision` is the inverse of a shrunken covariance (Ledoit and Wolf 2004) of the standardised columns;
+    `limit` the quantile 1 - `nominal` of the distances of training patients left out of the fit.
+    """
+
+    modality: ModalityName
+    columns: tuple[Column, ...] = Field(min_length=1)
+    precision: tuple[tuple[float, ...], ...]
+    limit: float = Field(gt=0)
+    nominal: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        if {len(self.columns)} != {len(self.precision), *(len(row) for row in self.precision)}:
+            raise ValueError(f"{self.modality}: precision is not of the columns' size")
+        return self
+
+
 class Model(_Frozen):
     """`model.json`."""
 
-    cox: tuple[CoxModel, ...]
+    learners: tuple[Learner, ...]
     recalibration: tuple[Recalibration, ...]
+    outliers: tuple[Outliers, ...] = ()
 
 
-class CoxRows(_Frozen):
-    """Bootstrap refits of one CoxModel: a row per refit."""
+class LearnerRows(_Frozen):
+    """Bootstrap refits of one Learner: a row per refit; a forest's refits are trees of its own in `forests.npz`."""
 
     modality: ModalityName
     endpoint: EndpointName
-    coefficients: tuple[tuple[float, ...], ...]
+    kind: LearnerKind = "cox"
+    coefficients: tuple[tuple[float, ...], ...] = ()
     offset: tuple[float, ...]
     scale: tuple[Annotated[float, Field(gt=0)], ...]
 
@@ -210,7 +245,7 @@ class Bootstrap(_Frozen):
     """`bootstrap.json`: row b of every table comes from the same resample b of the patients."""
 
     rows: int = Field(ge=0)
-    cox: tuple[CoxRows, ...]
+    learners: tuple[LearnerRows, ...]
     recalibration: tuple[RecalibrationRows, ...]
 
 

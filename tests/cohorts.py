@@ -20,13 +20,25 @@ def feature_columns(patients: Patients, noise_features: int = 10, seed: int = 5)
     for latent in ("volume", "heterogeneity", "roughness"):
         for copy in range(5):
             columns[f"copy_{latent}_{copy}"] = getattr(patients, latent) + rng.normal(0, 0.5, len(patients))
+    for number in range(6):
+        latent = ("volume", "heterogeneity")[number % 2]
+        columns[f"deep_level1_mean_{number:02d}"] = getattr(patients, latent) + rng.normal(0, 0.8, len(patients))
     for number in range(noise_features):
         columns[f"noise_{number}"] = rng.normal(0, 1, len(patients))
     columns["constant"] = np.ones(len(patients))
     return columns
 
 
-def write(folder: Path, patients: Patients, *, noise_features: int = 10, repeats: int = 1, bootstrap: int = 20) -> Path:
+def write(
+    folder: Path,
+    patients: Patients,
+    *,
+    noise_features: int = 10,
+    repeats: int = 1,
+    bootstrap: int = 20,
+    permutations: int = 0,
+    learners: tuple[str, ...] = ("cox",),
+) -> Path:
     """patients.csv and cohort.toml with ready feature columns; gives the path of the latter."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = feature_columns(patients, noise_features)
@@ -44,9 +56,13 @@ def write(folder: Path, patients: Patients, *, noise_features: int = 10, repeats
             )
     text = COHORT_TOML.format(count=len(patients), mode=patients.mode, seed=1, digest="0" * 64, name="table")
     text = text.replace('truth = "truth.json"', "# no truth").replace("repeats = 5", f"repeats = {repeats}")
-    text = text.replace("bootstrap = 100", f"bootstrap = {bootstrap}")
+    text = text.replace("bootstrap = 100", f"bootstrap = {bootstrap}\npermutations = {permutations}")
+    text = text.replace("[clinical]\n", f"[clinical]\nlearners = {list(learners)!r}\n".replace("'", '"'))
     start, end = text.index("[images]"), text.index("[extraction]")
-    text = text[:start] + f"[radiomic]\ncolumns = {sorted(columns)!r}\n\n".replace("'", '"') + text[end:]
+    deep = [name for name in sorted(columns) if name.startswith("deep_")]
+    radiomic = [name for name in sorted(columns) if name not in deep]
+    sections = f"[radiomic]\ncolumns = {radiomic!r}\n\n[deep]\ncolumns = {deep!r}\n\n".replace("'", '"')
+    text = text[:start] + sections + text[end:]
     path = folder / "cohort.toml"
     path.write_text(text)
     return path

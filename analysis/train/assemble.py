@@ -6,15 +6,22 @@ from typing import Any
 import numpy as np
 
 from analysis.contract import SYNTHETIC_WARNING
-from analysis.train import features, judge
+from analysis.train import judge
+from analysis.train.features import settings_of
+from analysis.train.fit import LearnerFit
+from analysis.train.learners import Linear
+from analysis.train.resample import forest_of
 from analysis.train.trained import Trained
 from analysis.train.validation import cohort_facts
+from models.bundle import ENCODER
+from models.forest import Forest
 from models.manifest import (
+    FORESTS,
     Bootstrap,
-    CoxModel,
-    CoxRows,
     Distribution,
     EndpointName,
+    Learner,
+    LearnerRows,
     Model,
     Recalibration,
     RecalibrationRows,
@@ -28,27 +35,14 @@ MEANING: dict[EndpointName, str] = {"OS": "death of any cause", "PFS": "progress
 def model_of(trained: Trained) -> Model:
     """`model.json`."""
     return Model(
-        cox=tuple(
-            CoxModel(
-                modality=block.modality,
-                endpoint=endpoint,
-                columns=cox.recipe.columns,
-                coefficients=tuple(cox.beta.tolist()),
-                offset=standard[0],
-                scale=standard[1],
-            )
-            for block in trained.blocks
-            for endpoint in trained.cohort.outcomes
-            for cox, standard in [
-                (trained.fitted.cox[block.modality, endpoint], trained.fitted.standard[block.modality, endpoint])
-            ]
-        ),
+        learners=tuple(_learner(key, part) for key, part in _parts(trained)),
         recalibration=tuple(
             Recalibration(
                 modalities=subset, endpoint=endpoint, slope=found.slope, cumulative_hazard=tuple(found.hazard.tolist())
             )
             for (subset, endpoint), found in _ordered(trained, trained.fitted.recalibration)
         ),
+        outliers=trained.outliers,
     )
 
 
@@ -57,16 +51,16 @@ def bootstrap_of(trained: Trained) -> Bootstrap:
     refits = trained.refits
     return Bootstrap(
         rows=trained.cohort.file.training.bootstrap,
-        cox=tuple(
-            CoxRows(
-                modality=block.modality,
-                endpoint=endpoint,
-                coefficients=tuple(_short(row) for row in refits.coefficients[block.modality, endpoint]),
-                offset=_short([row[0] for row in refits.standard[block.modality, endpoint]]),
-                scale=_short([row[1] for row in refits.standard[block.modality, endpoint]]),
+        learners=tuple(
+            LearnerRows(
+                modality=key[0],
+                endpoint=key[1],
+                kind=part.kind,
+                coefficients=tuple(_short(row) for row in refits.coefficients.get(key, [])),
+                offset=_short([row[0] for row in refits.standard[key]]),
+                scale=_short([row[1] for row in refits.standard[key]]),
             )
-            for block in trained.blocks
-            for endpoint in trained.cohort.outcomes
+            for key, part in _parts(trained)
         ),
         recalibration=tuple(
             RecalibrationRows(
@@ -78,6 +72,42 @@ def bootstrap_of(trained: Trained) -> Bootstrap:
             for (subset, endpoint), rows in _ordered(trained, refits.recalibration)
         ),
     )
+
+
+def forests_of(trained: Trained) -> dict[str, Forest]:
+    """`forests.npz`: the trees of the model and of its refits."""
+    return {
+        _forest_name(key, part): forest_of(part, trained.refits, key)
+        for key, part in _parts(trained)
+        if part.kind in FORESTS
+    }
+
+
+def _parts(trained: Trained) -> list[tuple[tuple[Any, EndpointName, int], LearnerFit]]:
+    return [
+        ((block.modality, endpoint, position), part)
+        for block in trained.blocks
+        for endpoint in trained.cohort.outcomes
+        for position, part in enumerate(trained.fitted.learners[block.modality, endpoint])
+    ]
+
+
+def _learner(key: tuple[Any, EndpointName, int], part: LearnerFit) -> Learner:
+    linear = isinstance(part.model, Linear)
+    return Learner(
+        modality=key[0],
+        endpoint=key[1],
+        kind=part.kind,
+        columns=part.recipe.columns,
+        coefficients=tuple(part.model.beta.tolist()) if isinstance(part.model, Linear) else (),
+        forest=None if linear else _forest_name(key, part),
+        offset=part.offset,
+        scale=part.scale,
+    )
+
+
+def _forest_name(key: tuple[Any, EndpointName, int], part: LearnerFit) -> str:
+    return f"{key[0]}-{key[1]}-{part.kind}"
 
 
 def _short(values: Any) -> tuple[float, ...]:
@@ -93,14 +123,8 @@ def manifest_facts(trained: Trained) -> dict[str, Any]:
     """The manifest without its file list."""
     file, outcomes = trained.cohort.file, trained.cohort.outcomes
     warning = SYNTHETIC_WARNING if file.cohort.synthetic else "Research use only - not for diagnostic use"
-    used = sorted(
-        {
-            column.feature
-            for (modality, _), found in trained.fitted.cox.items()
-            if modality == "radiomic"
-            for column in found.recipe.columns
-        }
-    )
+    used = {block.modality: used_features(trained, block.modality) for block in trained.blocks}
+    radiomic = used.get("radiomic", ())
     return {
         "name": file.bundle.name or file.cohort.name,
         "version": file.bundle.version,
@@ -114,13 +138,30 @@ def manifest_facts(trained: Trained) -> dict[str, Any]:
         "modalities": [block.modality for block in trained.blocks],
         "clinical": _predictors(trained),
         "minimum_clinical": file.clinical.minimum,
-        "radiomic": used,
-        "extraction": features.settings_of(trained.cohort).to_json() if used else {},
+        "radiomic": radiomic,
+        "deep": used.get("deep", ()),
+        "encoder": ENCODER if trained.encoder else None,
+        "extraction": settings_of(trained.cohort).to_json() if radiomic else {},
         "interval_level": file.training.interval_level,
         "sub_models": [_sub_model(trained, subset) for subset in trained.subsets],
-        "distribution": _distribution(trained, used),
+        "distribution": _distribution(trained, {name for names in used.values() for name in names}),
         "cohort": cohort_facts(trained.cohort),
     }
+
+
+def used_features(trained: Trained, modality: str) -> tuple[str, ...]:
+    """Features of a modality that any learner of any endpoint uses."""
+    return tuple(
+        sorted(
+            {
+                column.feature
+                for (name, _), parts in trained.fitted.learners.items()
+                if name == modality
+                for part in parts
+                for column in part.recipe.columns
+            }
+        )
+    )
 
 
 def _predictors(trained: Trained) -> list[dict[str, Any]]:
@@ -151,7 +192,7 @@ def _sub_model(trained: Trained, subset: tuple[Any, ...]) -> SubModelFacts:
     )
 
 
-def _distribution(trained: Trained, used: list[str]) -> dict[str, Distribution]:
+def _distribution(trained: Trained, used: set[str]) -> dict[str, Distribution]:
     found = {}
     for block in trained.blocks:
         for index, name in enumerate(block.names):

@@ -4,49 +4,90 @@ Everything that learns (selection, penalty, standardising, recalibration, cut-of
 training part; `judge` says how good the predictions are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from analysis.train.cohort import Outcome, TrainingSection
 from analysis.train.design import Block
-from analysis.train.fit import Fitted, fit, stratified
+from analysis.train.fit import Fitted, fit, stratified, subsets_of
 from analysis.train.predictions import OutOfFold, Rows
-from models.bundle import combinations_of
 from models.manifest import EndpointName
+
+Outcomes = Mapping[EndpointName, Outcome]
+Job = tuple[Sequence[Block], Outcomes, Rows, TrainingSection, int]
+
+
+@dataclass(frozen=True)
+class Nested:
+    """What cross-validation gave.
+
+    Attributes
+    ----------
+    repeats : predictions of every patient, once per repeat
+    selected : by (modality, endpoint), the share of outer training parts that chose each feature
+    inner_learners : by (modality, endpoint, learner), the share of outer training parts that kept it
+    """
+
+    repeats: list[OutOfFold]
+    selected: Mapping[tuple[str, EndpointName], Mapping[str, float]]
+    inner_learners: Mapping[tuple[str, EndpointName, str], float]
 
 
 def nested(
     blocks: Sequence[Block],
-    outcomes: Mapping[EndpointName, Outcome],
+    outcomes: Outcomes,
     settings: TrainingSection,
     seed: int,
     progress: Callable[[int], None] | None = None,
-) -> list[OutOfFold]:
-    """Run every repeat of the outer cross-validation."""
-    repeats = []
+    workers: int = 1,
+) -> Nested:
+    """Run every repeat of the outer cross-validation, the outer folds over `workers` processes."""
     count = len(next(iter(outcomes.values())).time)
-    for repeat in range(settings.repeats):
-        strata = outcomes["OS"] if "OS" in outcomes else next(iter(outcomes.values()))
-        folds = stratified(strata, np.arange(count), settings.folds, seed + 1000 * (repeat + 1))
-        fits = []
-        for number, fold in enumerate(folds, start=1):
-            fits.append(fit(blocks, outcomes, np.delete(np.arange(count), fold), settings, seed + repeat))
-            if progress:
-                progress(repeat * settings.folds + number)
-        repeats.append(_gather(blocks, outcomes, folds, fits))
-    return repeats
+    strata = outcomes["OS"] if "OS" in outcomes else next(iter(outcomes.values()))
+    folds = [
+        stratified(strata, np.arange(count), settings.folds, seed + 1000 * (repeat + 1))
+        for repeat in range(settings.repeats)
+    ]
+    jobs = [
+        (blocks, outcomes, np.delete(np.arange(count), fold), settings, seed + repeat)
+        for repeat, parts in enumerate(folds)
+        for fold in parts
+    ]
+    fits = []
+    for done, fitted in enumerate(_all(jobs, workers), start=1):
+        fits.append(fitted)
+        if progress:
+            progress(done)
+    per_repeat = [fits[start : start + settings.folds] for start in range(0, len(fits), settings.folds)]
+    return Nested(
+        [_gather(blocks, outcomes, parts, found) for parts, found in zip(folds, per_repeat, strict=True)],
+        _selected(fits),
+        _kept(fits),
+    )
 
 
-def _gather(
-    blocks: Sequence[Block],
-    outcomes: Mapping[EndpointName, Outcome],
-    folds: Sequence[Rows],
-    fits: Sequence[Fitted],
-) -> OutOfFold:
-    count = sum(len(fold) for fold in folds)
+def predict(blocks: Sequence[Block], outcomes: Outcomes, fitted: Fitted, fold: Rows) -> OutOfFold:
+    """Predictions of one fitted model for the patients `fold`; NaN for everyone else."""
+    return _gather(blocks, outcomes, [fold], [fitted])
+
+
+def _all(jobs: Sequence[Job], workers: int) -> Iterator[Fitted]:
+    if workers <= 1:
+        for job in jobs:
+            yield fit(*job)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(fit, *zip(*jobs, strict=True))
+
+
+def _gather(blocks: Sequence[Block], outcomes: Outcomes, folds: Sequence[Rows], fits: Sequence[Fitted]) -> OutOfFold:
+    count = len(next(iter(outcomes.values())).time)
     etas, probabilities, highs = {}, {}, {}
-    for subset in combinations_of(tuple(block.modality for block in blocks)):
+    for subset in subsets_of(blocks):
         for endpoint, outcome in outcomes.items():
             eta = np.full(count, np.nan)
             probability = np.full((count, len(outcome.horizons)), np.nan)
@@ -58,3 +99,23 @@ def _gather(
                     probability[fold, column] = fitted.event_probability(subset, endpoint, eta[fold], months)
             etas[subset, endpoint], probabilities[subset, endpoint], highs[subset, endpoint] = eta, probability, high
     return OutOfFold(tuple(folds), etas, probabilities, highs)
+
+
+def _selected(fits: Sequence[Fitted]) -> dict[tuple[str, EndpointName], dict[str, float]]:
+    found = {}
+    for key in fits[0].learners:
+        counts = Counter(
+            feature for fitted in fits for feature in {c.feature for c in fitted.learners[key][0].recipe.columns}
+        )
+        found[key] = {feature: count / len(fits) for feature, count in sorted(counts.items())}
+    return found
+
+
+def _kept(fits: Sequence[Fitted]) -> dict[tuple[str, EndpointName, str], float]:
+    counts = Counter(
+        (modality, endpoint, part.kind)
+        for fitted in fits
+        for (modality, endpoint), parts in fitted.learners.items()
+        for part in parts
+    )
+    return {key: count / len(fits) for key, count in sorted(counts.items())}

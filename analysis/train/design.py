@@ -1,6 +1,6 @@
 """From values to design columns, learned on training rows alone: imputation, transform, selection, scaling."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from analysis.train import cox
-from analysis.train.cohort import Cohort, Outcome, PredictorSection, TrainingSection
-from models.manifest import Column, ModalityName, significant
+from analysis.train.cohort import Cohort, CohortError, Outcome, PredictorSection, TrainingSection
+from models.manifest import Column, LearnerKind, ModalityName, significant
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -19,19 +19,29 @@ SKEWED = 0.5
 SAME_VALUE_SHARE = 0.95
 
 
+SIZE, CONTROL = "size", "random encoder"  # baselines beside the modalities
+# Of a measurement repeated on few patients an ICC says nothing: then no feature is left out for it.
+LEAST_REPEATED = 10
+
+
 @dataclass(frozen=True)
 class Block:
     """One modality's values for every patient: matrix (patients, features), NaN where unknown.
 
-    Booleans are 0 or 1, categories the index into their list. `available`: the modality can speak.
+    Booleans are 0 or 1, categories the index into their list. `available`: the modality can speak. `repeats`
+    (patients, perturbations, features) are the same features measured again. A baseline is judged beside the
+    modalities and never combined with them.
     """
 
-    modality: ModalityName
+    modality: str
     names: tuple[str, ...]
     matrix: Array
     available: Bools
     predictors: Mapping[str, PredictorSection]
     always_keep: tuple[str, ...] = ()
+    learners: tuple[LearnerKind, ...] = ("cox",)
+    repeats: Array | None = None
+    baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,30 +53,81 @@ class Recipe:
 
 
 def blocks(cohort: Cohort) -> tuple[Block, ...]:
-    """The modalities that a cohort has, clinical first."""
+    """The modalities that a cohort has: clinical, radiomic, deep."""
     found = []
-    predictors = {section.name: section for section in cohort.file.clinical.predictors}
-    if predictors:
-        matrix = np.full((len(cohort), len(predictors)), np.nan)
-        for column, (name, section) in enumerate(predictors.items()):
-            for row, values in enumerate(cohort.clinical):
-                if name in values:
-                    matrix[row, column] = _coded(section, values[name])
-        minimum = [list(predictors).index(name) for name in cohort.file.clinical.minimum]
-        available = np.asarray(np.isfinite(matrix[:, minimum]).all(axis=1))
-        found.append(Block("clinical", tuple(predictors), matrix, available, predictors))
+    file = cohort.file
+    if file.clinical.predictors:
+        found.append(_clinical_block(cohort))
     if cohort.radiomic_names:
-        available = np.asarray(np.isfinite(cohort.radiomic).any(axis=1))
         found.append(
-            Block("radiomic", cohort.radiomic_names, cohort.radiomic, available, {}, cohort.file.radiomic.always_keep)
+            _image_block("radiomic", cohort, cohort.radiomic, file.radiomic.always_keep, file.radiomic.learners)
         )
+    if cohort.deep_names:
+        found.append(_image_block("deep", cohort, cohort.deep, (), file.deep.learners))
     return tuple(found)
+
+
+def baselines(cohort: Cohort, modalities: Sequence[Block]) -> tuple[Block, ...]:
+    """What every result is printed beside: the tumour's size alone, and an encoder that has learned nothing.
+
+    Raises
+    ------
+    CohortError
+        training.size names no predictor or feature.
+    """
+    found = []
+    size = _size_of(cohort, modalities)
+    if size is not None:
+        block, index = size
+        column = block.matrix[:, [index]]
+        name = block.names[index]
+        # Of a clinical block the whole row may be judged, the gaps filled; of images only what was measured.
+        there = block.available if block.predictors else np.isfinite(column[:, 0])
+        known = {name: block.predictors[name]} if block.predictors else {}
+        found.append(Block(SIZE, (name,), column, there, known, (name,), baseline=True))
+    if cohort.control.shape[1]:
+        there = np.asarray(np.isfinite(cohort.control).any(axis=1))
+        found.append(Block(CONTROL, cohort.deep_names, cohort.control, there, {}, baseline=True))
+    return tuple(found)
+
+
+def _size_of(cohort: Cohort, modalities: Sequence[Block]) -> tuple[Block, int] | None:
+    wanted = cohort.file.training.size
+    names = cohort.file.radiomic.always_keep if wanted is None else (wanted,)
+    for name in names:
+        for block in modalities:
+            if name in block.names:
+                return block, block.names.index(name)
+    if wanted is not None:
+        raise CohortError(f"training.size names {wanted!r}, which is no predictor and no feature; correct it")
+    return None
+
+
+def _clinical_block(cohort: Cohort) -> Block:
+    predictors = {section.name: section for section in cohort.file.clinical.predictors}
+    matrix = np.full((len(cohort), len(predictors)), np.nan)
+    for column, (name, section) in enumerate(predictors.items()):
+        for row, values in enumerate(cohort.clinical):
+            if name in values:
+                matrix[row, column] = _coded(section, values[name])
+    minimum = [list(predictors).index(name) for name in cohort.file.clinical.minimum]
+    available = np.asarray(np.isfinite(matrix[:, minimum]).all(axis=1))
+    learners = cohort.file.clinical.learners
+    return Block("clinical", tuple(predictors), matrix, available, predictors, learners=learners)
+
+
+def _image_block(
+    modality: ModalityName, cohort: Cohort, matrix: Array, keep: tuple[str, ...], learners: tuple[LearnerKind, ...]
+) -> Block:
+    names = cohort.radiomic_names if modality == "radiomic" else cohort.deep_names
+    available = np.asarray(np.isfinite(matrix).any(axis=1))
+    return Block(modality, names, matrix, available, {}, keep, learners, cohort.repeats.get(modality))
 
 
 def learn(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection) -> Recipe:
     """Columns of a modality from training rows; never sees another row."""
     rows = rows[block.available[rows]]
-    if block.modality == "clinical":
+    if block.predictors:
         return _learn_clinical(block, rows)
     picked = select(block, rows, outcome, settings)
     columns = []
@@ -96,12 +157,14 @@ def apply(recipe: Recipe, block: Block, rows: Rows) -> Array:
 def select(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection) -> list[tuple[int, bool]]:
     """Features to use, and whether by their logarithm.
 
-    Constant, nearly constant and incomplete features go first. Of the rest, those always kept come first and then
-    the strongest in a univariate score test; one that correlates (Spearman) with one already in is left out; the
-    number is held to one per `events_per_variable` events.
+    Constant, nearly constant, incomplete and unstable features go first. Of the rest, those always kept come first
+    and then the strongest in a univariate score test; one that correlates (Spearman) with one already in is left
+    out; the number is held to one per `events_per_variable` events.
     """
     matrix = block.matrix[rows]
-    usable = [index for index in range(len(block.names)) if _varies(matrix[:, index])]
+    kept = np.isin(block.names, block.always_keep)
+    stable = stability(block, rows) >= settings.least_icc
+    usable = [i for i in range(len(block.names)) if _varies(matrix[:, i]) and (stable[i] or kept[i])]
     values, logs = matrix[:, usable].copy(), []
     for position in range(len(usable)):
         logs.append(_skewed(values[:, position]))
@@ -110,7 +173,7 @@ def select(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection
     strength = cox.score_statistics(
         (values - values.mean(axis=0)) / values.std(axis=0), outcome.time[rows], outcome.event[rows]
     )
-    strength = np.where([block.names[index] in block.always_keep for index in usable], np.inf, strength)
+    strength = np.where(kept[usable], np.inf, strength)
     ranks = rankdata(values, axis=0)
     ranks = (ranks - ranks.mean(axis=0)) / (ranks.std(axis=0) * np.sqrt(len(rows)))
     largest = max(1, int(outcome.event[rows].sum()) // settings.events_per_variable)
@@ -121,6 +184,31 @@ def select(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection
         if not chosen or np.abs(ranks[:, chosen].T @ ranks[:, position]).max() < settings.largest_correlation:
             chosen.append(int(position))
     return [(usable[position], logs[position]) for position in chosen]
+
+
+def stability(block: Block, rows: Rows) -> Array:
+    """ICC(1,1) of each feature over its repeats on the given patients, shape (features,); 1 where none can be said.
+
+    One-way random effects (Shrout and Fleiss 1979): the share of the variance that is between patients.
+    """
+    if block.repeats is None:
+        return np.ones(len(block.names))
+    again = block.repeats[rows]
+    there = repeated(again)
+    if there.sum() < LEAST_REPEATED:
+        return np.ones(len(block.names))
+    values = np.concatenate([block.matrix[rows][there][:, None], again[there]], axis=1)
+    patients, times = values.shape[:2]
+    between = times * values.mean(axis=1).var(axis=0, ddof=1)
+    within = values.var(axis=1, ddof=1).mean(axis=0)
+    assert patients > 1
+    icc = (between - within) / np.maximum(between + (times - 1) * within, 1e-300)
+    return np.asarray(np.where(np.isfinite(icc), icc, 0.0))
+
+
+def repeated(repeats: Array) -> Bools:
+    """Patients who were measured again: every perturbation gave something."""
+    return np.asarray(np.all(np.any(np.isfinite(repeats), axis=2), axis=1))
 
 
 def _coded(section: PredictorSection, value: float | str) -> float:

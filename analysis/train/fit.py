@@ -1,4 +1,4 @@
-"""One fit of the whole model on given rows: Cox per modality, out-of-fold standardising, recalibration.
+"""One fit of the whole model on given rows: learners per modality, out-of-fold standardising, recalibration.
 
 Nothing here looks beyond the rows it is given, so whatever calls it for the training part of a fold leaks nothing.
 """
@@ -12,31 +12,33 @@ from numpy.typing import NDArray
 from analysis.train import cox
 from analysis.train.cohort import Outcome, TrainingSection
 from analysis.train.design import Block, Recipe, apply, learn
+from analysis.train.learners import Linear, Trees, fit_learner, rounded
 from analysis.train.predictions import Rows, Subset
 from models.bundle import combinations_of
-from models.manifest import EndpointName, ModalityName, significant
+from models.manifest import EndpointName, LearnerKind, significant
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-# Ridge penalties as multiples of the number of events: from nearly none to nearly all.
-PENALTIES = (5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 PENALTY_FOLDS = 5
 
 
-@dataclass(frozen=True)
-class CoxFit:
-    """Penalised Cox of one modality for one endpoint."""
+@dataclass(frozen=True, eq=False)
+class LearnerFit:
+    """One learner of one modality and endpoint; `offset` and `scale` are its mean and SD out of fold.
 
+    `out_of_fold`: its standardised scores of the rows that were fitted on; NaN where the modality cannot speak.
+    """
+
+    kind: LearnerKind
     recipe: Recipe
-    beta: Array
-    penalty: float
+    model: Linear | Trees
+    offset: float
+    scale: float
+    out_of_fold: Array
 
-    def linear_predictor(self, block: Block, rows: Rows) -> Array:
-        """Of the given patients; NaN where the modality is not available."""
-        found = np.full(len(rows), np.nan)
-        there = block.available[rows]
-        found[there] = apply(self.recipe, block, rows[there]) @ self.beta
-        return found
+    def standardised(self, block: Block, rows: Rows) -> Array:
+        """Standardised score of the given patients; NaN where the modality is not available."""
+        return (raw_score(self.recipe, self.model, block, rows) - self.offset) / self.scale
 
 
 @dataclass(frozen=True)
@@ -50,26 +52,23 @@ class Recalibrated:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A whole model; keys are (modality, endpoint) and (combination, endpoint).
+    """A whole model; keys are (modality, endpoint) and (combination, endpoint)."""
 
-    `out_of_fold`: standardised out-of-fold linear predictors of the rows that were fitted on, in their order.
-    """
-
-    cox: Mapping[tuple[ModalityName, EndpointName], CoxFit]
-    standard: Mapping[tuple[ModalityName, EndpointName], tuple[float, float]]
+    learners: Mapping[tuple[str, EndpointName], tuple[LearnerFit, ...]]
     recalibration: Mapping[tuple[Subset, EndpointName], Recalibrated]
-    out_of_fold: Mapping[tuple[ModalityName, EndpointName], Array]
 
     def linear_predictor(self, blocks: Sequence[Block], subset: Subset, endpoint: EndpointName, rows: Rows) -> Array:
         """Recalibrated linear predictor; NaN where a modality of the subset is not available."""
-        scores = {
-            block.modality: self._standardised(block, endpoint, rows) for block in blocks if block.modality in subset
-        }
+        scores = {}
+        for block in blocks:
+            if block.modality in subset:
+                parts = self.learners[block.modality, endpoint]
+                scores[block.modality] = mean_score([part.standardised(block, rows) for part in parts])
         return self.recalibration[subset, endpoint].slope * fuse(scores, subset)
 
-    def _standardised(self, block: Block, endpoint: EndpointName, rows: Rows) -> Array:
-        offset, scale = self.standard[block.modality, endpoint]
-        return (self.cox[block.modality, endpoint].linear_predictor(block, rows) - offset) / scale
+    def out_of_fold(self, modality: str, endpoint: EndpointName) -> Array:
+        """A modality's standardised out-of-fold score of the rows that were fitted on, in their order."""
+        return mean_score([part.out_of_fold for part in self.learners[modality, endpoint]])
 
     def event_probability(self, subset: Subset, endpoint: EndpointName, eta: Array, months: int) -> Array:
         """Probability of the event by a whole number of months."""
@@ -77,66 +76,99 @@ class Fitted:
         return np.asarray(-np.expm1(-hazard * np.exp(np.minimum(eta, 50.0))))
 
 
-def fuse(scores: Mapping[ModalityName, Array], subset: Subset) -> Array:
-    """Equal-weight mean of the standardised linear predictors of a combination."""
+def raw_score(recipe: Recipe, model: Linear | Trees, block: Block, rows: Rows) -> Array:
+    """A learner's own score of the given patients; NaN where the modality is not available."""
+    found = np.full(len(rows), np.nan)
+    there = block.available[rows]
+    found[there] = model.predict(apply(recipe, block, rows[there]))
+    return found
+
+
+def mean_score(scores: Sequence[Array]) -> Array:
+    """A modality's word: the mean of its learners' standardised scores."""
+    return np.asarray(np.mean(scores, axis=0))
+
+
+def fuse(scores: Mapping[str, Array], subset: Subset) -> Array:
+    """Equal-weight mean of the scores of a combination."""
     return np.asarray(np.mean([scores[modality] for modality in subset], axis=0))
+
+
+def subsets_of(blocks: Sequence[Block]) -> list[Subset]:
+    """Every combination of the modalities, singles first, and each baseline alone."""
+    modalities = tuple(block.modality for block in blocks if not block.baseline)
+    return [*combinations_of(modalities), *((block.modality,) for block in blocks if block.baseline)]
 
 
 def fit(
     blocks: Sequence[Block], outcomes: Mapping[EndpointName, Outcome], rows: Rows, settings: TrainingSection, seed: int
 ) -> Fitted:
     """Fit everything on `rows` (indices of distinct patients)."""
-    coxes: dict[tuple[ModalityName, EndpointName], CoxFit] = {}
-    standard: dict[tuple[ModalityName, EndpointName], tuple[float, float]] = {}
+    learners: dict[tuple[str, EndpointName], tuple[LearnerFit, ...]] = {}
     recalibration: dict[tuple[Subset, EndpointName], Recalibrated] = {}
-    out_of_fold: dict[tuple[ModalityName, EndpointName], Array] = {}
     for endpoint, outcome in outcomes.items():
         folds = stratified(outcome, rows, settings.folds, seed)
-        scores: dict[ModalityName, Array] = {}
         for block in blocks:
-            coxes[block.modality, endpoint] = fit_cox(block, outcome, rows, settings, seed)
-            raw = np.full(len(rows), np.nan)
-            for fold in folds:
-                inner = fit_cox(block, outcome, np.delete(rows, fold), settings, seed)
-                raw[fold] = inner.linear_predictor(block, rows[fold])
-            offset, scale = standardiser(raw)
-            standard[block.modality, endpoint] = offset, scale
-            scores[block.modality] = out_of_fold[block.modality, endpoint] = (raw - offset) / scale
-        for subset in combinations_of(tuple(block.modality for block in blocks)):
+            found = fit_block(block, outcome, rows, folds, settings, seed)
+            learners[block.modality, endpoint] = chosen(found, outcome, rows, settings)
+        scores = {
+            block.modality: mean_score([part.out_of_fold for part in learners[block.modality, endpoint]])
+            for block in blocks
+        }
+        for subset in subsets_of(blocks):
             recalibration[subset, endpoint] = recalibrate(
                 fuse(scores, subset), outcome.time[rows], outcome.event[rows], max(outcome.horizons)
             )
-    return Fitted(coxes, standard, recalibration, out_of_fold)
+    return Fitted(learners, recalibration)
 
 
-def fit_cox(block: Block, outcome: Outcome, rows: Rows, settings: TrainingSection, seed: int) -> CoxFit:
-    """Choose columns and penalty on `rows`, and fit."""
+def fit_block(
+    block: Block, outcome: Outcome, rows: Rows, folds: Sequence[Rows], settings: TrainingSection, seed: int
+) -> tuple[LearnerFit, ...]:
+    """Every learner of a block on `rows`: columns chosen and standardised, and again in each fold for the scores."""
+    recipe, models = _fit_models(block, outcome, rows, settings, seed)
+    raw = np.full((len(models), len(rows)), np.nan)
+    for fold in folds:
+        inner_recipe, inner = _fit_models(block, outcome, np.delete(rows, fold), settings, seed)
+        for position, model in enumerate(inner):
+            raw[position, fold] = raw_score(inner_recipe, model, block, rows[fold])
+    fits = []
+    for kind, model, score in zip(block.learners, models, raw, strict=True):
+        offset, scale = standardiser(score)
+        fits.append(LearnerFit(kind, recipe, model, offset, scale, (score - offset) / scale))
+    return tuple(fits)
+
+
+def _fit_models(
+    block: Block, outcome: Outcome, rows: Rows, settings: TrainingSection, seed: int
+) -> tuple[Recipe, list[Linear | Trees]]:
     rows = rows[block.available[rows]]
     recipe = learn(block, rows, outcome, settings)
     x = apply(recipe, block, rows)
-    time, event = outcome.time[rows], outcome.event[rows]
-    penalty = choose_penalty(x, time, event, stratified(outcome, rows, PENALTY_FOLDS, seed + 1))
-    return CoxFit(recipe, rounded(cox.fit(x, time, event, penalty)), penalty)
+    mine = Outcome(outcome.time[rows], outcome.event[rows], outcome.horizons)
+    folds = stratified(outcome, rows, PENALTY_FOLDS, seed + 1)
+    return recipe, [fit_learner(kind, x, mine, folds, seed) for kind in block.learners]
 
 
-def choose_penalty(x: Array, time: Array, event: Bools, folds: Sequence[Rows]) -> float:
-    """The penalty of largest cross-validated partial likelihood (Verweij and van Houwelingen 1993)."""
-    total = np.zeros(len(PENALTIES))
-    for fold in folds:
-        keep = np.ones(len(time), bool)
-        keep[fold] = False
-        beta = None
-        for position, ratio in enumerate(PENALTIES):
-            beta = cox.fit(x[keep], time[keep], event[keep], ratio * float(event[keep].sum()), beta)
-            eta = x @ beta
-            total[position] += cox.log_likelihood(eta, time, event) - cox.log_likelihood(
-                eta[keep], time[keep], event[keep]
-            )
-    return significant(PENALTIES[int(total.argmax())] * float(event.sum()))
+def chosen(
+    found: tuple[LearnerFit, ...], outcome: Outcome, rows: Rows, settings: TrainingSection
+) -> tuple[LearnerFit, ...]:
+    """All learners, or the one whose inner out-of-fold scores explain survival best."""
+    if settings.choose == "mean" or len(found) == 1:
+        return found
+    return (max(found, key=lambda part: _gain(part.out_of_fold, outcome, rows)),)
+
+
+def _gain(score: Array, outcome: Outcome, rows: Rows) -> float:
+    """What a score adds to the partial log-likelihood, with its one best slope."""
+    there = np.isfinite(score)
+    time, event, score = outcome.time[rows][there], outcome.event[rows][there], score[there]
+    slope = max(0.0, float(cox.fit(score[:, None], time, event, 1e-6)[0]))
+    return cox.log_likelihood(slope * score, time, event) - cox.log_likelihood(np.zeros(len(score)), time, event)
 
 
 def standardiser(raw: Array) -> tuple[float, float]:
-    """Mean and SD of out-of-fold linear predictors; 0 and 1 where they say nothing."""
+    """Mean and SD of out-of-fold scores; 0 and 1 where they say nothing."""
     present = raw[np.isfinite(raw)]
     scale = float(present.std()) if present.size else 0.0
     if scale < 1e-8:
@@ -155,11 +187,6 @@ def recalibrate(score: Array, time: Array, event: Bools, months: int) -> Recalib
     hazard = cox.breslow(slope * score, time, event, np.arange(months + 1, dtype=float))
     hazard[0] = 0.0
     return Recalibrated(slope, rounded(hazard), significant(float(np.median(slope * score))))
-
-
-def rounded(values: Array) -> Array:
-    """To the digits that are stored, so that a bundle and the training that made it agree."""
-    return np.array([significant(float(value)) for value in values])
 
 
 def stratified(outcome: Outcome, rows: Rows, count: int, seed: int) -> list[Rows]:

@@ -1,21 +1,26 @@
 """Training from cohort file to bundle: read, extract, judge in nested cross-validation, fit, resample, write."""
 
 import json
-import shutil
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from analysis.train import card, cohort, crossval, features, resample
-from analysis.train.assemble import bootstrap_of, manifest_facts, model_of
+from analysis import golden
+from analysis.train import card, cohort, crossval, design, features, null, reach, report, resample, suspicion, tripod
+from analysis.train.assemble import bootstrap_of, forests_of, manifest_facts, model_of
 from analysis.train.cohort import Cohort, CohortError
-from analysis.train.design import Block, blocks
+from analysis.train.design import Block
+from analysis.train.findings import findings
 from analysis.train.fit import fit
+from analysis.train.predictions import OutOfFold
 from analysis.train.trained import Trained
 from analysis.train.validation import metrics_of
-from models.bundle import BundleError, load, write
+from models.bundle import ENCODER, BundleError, load, write
 
 Progress = Callable[[str, int], Callable[[int], None]]
 
@@ -38,48 +43,101 @@ def train(
     FileNotFoundError
         The cohort file or its table is absent.
     """
-    _check_out(out, replace)
+    check_out(out, replace)
     loaded = cohort.load(path)
+    suspicion.check(loaded, design.blocks(loaded))
     if loaded.file.images is not None:
-        count = sum(paths is not None for paths in loaded.image_paths)
-        loaded = features.extract(
-            loaded,
-            cache or loaded.folder / "features-cache",
-            workers,
-            progress("features", count) if progress else None,
-        )
-    trained = fit_all(loaded, progress)
-    _replace(trained, out)
-    return card.summary(load(out).manifest, metrics_of(trained))
+        loaded = with_features(loaded, cache or loaded.folder / "features-cache", workers, progress)
+    trained = fit_all(loaded, progress, workers)
+    metrics = metrics_of(trained, findings(trained))
+    _replace(trained, metrics, out)
+    return card.summary(load(out).manifest, metrics)
 
 
-def fit_all(loaded: Cohort, progress: Progress | None = None) -> Trained:
+def with_features(loaded: Cohort, cache: Path, workers: int = 1, progress: Progress | None = None) -> Cohort:
+    """The cohort with the image features that its file asks for, those of the control encoder among them."""
+    count = sum(paths is not None for paths in loaded.image_paths)
+    with _control(loaded) as control:
+        what = features.of_cohort_file(loaded, control)
+        return features.extract(loaded, what, cache, workers, progress("features", count) if progress else None)
+
+
+@contextmanager
+def _control(loaded: Cohort) -> Iterator[Path | None]:
+    """An encoder that has learned nothing, for as long as features are extracted."""
+    encoder = features.encoder_of(loaded)
+    if encoder is None or not loaded.file.deep.random_control:
+        yield None
+        return
+    try:
+        from analysis.train.encoder import write_random_encoder  # noqa: PLC0415 (torch, and only here)
+    except ModuleNotFoundError:
+        raise CohortError(
+            "deep.random_control needs torch, which is not installed: install the extra `train`, or set it to false "
+            "and do without the control"
+        ) from None
+    with tempfile.TemporaryDirectory(prefix="prognode-") as folder:
+        control = Path(folder) / "control.onnx"
+        write_random_encoder(encoder, control, loaded.file.cohort.seed)
+        yield control
+
+
+def fit_all(loaded: Cohort, progress: Progress | None = None, workers: int = 1) -> Trained:
     """Judge, fit and resample; the cohort has its features already."""
     settings, seed = loaded.file.training, loaded.file.cohort.seed
     _check_follow_up(loaded)
-    parts = blocks(loaded)
+    parts = design.blocks(loaded)
     _check_availability(parts)
-    repeats = crossval.nested(
-        parts,
-        loaded.outcomes,
-        settings,
-        seed,
-        progress("outer folds", settings.repeats * settings.folds) if progress else None,
+    suspicion.check(loaded, parts)
+    beside = design.baselines(loaded, parts)
+    everything = (*parts, *beside)
+
+    def counted(what: str, total: int) -> Callable[[int], None] | None:
+        return progress(what, total) if progress and total else None
+
+    judged = crossval.nested(
+        everything, loaded.outcomes, settings, seed, counted("outer folds", settings.repeats * settings.folds), workers
+    )
+    chance = null.permuted(
+        everything, loaded.outcomes, settings, seed, counted("permutations", settings.permutations), workers
     )
     fitted = fit(parts, loaded.outcomes, np.arange(len(loaded)), settings, seed)
-    refits = resample.refit(
-        fitted, parts, loaded.outcomes, settings, seed, progress("refits", settings.bootstrap) if progress else None
+    return Trained(
+        cohort=loaded,
+        blocks=parts,
+        baselines=beside,
+        fitted=fitted,
+        refits=resample.refit(fitted, parts, loaded.outcomes, settings, seed, counted("refits", settings.bootstrap)),
+        nested=judged,
+        null=chance,
+        outliers=reach.outliers_of(fitted, parts, tuple(loaded.outcomes), seed),
+        sites=_leave_site_out(loaded, parts),
+        encoder=features.encoder_of(loaded),
     )
-    return Trained(loaded, parts, fitted, refits, repeats)
 
 
-def _check_out(out: Path, replace: bool) -> None:
+def _leave_site_out(loaded: Cohort, parts: tuple[Block, ...]) -> dict[str, OutOfFold]:
+    """For each hospital, predictions by a model of all the others; one that cannot be left out is passed over."""
+    found = {}
+    sites = np.array(loaded.sites)
+    for site in sorted(set(loaded.sites)):
+        inside = np.flatnonzero(sites == site)
+        others = np.flatnonzero(sites != site)
+        events = min((int(outcome.event[others].sum()) for outcome in loaded.outcomes.values()), default=0)
+        if len(others) >= cohort.MINIMUM_PATIENTS and events >= cohort.MINIMUM_EVENTS:
+            fitted = fit(parts, loaded.outcomes, others, loaded.file.training, loaded.file.cohort.seed)
+            found[site] = crossval.predict(parts, loaded.outcomes, fitted, inside)
+    return found
+
+
+def check_out(out: Path, replace: bool, mark: str = "manifest.json") -> None:
+    """Refuse a folder that holds something else than what is to be replaced. Raises CohortError."""
     if not out.exists() or not any(out.iterdir()):
         return
     if not replace:
-        raise CohortError(f"{out}: not empty; give a new folder, or --replace to replace the bundle there")
-    if not (out / "manifest.json").is_file():
-        raise CohortError(f"{out}: holds no bundle, so it is not replaced; give another folder")
+        raise CohortError(f"{out}: not empty; give a new folder, or --replace to replace what stands there")
+    if not (out / mark).is_file():
+        raise CohortError(f"{out}: holds no {mark}, so it is not replaced; give another folder")
 
 
 def _check_follow_up(loaded: Cohort) -> None:
@@ -102,26 +160,35 @@ def _check_availability(parts: tuple[Block, ...]) -> None:
             )
 
 
-def _replace(trained: Trained, out: Path) -> None:
+def _replace(trained: Trained, metrics: Mapping[str, Any], out: Path) -> None:
     """Write beside the target and move into place, so that a half-written bundle never stands there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as scratch:
         draft = Path(scratch) / "bundle"
         try:
-            write_bundle(trained, draft)
+            write_bundle(trained, draft, metrics)
         except BundleError as error:
             raise AssertionError(f"training wrote a bundle that does not load: {error}") from error
         if out.exists():
-            shutil.rmtree(out)
+            os.replace(out, Path(scratch) / "old")
         draft.replace(out)
 
 
-def write_bundle(trained: Trained, folder: Path) -> None:
-    """Write everything into a new folder."""
-    found = metrics_of(trained)
+def write_bundle(trained: Trained, folder: Path, metrics: Mapping[str, Any] | None = None) -> None:
+    """Write everything into a new folder: once to run the golden case on it, then again with what came out."""
+    found = metrics_of(trained, findings(trained)) if metrics is None else metrics
     facts = manifest_facts(trained)
-    texts = {
+    parts = model_of(trained), bootstrap_of(trained)
+    files: dict[str, str | bytes] = {
         "metrics.json": json.dumps(found, indent=1, sort_keys=True) + "\n",
         "model_card.md": card.model_card(facts, found),
+        "model_card.json": json.dumps(card.model_card_json(facts, found, parts[0]), indent=1, sort_keys=True) + "\n",
+        "report.html": report.render(found),
+        "tripod_ai.md": tripod.table(found),
     }
-    write(folder, facts, model_of(trained), bootstrap_of(trained), texts)
+    if trained.encoder is not None:
+        files[ENCODER] = trained.encoder.read_bytes()
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".draft-") as scratch:
+        draft = write(Path(scratch) / "bundle", facts, *parts, files, forests_of(trained))
+        case = golden.make(draft)
+    write(folder, facts, *parts, files | case, forests_of(trained))

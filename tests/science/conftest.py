@@ -1,4 +1,4 @@
-"""One small trained model for all science tests: a table of 160 planted patients."""
+"""Two small trained models for all science tests: a table of 160 planted patients, and 60 with every learner."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests import cohorts
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    path = cohorts.write(tmp_path_factory.mktemp("cohort"), cohorts.patients(160))
+    path = cohorts.write(tmp_path_factory.mktemp("cohort"), cohorts.patients(160), permutations=3)
     return pipeline.fit_all(cohort.load(path))
 
 
@@ -21,6 +21,21 @@ def bundle_folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     pipeline.write_bundle(trained, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The clinical modality by all four learners."""
+    every = ("cox", "survival-forest", "ipcw-logistic", "ipcw-forest")
+    path = cohorts.write(tmp_path_factory.mktemp("several"), cohorts.patients(60), learners=every)
+    return pipeline.fit_all(cohort.load(path))
+
+
+@pytest.fixture(scope="session")
+def several_bundle(several: Trained, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    pipeline.write_bundle(several, folder)
+    return load(folder)
 
 
 @pytest.fixture(scope="session")

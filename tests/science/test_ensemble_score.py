@@ -1,6 +1,7 @@
 """The ensemble says at scoring time what training measured, and nothing that cannot be."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis import ensemble
-from analysis.contract import ClinicalValue, Endpoint, Measurement, Modality, NotScorable, RiskGroup
+from analysis.contract import ClinicalValue, Endpoint, Modality, NotScorable, RiskGroup
 from analysis.ensemble import EnsembleResult
 from analysis.reasons import Reason
 from analysis.train.trained import Trained
@@ -22,17 +23,24 @@ def clinical_of(trained: Trained, row: int) -> list[ClinicalValue]:
     return [ClinicalValue(name=name, value=value, source="test") for name, value in values]
 
 
-def measurements_of(trained: Trained, row: int) -> list[Measurement]:
-    pairs = zip(trained.cohort.radiomic_names, trained.cohort.radiomic[row], strict=True)
-    return [Measurement(name=name, family="test", value=float(value)) for name, value in pairs]
+def radiomic_of(trained: Trained, row: int) -> dict[str, float]:
+    return dict(zip(trained.cohort.radiomic_names, trained.cohort.radiomic[row].tolist(), strict=True))
+
+
+def deep_of(trained: Trained, row: int) -> dict[str, float]:
+    return dict(zip(trained.cohort.deep_names, trained.cohort.deep[row].tolist(), strict=True))
 
 
 def scored(bundle: Bundle, trained: Trained, row: int, subset: Sequence[str]) -> EnsembleResult:
-    clinical = clinical_of(trained, row) if "clinical" in subset else []
-    return ensemble.score(bundle, clinical, measurements_of(trained, row) if "radiomic" in subset else None)
+    return ensemble.score(
+        bundle,
+        clinical_of(trained, row) if "clinical" in subset else [],
+        radiomic_of(trained, row) if "radiomic" in subset else None,
+        deep_of(trained, row) if "deep" in subset else None,
+    )
 
 
-@pytest.mark.parametrize("subset", combinations_of(("clinical", "radiomic")))
+@pytest.mark.parametrize("subset", combinations_of(("clinical", "radiomic", "deep")))
 def test_scoring_gives_the_numbers_of_training_on_every_sub_model(bundle: Bundle, trained: Trained, subset) -> None:
     rows = np.arange(len(trained.cohort))
     results = [scored(bundle, trained, row, subset) for row in rows]
@@ -47,7 +55,7 @@ def test_scoring_gives_the_numbers_of_training_on_every_sub_model(bundle: Bundle
             assert all(same)
 
 
-@pytest.mark.parametrize("subset", combinations_of(("clinical", "radiomic")))
+@pytest.mark.parametrize("subset", combinations_of(("clinical", "radiomic", "deep")))
 def test_contributions_sum_to_the_linear_predictor(bundle: Bundle, trained: Trained, subset) -> None:
     for row in range(0, len(trained.cohort), 7):
         result = scored(bundle, trained, row, subset)
@@ -73,8 +81,8 @@ def test_risk_rises_with_time_and_pfs_is_never_above_os(bundle: Bundle, trained:
             ClinicalValue(name=name, value=value, source="t")
             for name, value in (("age", age), ("nlr", nlr), ("ecog", float(ecog)))
         ]
-        measurements = [Measurement(name=n, family="t", value=v) for n, v in zip(names, values, strict=True)]
-        risk = {(s.endpoint, s.horizon_months): s for s in ensemble.score(bundle, clinical, measurements).scores}
+        radiomic = dict(zip(names, values, strict=True))
+        risk = {(s.endpoint, s.horizon_months): s for s in ensemble.score(bundle, clinical, radiomic).scores}
         for s in risk.values():
             assert 0 <= s.lower <= s.event_probability <= s.upper <= 1
         for endpoint in ("OS", "PFS"):
@@ -95,7 +103,7 @@ def test_a_pfs_risk_below_the_os_risk_is_raised_and_said_to_be(bundle: Bundle, t
         for r in bundle.model.recalibration
     ]
     model = bundle.model.model_copy(update={"recalibration": tuple(raised)})
-    wrong = Bundle(bundle.folder, bundle.digest, bundle.manifest, model, bundle.bootstrap)
+    wrong = replace(bundle, model=model)
     result = scored(wrong, trained, 0, ("clinical", "radiomic"))
     risk = {(s.endpoint, s.horizon_months): s for s in result.scores}
     assert risk["PFS", 12].clipped
@@ -108,9 +116,9 @@ def test_without_the_minimum_clinical_set_the_radiomic_sub_model_speaks_and_says
     bundle: Bundle, trained: Trained
 ) -> None:
     only_age = [ClinicalValue(name="age", value=60.0, unit="a", source="DICOM PatientAge")]
-    result = ensemble.score(bundle, only_age, measurements_of(trained, 0))
+    result = ensemble.score(bundle, only_age, radiomic_of(trained, 0))
     assert result.sub_model.modalities == (Modality.RADIOMIC,)
-    assert result.sub_model.missing == (Modality.CLINICAL,)
+    assert result.sub_model.missing == (Modality.CLINICAL, Modality.DEEP)
     assert {p.endpoint for p in result.sub_model.performance} == {"OS", "PFS"}
     flag = next(flag for flag in result.flags if flag.code == "CLINICAL_MISSING")
     assert "ECOG performance status, Neutrophil-to-lymphocyte ratio" in flag.text
@@ -126,7 +134,7 @@ def test_without_any_modality_there_is_no_score(bundle: Bundle) -> None:
 
 def test_a_needed_feature_that_failed_is_named(bundle: Bundle, trained: Trained) -> None:
     name = bundle.manifest.radiomic[0]
-    rest = [item for item in measurements_of(trained, 0) if item.name != name]
+    rest = {key: value for key, value in radiomic_of(trained, 0).items() if key != name}
     with pytest.raises(NotScorable, match=name) as refusal:
         ensemble.score(bundle, clinical_of(trained, 0), rest)
     assert refusal.value.reason == Reason.FEATURES_FAILED
@@ -137,7 +145,7 @@ def test_an_absent_clinical_value_takes_the_training_median_and_is_marked(bundle
     without = [value for value in clinical_of(trained, row) if value.name != "pdl1"]
     fill = next(p.fill for p in bundle.manifest.clinical if p.name == "pdl1")
     stated = [*without, ClinicalValue(name="pdl1", value=fill, source="test")]
-    absent, present = (ensemble.score(bundle, values, measurements_of(trained, row)) for values in (without, stated))
+    absent, present = (ensemble.score(bundle, values, radiomic_of(trained, row)) for values in (without, stated))
     assert absent.scores == present.scores
     assert {p.name for p in absent.contributions if p.imputed} == {"pdl1"}
     assert not any(p.imputed for p in present.contributions)
@@ -146,15 +154,12 @@ def test_an_absent_clinical_value_takes_the_training_median_and_is_marked(bundle
 
 def test_a_value_beyond_the_training_range_is_marked_and_cannot_run_away(bundle: Bundle, trained: Trained) -> None:
     def with_volume(value: float) -> EnsembleResult:
-        items = [
-            item.model_copy(update={"value": value}) if item.name == "original_shape_MeshVolume" else item
-            for item in measurements_of(trained, 0)
-        ]
+        items = radiomic_of(trained, 0) | {"original_shape_MeshVolume": value}
         return ensemble.score(bundle, clinical_of(trained, 0), items)
 
     huge, absurd = with_volume(1e9), with_volume(1e15)
     assert "original_shape_MeshVolume" in {p.name for p in huge.contributions if p.out_of_range}
-    assert "OUTSIDE_DEVELOPMENT_RANGE" in {flag.code for flag in huge.flags}
+    assert {"OUTSIDE_DEVELOPMENT_RANGE", "OUT_OF_DISTRIBUTION"} <= {flag.code for flag in huge.flags}
     assert huge.scores == absurd.scores
 
 
@@ -168,3 +173,21 @@ def test_the_group_is_uncertain_exactly_where_the_interval_holds_the_cut_off(bun
                 assert (group.group == RiskGroup.HIGH) == (group.linear_predictor > group.cutoff)
             seen.add(group.group)
     assert seen == set(RiskGroup)
+
+
+def test_few_of_the_training_patients_are_called_unlike_the_training_cohort(bundle: Bundle, trained: Trained) -> None:
+    flagged = 0
+    for row in range(len(trained.cohort)):
+        result = scored(bundle, trained, row, ("clinical", "radiomic", "deep"))
+        flagged += any(flag.code == "OUT_OF_DISTRIBUTION" for flag in result.flags)
+    assert flagged <= 0.06 * len(trained.cohort)  # 1 % for each of three modalities, and some luck
+
+
+def test_a_gross_error_of_unit_is_called_unlike_the_training_cohort(bundle: Bundle, trained: Trained) -> None:
+    """Ten times everything that the radiomic model looks at: the blunder that the check is for."""
+    caught = 0
+    for row in range(0, len(trained.cohort), 4):
+        wrong = {name: 10 * value for name, value in radiomic_of(trained, row).items()}
+        flags = {flag.code for flag in ensemble.score(bundle, clinical_of(trained, row), wrong).flags}
+        caught += "OUT_OF_DISTRIBUTION" in flags
+    assert caught >= 0.9 * len(range(0, len(trained.cohort), 4))

@@ -129,7 +129,9 @@ def test_patients_without_features_or_clinical_values_still_teach_the_other_moda
     trained = pipeline.fit_all(loaded)
     found = [model for model in validation.metrics_of(trained)["models"] if model["kind"] == "model"]
     counts = {tuple(model["modalities"]): model["horizons"][0]["patients"] for model in found}
-    assert counts == {("clinical",): 54, ("radiomic",): 54, ("clinical", "radiomic"): 48}
+    assert counts[("clinical",)] == counts[("radiomic",)] == 54
+    assert counts["clinical", "radiomic"] == counts["clinical", "radiomic", "deep"] == 48
+    assert counts["deep",] == 60
 
 
 def test_the_command_refuses_with_one_line_and_a_sysexit(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training finds what was planted, finds nothing where nothing is, and gives the same bytes again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def outcomes_of(patients: Patients) -> dict[str, Outcome]:
 
 def judged(loaded: Cohort, patients: Patients, seed: int) -> tuple[list[OutOfFold], dict[str, Outcome]]:
     outcomes = outcomes_of(patients)
-    return crossval.nested(design.blocks(loaded), outcomes, loaded.file.training, seed), outcomes
+    return crossval.nested(design.blocks(loaded), outcomes, loaded.file.training, seed).repeats, outcomes
 
 
 def test_the_planted_effect_is_recovered_and_calibrated(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_selection_never_sees_the_patients_it_is_judged_on(tmp_path: Path) -> No
             "radiomic", tuple(block.names[i] for i in picked), block.matrix[:, picked], block.available, {}
         )
         for part, into in ((block, honest), (peeked, leaking)):
-            repeats = crossval.nested([part], {"OS": outcomes["OS"]}, loaded.file.training, seed)
+            repeats = crossval.nested([part], {"OS": outcomes["OS"]}, loaded.file.training, seed).repeats
             into.append(judge.separation(repeats, ("radiomic",), "OS", outcomes["OS"]).concordance)
     assert abs(np.mean(honest) - 0.5) <= 0.04
     assert np.mean(leaking) > 0.58  # the trap is real, so the line above can fail
@@ -84,7 +85,7 @@ def test_imputation_and_scaling_are_learned_on_training_rows_alone(tmp_path: Pat
     for block in design.blocks(loaded):
         spoiled = block.matrix.copy()
         spoiled[50:] = 1e9
-        other = design.Block(block.modality, block.names, spoiled, block.available, block.predictors, block.always_keep)
+        other = replace(block, matrix=spoiled)
         outcome = loaded.outcomes["OS"]
         late = Outcome(np.where(np.arange(80) < 50, outcome.time, 999.0), outcome.event & (np.arange(80) < 50))
         settings = loaded.file.training
@@ -115,14 +116,13 @@ def test_refits_of_noise_are_as_humble_as_the_model(tmp_path: Path) -> None:
 
 
 def test_the_intervals_hold_the_oracles_risk_often_and_are_not_vacuous(trained: Trained, bundle_folder: Path) -> None:
-    from analysis import ensemble
-    from tests.science.test_ensemble_score import clinical_of, measurements_of
+    from tests.science.test_ensemble_score import scored
 
     bundle = load(bundle_folder)
     truth = oracle_risk(cohorts.patients(160), 12)["OS"]
     held, widths = [], []
     for row in range(160):
-        first = ensemble.score(bundle, clinical_of(trained, row), measurements_of(trained, row)).scores[0]
+        first = scored(bundle, trained, row, bundle.manifest.modalities).scores[0]
         held.append(first.lower <= truth[row] <= first.upper)
         widths.append(first.upper - first.lower)
     assert np.mean(held) > 0.4  # the model does not see all that the oracle knows

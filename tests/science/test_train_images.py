@@ -38,17 +38,19 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_features_are_extracted_once_and_cached_by_content(path: Path, tmp_path: Path) -> None:
     loaded = cohort.load(path)
-    first = features.extract(loaded, tmp_path / "cache", workers=2)
+    what = features.of_cohort_file(loaded)
+    first = features.extract(loaded, what, tmp_path / "cache", workers=2)
     assert np.isfinite(first.radiomic[:3]).all()
     assert np.isnan(first.radiomic[3:]).all()
     entries = {entry.name: entry.stat().st_mtime_ns for entry in (tmp_path / "cache").iterdir()}
     assert len(entries) == 3
-    again = features.extract(loaded, tmp_path / "cache", workers=1)
+    again = features.extract(loaded, what, tmp_path / "cache", workers=1)
     assert np.array_equal(first.radiomic, again.radiomic, equal_nan=True)
     assert {entry.name: entry.stat().st_mtime_ns for entry in (tmp_path / "cache").iterdir()} == entries
     other = cohort.load(path)
     finer = other.file.model_copy(update={"extraction": {"spacing_mm": [3.0, 3.0, 3.0]}})
-    changed = features.extract(replace(other, file=finer), tmp_path / "cache", workers=2)
+    finer_cohort = replace(other, file=finer)
+    changed = features.extract(finer_cohort, features.of_cohort_file(finer_cohort), tmp_path / "cache", workers=2)
     assert not np.array_equal(first.radiomic, changed.radiomic, equal_nan=True)
     assert len(list((tmp_path / "cache").iterdir())) == 6
 
@@ -56,8 +58,10 @@ def test_features_are_extracted_once_and_cached_by_content(path: Path, tmp_path:
 def test_a_contour_that_cannot_be_used_names_the_row_and_not_the_patient(path: Path, tmp_path: Path) -> None:
     loaded = cohort.load(path)
     none = loaded.file.images.model_copy(update={"roi_name": "liver"})
+    renamed = replace(loaded, file=loaded.file.model_copy(update={"images": none}))
+    what = features.of_cohort_file(renamed)
     with pytest.raises(cohort.CohortError, match=r"row 2: no ROI or segment has 'liver' in its name") as refusal:
-        features.extract(replace(loaded, file=loaded.file.model_copy(update={"images": none})), tmp_path, workers=1)
+        features.extract(renamed, what, tmp_path, workers=1)
     assert "SYN-" not in str(refusal.value)
 
 
@@ -81,8 +85,9 @@ def test_a_segmentation_object_gives_the_features_of_the_same_contour(path: Path
     segmentation = seg(datasets, roi.array)
     segmentation.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
     pairs = ((ct, tmp_path / "seg.dcm"), *loaded.image_paths[1:3], *loaded.image_paths[3:])
-    drawn = features.extract(loaded, tmp_path / "cache", workers=1)
-    segmented = features.extract(replace(loaded, image_paths=pairs), tmp_path / "cache", workers=1)
+    what = features.of_cohort_file(loaded)
+    drawn = features.extract(loaded, what, tmp_path / "cache", workers=1)
+    segmented = features.extract(replace(loaded, image_paths=pairs), what, tmp_path / "cache", workers=1)
     assert np.array_equal(drawn.radiomic, segmented.radiomic, equal_nan=True)
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
@@ -90,4 +95,4 @@ def test_a_segmentation_object_gives_the_features_of_the_same_contour(path: Path
 def test_unknown_extraction_settings_are_refused(path: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("[extraction]", "[extraction]\nbinwidth = 25"))
     with pytest.raises(cohort.CohortError, match=r"\[extraction\]: unknown extraction settings: binwidth"):
-        features.extract(cohort.load(path), tmp_path, workers=1)
+        features.of_cohort_file(cohort.load(path))

@@ -1,0 +1,242 @@
+"""Learners of one modality: what is fitted to standardised columns and survival, and gives one score per patient.
+
+Linear kinds end as coefficients, forests as plain arrays (`models.forest`); nothing of scikit-learn or
+scikit-survival is kept. A higher score is a higher risk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.learner import link
+from analysis.train import cox, metrics
+from analysis.train.cohort import Outcome
+from analysis.train.predictions import Rows
+from models.forest import Forest
+from models.manifest import LearnerKind, significant
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+# Ridge penalties as multiples of the number of events: from nearly none to nearly all.
+PENALTIES = (5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties of the logistic, per patient
+TREES, REFIT_TREES, LEAST_LEAF = 200, 26, 15
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """Coefficients of the columns; `penalty`, and the `events` it was chosen on, are kept for refits."""
+
+    beta: Array
+    penalty: float
+    events: float
+
+    def predict(self, x: Array) -> Array:
+        """Linear predictor, shape (rows,)."""
+        return np.asarray(x @ self.beta)
+
+
+@dataclass(frozen=True, eq=False)
+class Trees:
+    """A forest of one kind."""
+
+    kind: LearnerKind
+    forest: Forest
+
+    def predict(self, x: Array) -> Array:
+        """Score through the kind's link, shape (rows,)."""
+        means = np.array([self.forest.means(row, 0)[0] for row in x]) if len(x) else np.empty(0)
+        return link(self.kind, means)
+
+
+def fit_learner(kind: LearnerKind, x: Array, outcome: Outcome, folds: Sequence[Rows], seed: int) -> Linear | Trees:
+    """Fit one learner.
+
+    Parameters
+    ----------
+    x : shape (patients, columns), standardised
+    outcome : of the same patients
+    folds : positions by inner fold, for the choice of a penalty
+    """
+    if kind == "cox":
+        penalty = choose_penalty(x, outcome.time, outcome.event, folds)
+        beta = rounded(cox.fit(x, outcome.time, outcome.event, penalty))
+        return Linear(beta, penalty, float(outcome.event.sum()))
+    if kind == "ipcw-logistic":
+        return _logistic(x, outcome, folds)
+    return Trees(kind, plant(kind, x, outcome, TREES, seed))
+
+
+def choose_penalty(x: Array, time: Array, event: Bools, folds: Sequence[Rows]) -> float:
+    """The penalty of largest cross-validated partial likelihood (Verweij and van Houwelingen 1993)."""
+    total = np.zeros(len(PENALTIES))
+    for fold in folds:
+        keep = np.ones(len(time), bool)
+        keep[fold] = False
+        beta = None
+        for position, ratio in enumerate(PENALTIES):
+            beta = cox.fit(x[keep], time[keep], event[keep], ratio * float(event[keep].sum()), beta)
+            eta = x @ beta
+            total[position] += cox.log_likelihood(eta, time, event) - cox.log_likelihood(
+                eta[keep], time[keep], event[keep]
+            )
+    return significant(PENALTIES[int(total.argmax())] * float(event.sum()))
+
+
+def refit_linear(kind: LearnerKind, x: Array, outcome: Outcome, penalty: float, start: Array | None) -> Array:
+    """The same linear kind with a known penalty, as a bootstrap refit needs it."""
+    if kind == "cox":
+        return cox.fit(x, outcome.time, outcome.event, penalty, start)
+    return _logistic_at(x, outcome, penalty)
+
+
+def rounded(values: Array) -> Array:
+    """To the digits that are stored, so that a bundle and the training that made it agree."""
+    return np.array([significant(float(value)) for value in values])
+
+
+# IPCW classification ------------------------------------------------------------------------------------------
+
+
+def horizon_of(outcome: Outcome) -> int:
+    """The last horizon at which a classifier has cases and controls to learn from; the best one if none has enough.
+
+    Cox models and survival forests learn mostly from who dies early, for those are in every risk set: a classifier at
+    the last horizon adds what tells who lives long.
+    """
+
+    def smaller_side(months: int) -> int:
+        case, weight = metrics.weights(outcome.time, outcome.event, months)
+        return min(int((case & (weight > 0)).sum()), int((~case & (weight > 0)).sum()))
+
+    found = [months for months in outcome.horizons if smaller_side(months) >= metrics.ENOUGH]
+    return max(found) if found else max(outcome.horizons, key=smaller_side)
+
+
+def _weighted(outcome: Outcome) -> tuple[Bools, Array]:
+    """Who has the event by the horizon, and the IPCW weight: the censored are neither."""
+    return metrics.weights(outcome.time, outcome.event, horizon_of(outcome))
+
+
+def _logistic(x: Array, outcome: Outcome, folds: Sequence[Rows]) -> Linear:
+    """Ridge logistic regression; the penalty of least cross-validated weighted log loss."""
+    case, weight = _weighted(outcome)
+    loss = np.zeros(len(STRENGTHS))
+    for fold in folds:
+        keep = np.ones(len(case), bool)
+        keep[fold] = False
+        seen = fold[weight[fold] > 0]
+        for position, strength in enumerate(STRENGTHS):
+            model = _fitted_logistic(x[keep], case[keep], weight[keep], strength)
+            if model is not None:
+                eta = x[seen] @ model.coef_[0] + float(model.intercept_[0])
+                loss[position] += float(weight[seen] @ np.logaddexp(0, np.where(case[seen], -eta, eta)))
+    strength = STRENGTHS[int(loss.argmin())]
+    return Linear(rounded(_logistic_at(x, outcome, strength)), strength, float(outcome.event.sum()))
+
+
+def _logistic_at(x: Array, outcome: Outcome, strength: float) -> Array:
+    model = _fitted_logistic(x, *_weighted(outcome), strength)
+    return np.zeros(x.shape[1]) if model is None else np.asarray(model.coef_[0], np.float64)
+
+
+def _fitted_logistic(x: Array, case: Bools, weight: Array, strength: float) -> Any:
+    """scikit-learn's model; None where only one class is left."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 (a second of imports, only with this learner)
+
+    seen = weight > 0
+    if len(np.unique(case[seen])) < 2:
+        return None
+    model = LogisticRegression(C=strength, tol=1e-8, max_iter=1000)
+    return model.fit(x[seen], case[seen], sample_weight=weight[seen])
+
+
+# Forests ------------------------------------------------------------------------------------------------------
+
+
+def plant(kind: LearnerKind, x: Array, outcome: Outcome, trees: int, seed: int, rows: int = 0) -> Forest:
+    """Grow a forest and take it apart into plain arrays, all trees in row `rows`."""
+    grown = _survival_trees if kind == "survival-forest" else _classification_trees
+    return joined([_plain(tree, value, rows) for tree, value in grown(x, outcome, trees, seed)])
+
+
+def joined(parts: Sequence[Forest]) -> Forest:
+    """Several forests as one, nodes renumbered."""
+    offsets = np.cumsum([0, *(len(part.feature) for part in parts[:-1])])
+
+    def moved(name: str) -> NDArray[np.int32]:
+        arrays = [getattr(part, name) + offset for part, offset in zip(parts, offsets, strict=True)]
+        return np.concatenate(arrays).astype(np.int32)
+
+    return Forest(
+        roots=moved("roots"),
+        rows=np.concatenate([part.rows for part in parts]),
+        feature=np.concatenate([part.feature for part in parts]),
+        threshold=np.concatenate([part.threshold for part in parts]),
+        left=moved("left"),
+        right=moved("right"),
+        value=np.concatenate([part.value for part in parts]),
+    )
+
+
+def _survival_trees(x: Array, outcome: Outcome, trees: int, seed: int) -> list[tuple[Any, Array]]:
+    """Random survival forest (Ishwaran 2008); a leaf's value is its mean cumulative hazard over the event times.
+
+    The mean and not the sum, the usual mortality: that grows with the number of event times, so scores of forests
+    planted on fewer patients would not be on one scale with those of the whole.
+    """
+    from sksurv.ensemble import RandomSurvivalForest  # noqa: PLC0415
+    from sksurv.util import Surv  # noqa: PLC0415
+
+    forest = RandomSurvivalForest(trees, min_samples_leaf=LEAST_LEAF, random_state=seed, n_jobs=1)
+    forest.fit(x, Surv.from_arrays(outcome.event, outcome.time))
+    return [
+        (estimator.tree_, np.asarray(estimator.tree_.value[:, estimator.is_event_time_, 0].mean(axis=1)))
+        for estimator in forest.estimators_
+    ]
+
+
+def _classification_trees(x: Array, outcome: Outcome, trees: int, seed: int) -> list[tuple[Any, Array]]:
+    """Random forest for the event by the horizon, weighted for censoring; a leaf's value is its probability."""
+    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
+
+    case, weight = _weighted(outcome)
+    seen = weight > 0
+    forest = RandomForestClassifier(trees, min_samples_leaf=LEAST_LEAF, random_state=seed, n_jobs=1)
+    forest.fit(x[seen], case[seen], sample_weight=weight[seen])
+    return [(estimator.tree_, _share_of_cases(estimator.tree_, forest.classes_)) for estimator in forest]
+
+
+def _share_of_cases(tree: Any, classes: NDArray[np.bool_]) -> Array:
+    """Probability of the event in each node; where training saw one class alone, 0 or 1 everywhere."""
+    if len(classes) == 1:
+        return np.full(tree.node_count, float(classes[0]))
+    return np.asarray(tree.value[:, 0, 1] / tree.value[:, 0, :].sum(axis=1))
+
+
+def _plain(tree: Any, value: Array, row: int) -> Forest:
+    here = np.arange(tree.node_count)
+    leaf = tree.children_left < 0
+    return Forest(
+        roots=np.zeros(1, np.int32),
+        rows=np.full(1, row, np.int32),
+        feature=np.where(leaf, 0, tree.feature).astype(np.int16),
+        threshold=np.where(leaf, 0.0, tree.threshold),
+        left=np.where(leaf, here, tree.children_left).astype(np.int32),
+        right=np.where(leaf, here, tree.children_right).astype(np.int32),
+        value=_inner_values(tree, np.asarray(value, np.float64)),
+    )
+
+
+def _inner_values(tree: Any, value: Array) -> Array:
+    """Leaves keep their value; a node above has the mean of its leaves by the patients in them."""
+    out = value.copy()
+    for node in range(tree.node_count - 1, -1, -1):
+        left, right = tree.children_left[node], tree.children_right[node]
+        if left >= 0:
+            share = tree.weighted_n_node_samples[left] / tree.weighted_n_node_samples[node]
+            out[node] = share * out[left] + (1 - share) * out[right]
+    return out
