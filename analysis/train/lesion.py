@@ -13,6 +13,8 @@ Volume = NDArray[np.float32]
 _CELL = 2.0  # mm: textures are drawn on this grid, whatever the matrix of the CT
 _HALF = 52.0  # mm: half of the block that holds any lesion with its spicules
 
+_RIM = 1.5  # mm of tumour outside the contour: a hand that draws keeps off the blurred margin
+
 COVERED_MM = 140.0  # of the chest, at least, on any CT: the whole lesion lies inside
 
 
@@ -67,11 +69,21 @@ def insert(
     view = hu[box]
     tissue = _tissue(lesion, _sample(texture, at), (edge - distance) / lesion.radius_mm)
     _paint_spicules(view, (z, y, x), spicules, distance - edge, grid)
-    cover = np.clip(0.5 + (edge - distance) / max(grid.spacing_mm[1], 1.2), 0, 1) * _near(inside)
-    view += (cover * (tissue - view)).astype(np.float32)
+    view += _cover(distance - edge, inside, grid) * (tissue - view)
     mask = np.zeros(hu.shape, np.bool_)
     mask[box] = inside
     return mask
+
+
+def _cover(beyond: NDArray[np.floating], inside: NDArray[np.bool_], grid: Grid) -> Volume:
+    """How much of a voxel is tumour; `beyond` is the distance from the contour, negative inside."""
+    width = max(grid.spacing_mm[1], 1.2)
+    near = ndimage.binary_dilation(inside, iterations=int(np.ceil((_RIM + width / 2) / grid.spacing_mm[1])))
+    cover = np.clip(0.5 + (_RIM - beyond) / width, 0, 1) * near
+    # The same along the body's axis, where voxels are long: the slices at either end are not contoured.
+    ends = np.ones((3, 1, 1), np.bool_)
+    above = ndimage.binary_dilation(inside, ends, iterations=int(np.ceil(_RIM / grid.spacing_mm[0])))
+    return np.asarray(np.maximum(cover, 0.85 * above), np.float32)
 
 
 def _tissue(lesion: Lesion, texture: Volume, depth: Volume) -> Volume:
@@ -79,10 +91,10 @@ def _tissue(lesion: Lesion, texture: Volume, depth: Volume) -> Volume:
 
     `depth` is the distance from the margin as a share of the radius.
     """
-    spread = float(np.exp(0.5 * lesion.heterogeneity))
+    spread = float(np.exp(0.6 * lesion.heterogeneity))
     core = 14.0 * spread * min(1.0, lesion.radius_mm / 20) * rise(depth + 0.12 * texture, 0.30, 0.75)
-    value = 52.0 + 19.0 * spread * texture - core
-    return np.asarray(45 + 90 * np.tanh((value - 45) / 90), np.float32)
+    value = 52.0 + 24.0 * spread * texture - core
+    return np.asarray(45 + 110 * np.tanh((value - 45) / 110), np.float32)
 
 
 def _noise(sigma_cells: float, rng: np.random.Generator) -> Volume:
@@ -101,10 +113,6 @@ def _solid(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if count > 1:
         inside = labels == 1 + int(np.argmax(ndimage.sum_labels(inside, labels, range(1, count + 1))))
     return np.stack([ndimage.binary_fill_holes(plane) for plane in inside])
-
-
-def _near(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.asarray(ndimage.binary_dilation(inside, iterations=1), np.bool_)
 
 
 def _spicules(lesion: Lesion, rng: np.random.Generator) -> NDArray[np.float64]:
