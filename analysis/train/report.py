@@ -10,6 +10,7 @@ from analysis.train.report_style import STYLE
 from analysis.train.shown import Found, Line
 
 _KINDS = {"cross-validation": "internal validation by nested cross-validation", "external": "external validation"}
+_MOST_NAMES = 8
 # Nothing may be fetched, whatever a name in a cohort file holds.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -123,18 +124,26 @@ def _cohort(found: Found) -> list[str]:
     pairs = [
         ("Cohort", cohort.get("name")),
         ("Patients", cohort.get("patients")),
+        ("Scored", cohort.get("scored")),
         ("Events", events or None),
         ("Median follow-up", f"{follow_up} months (reverse Kaplan-Meier)" if follow_up is not None else None),
         ("Seed", cohort.get("seed")),
         ("Digest of cohort", cohort.get("config_digest")),
         ("Digest of bundle", bundle.get("digest")),
         ("Licence of the data", cohort.get("licence") or "not stated"),
+        ("Not in this cohort", _absent(found)),
         ("Outside the range", _share_outside(found)),
         ("Out of distribution", shown.percent(found["out_of_distribution"]) if _has_ood(found) else None),
     ]
     known = [(term, f"{value}") for term, value in pairs if value is not None]
     tables = [report_tables.counts(found), *report_tables.external(found)]
     return [markup.definitions(known, "facts"), *(table.html() for table in tables)]
+
+
+def _absent(found: Found) -> str | None:
+    names = list(found.get("predictors_absent") or ())
+    more = [f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    return report_text.listed([*names[:_MOST_NAMES], *more]) if names else None
 
 
 def _has_ood(found: Found) -> bool:

@@ -246,14 +246,36 @@ def external(found: Found) -> list[Table]:
         Row(Cell(" + ".join(line["modalities"])), [Cell(_count(line["patients"]))])
         for line in found.get("sub_models_used") or ()
     ]
-    refused = [Row(Cell(line["reason"]), [Cell(_count(line["patients"]))]) for line in found.get("not_scored") or ()]
-    outside = [
-        Row(Cell(line["name"], tone="long"), [Cell(percent(line.get("share")))])
-        for line in (found.get("range") or {}).get("features", ())
+    refused = [
+        Row(Cell(line.get("sentence") or line["reason"]), [Cell(_count(line["patients"]))])
+        for line in found.get("not_scored") or ()
     ]
     named = (
-        ("Combination of modalities that spoke", "Combination", "Patients", used),
-        ("Not scored", "Reason", "Patients", refused),
-        ("Values outside the range of development", "Feature", "Share of patients", outside),
+        ("Combination of modalities that spoke", "Combination", used),
+        ("Not scored", "Reason", refused),
     )
-    return [Table(caption, [[Cell(first), Cell(second)]], rows) for caption, first, second, rows in named if rows]
+    tables = [Table(caption, [[Cell(first), Cell("Patients")]], rows) for caption, first, rows in named if rows]
+    outside = _outside(found)
+    return [*tables, outside] if outside else tables
+
+
+def _outside(found: Found) -> Table | None:
+    """Development and this cohort beside each other, the features that differ most first."""
+    heads = ("Feature", "Share of patients outside the range", "Median here", "Median in development")
+    rows = [
+        Row(
+            Cell(line["name"], tone="long"),
+            [
+                Cell(percent(line.get("share"))),
+                Cell(_short(line.get("median"))),
+                Cell(_short(line.get("training_median"))),
+            ],
+        )
+        for line in (found.get("range") or {}).get("features", ())
+    ]
+    caption = "Values outside the range of development (1st to 99th percentile)"
+    return Table(caption, [[Cell(head) for head in heads]], rows) if rows else None
+
+
+def _short(value: float | None) -> str:
+    return shown.NOT_MADE if value is None else f"{value:.4g}"

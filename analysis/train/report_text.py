@@ -203,7 +203,11 @@ def limits(found: Found) -> list[str]:
         "The score is prognostic, not predictive: it tells who is likely to do well or badly, not who benefits from an "
         "immune checkpoint inhibitor or any other treatment. It must not decide treatment."
     )
-    if found.get("kind") == "external":
+    if found.get("same_cohort"):
+        said.append(
+            "This is the cohort that the bundle was trained on: the figures flatter the model and validate nothing."
+        )
+    elif found.get("kind") == "external":
         said.append(
             "One external cohort is one hospital’s way of scanning, contouring and treating. Other hospitals can "
             "differ."

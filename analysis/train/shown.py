@@ -182,6 +182,6 @@ def percent(share: float | None) -> str:
 
 def warnings_of(found: Found) -> list[str]:
     """What stands above everything else; never less than: research use only, preliminary, unverified."""
-    synthetic = "SYNTHETIC - NOT FOR CLINICAL USE" if found.get("synthetic") else None
-    lines = (synthetic, found.get("warning"), RESEARCH_USE, "Preliminary, unverified")
-    return [text for text in dict.fromkeys(lines) if text]
+    synthetic = "SYNTHETIC - NOT FOR CLINICAL USE" if found.get("synthetic") else ""
+    lines = [text for text in (synthetic, found.get("warning"), RESEARCH_USE, "Preliminary, unverified") if text]
+    return [text for text in dict.fromkeys(lines) if not any(o != text and o.startswith(text) for o in lines)]

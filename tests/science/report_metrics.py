@@ -127,8 +127,14 @@ def _built(count: int, seed: int, kind: str, synthetic: bool) -> dict[str, Any]:
             {"modalities": ["clinical", "radiomic", "deep"], "patients": count - 30},
             {"modalities": ["clinical"], "patients": 30},
         ]
-        found["not_scored"] = [{"reason": "no clinical values and no contour", "patients": 4}]
-        found["range"] = {"patients_outside": 0.18, "features": [{"name": "nlr", "share": 0.07}]}
+        sentence = "There are no clinical values and no contour."
+        found["not_scored"] = [{"reason": "NOTHING", "sentence": sentence, "patients": 4}]
+        found["predictors_absent"] = ["pdl1"]
+        found["cohort"]["scored"] = count - 4
+        found["range"] = {
+            "patients_outside": 0.18,
+            "features": [{"name": "nlr", "share": 0.07, "median": 4.0312, "training_median": 3.5}],
+        }
         found["out_of_distribution"] = 0.09
     return found
 

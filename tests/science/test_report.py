@@ -1,6 +1,10 @@
 """The report says what the figures say, no more, in one file that fetches nothing."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -323,12 +327,41 @@ def test_an_external_validation_says_whom_it_scored_how_and_whom_not() -> None:
     text = page.text()
     assert "External validation on 240 patients" in text
     assert "as used: by what each patient has" in text
-    assert "no clinical values and no contour4" in text
+    assert "There are no clinical values and no contour.4" in text
+    assert "Scored236" in text
+    assert "Not in this cohortpdl1" in text
+    assert "nlr7 %4.0313.5" in text
     assert "18 % of patients with at least one value" in text
     assert "applied as it is, nothing refitted" in text
     assert "internal validation only" not in text
     assert "Nested cross-validation" not in text
     assert len([e for e in page.all("section") if e.attributes["id"] == "null"]) == 0
+
+
+def test_a_bundle_judged_on_its_own_cohort_says_so_above_and_below() -> None:
+    found = report_metrics.built(kind="external")
+    found |= {"same_cohort": True, "warning": f"{found['warning']}. The bundle was trained on this cohort"}
+    page = rendered(found)
+    box = next(e for e in page.elements if e.attributes.get("class") == "warning")
+    assert box.text.count("SYNTHETIC") == 1
+    assert "trained on this cohort" in box.text
+    assert "the figures flatter the model and validate nothing" in page.text()
+
+
+def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Neither the order of a set nor a counter of the drawing library may reach the file."""
+    code = "import sys, json; from analysis.train import report; print(report.render(json.load(sys.stdin)), end='')"
+    found = report_metrics.built(count=120)
+    environment = {**os.environ, "PYTHONHASHSEED": "77", "MPLCONFIGDIR": str(tmp_path)}
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(found),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout == report.render(json.loads(json.dumps(found)))
 
 
 def test_limits_name_wide_intervals_and_that_the_score_is_no_promise_of_benefit() -> None:
