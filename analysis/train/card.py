@@ -1,6 +1,6 @@
 """The model card: what was measured, in words and tables: `model_card.md` for people, `.json` for programs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.train import report_text, shown
@@ -275,6 +275,6 @@ def _subgroups(found: Found) -> str:
     return _markdown(head, rows) if rows else "None were given."
 
 
-def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _markdown(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
