@@ -273,13 +273,14 @@ def method(found: Found) -> list[str]:
     if "events_per_variable" in facts:
         said.append(
             f"At most one feature per {facts['events_per_variable']} events, none that correlates (Spearman) above "
-            f"{facts.get('largest_correlation', 'the limit')} with one already chosen; lesion volume always stays in."
+            f"{facts.get('largest_correlation', 'the limit')} with one already chosen; lesion volume, where there is one, stays in."
         )
-    said.append(
+    auc = (
         "AUC is cumulative/dynamic with inverse-probability-of-censoring weights: a patient whose follow-up ended "
-        "before the horizon counts neither as having the event nor as free of it. Values are means over folds, since "
-        "scores of different folds’ models are not on one scale."
+        "before the horizon counts neither as having the event nor as free of it."
     )
+    folds = " Values are means over folds, since scores of different folds’ models are not on one scale."
+    said.append(auc if found.get("kind") == "external" else auc + folds)
     if "bootstrap" in facts:
         said.append(f"Stored for the interval of a single patient’s risk: {facts['bootstrap']} bootstrap refits.")
     said.append(

@@ -335,6 +335,7 @@ def test_an_external_validation_says_whom_it_scored_how_and_whom_not() -> None:
     assert "applied as it is, nothing refitted" in text
     assert "internal validation only" not in text
     assert "Nested cross-validation" not in text
+    assert "means over folds" not in text
     assert len([e for e in page.all("section") if e.attributes["id"] == "null"]) == 0
 
 
