@@ -273,7 +273,8 @@ def method(found: Found) -> list[str]:
     if "events_per_variable" in facts:
         said.append(
             f"At most one feature per {facts['events_per_variable']} events, none that correlates (Spearman) above "
-            f"{facts.get('largest_correlation', 'the limit')} with one already chosen; lesion volume, where there is one, stays in."
+            f"{facts.get('largest_correlation', 'the limit')} with one already chosen; lesion volume, where there is "
+            "one, stays in."
         )
     auc = (
         "AUC is cumulative/dynamic with inverse-probability-of-censoring weights: a patient whose follow-up ended "
