@@ -46,8 +46,8 @@ def chest(patient: Body, grid: Grid, rng: np.random.Generator) -> NDArray[np.flo
     bones.paint_ribs(m, canvas, cavity)
     bones.paint_shoulders(m, canvas, cavity)
     bones.paint_front(m, canvas)
-    bones.paint_spine(m, canvas, rng)
-    below = np.maximum(onto(shape.diaphragm, grid), cavity + 1.5)
+    bones.paint_spine(m, canvas, mottle)
+    below = np.asarray(np.maximum(onto(shape.diaphragm, grid), cavity + 1.5), np.float32)
     canvas.fill(canvas.hu, below, LIVER + 5 * mottle)
     mediastinum.paint_heart(m, canvas)
     mediastinum.paint_vessels(m, canvas, rng)
@@ -69,7 +69,7 @@ def _paint_wall(shape: Build, canvas: Canvas, streaks: Field) -> None:
     canvas.fill(canvas.hu, skin + 2.0, FAT + 7 * streaks)
     if shape.measures.female:
         _paint_glands(shape, canvas, streaks)
-    canvas.fill(canvas.hu, onto(shape.muscle, canvas.grid), MUSCLE - 9 * np.abs(streaks))
+    canvas.fill(canvas.hu, onto(shape.muscle, canvas.grid), np.asarray(MUSCLE - 9 * np.abs(streaks), np.float32))
 
 
 def _paint_glands(shape: Build, canvas: Canvas, streaks: Field) -> None:

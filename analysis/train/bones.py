@@ -3,7 +3,7 @@
 import numpy as np
 
 from analysis.train.build import CAVITY_Y, Measures
-from analysis.train.grid import Canvas, Field, Point, capsule, ellipsoid, rise, rounded
+from analysis.train.grid import Canvas, Field, Point, capsule, rise, rounded
 
 CORTEX, MARROW, CARTILAGE = 620.0, 150.0, 105.0
 _RIB_STEP = 25.0  # mm between ribs, along z
@@ -33,10 +33,11 @@ def paint_ribs(m: Measures, canvas: Canvas, cavity: Field) -> None:
     canvas.hu.ravel()[at] = values
 
 
-def paint_spine(m: Measures, canvas: Canvas, rng: np.random.Generator) -> None:
+def paint_spine(m: Measures, canvas: Canvas, mottle: Field) -> None:
     """Vertebral bodies with end plates and discs, canal with cord, arches and processes."""
     centre = m.spine
-    part = canvas.box((-24, centre - 24, -1e4), (24, centre + 44, 1e4))
+    low, high = (-24.0, centre - 24, -1e4), (24.0, centre + 44, 1e4)
+    part = canvas.box(low, high)
     if part is None:
         return
     view, axes = part
@@ -46,10 +47,9 @@ def paint_spine(m: Measures, canvas: Canvas, rng: np.random.Generator) -> None:
     hollow = 3.5 * np.exp(-((x / 9) ** 2)) * (y > centre)
     body = rounded(x, y - centre, (17.5 - waist, 15.0 - waist), 2.4) + hollow
     body = np.asarray(body, np.float32)
-    canvas.fill(view, body + 0.5, 80.0)  # discs; what is no disc is painted over
+    canvas.fill(view, np.asarray(body + 0.5, np.float32), 80.0)  # discs; what is no disc is painted over
     bony = np.maximum(body, np.asarray(np.abs(off) - (_VERTEBRA - _DISC) / 2, np.float32))
-    grain = rng.normal(0, 22, view.shape).astype(np.float32)
-    canvas.bone(view, bony, CORTEX * 0.75, MARROW + 15 + grain, 1.5)
+    canvas.bone(view, bony, CORTEX * 0.75, MARROW + 15 + 22 * mottle[canvas.parts(low, high)], 1.5)
     _arches(m, canvas)
     canal = rounded(x, y - centre - 22.5, (9.8, 8.2), 2) + 0 * z
     canvas.fill(view, canal, -25.0)
@@ -104,7 +104,7 @@ def paint_front(m: Measures, canvas: Canvas) -> None:
 
 
 def paint_shoulders(m: Measures, canvas: Canvas, cavity: Field) -> None:
-    """Shoulder blades, which follow the wall, each with its spine; heads of the arms above."""
+    """Shoulder blades, which follow the wall, each with its spine."""
     at = np.flatnonzero((cavity > 16) & (cavity < 46))
     slices, rows, columns = np.unravel_index(at, cavity.shape)
     z, y, x = (canvas.grid.axis(axis)[part] for axis, part in enumerate((slices, rows, columns)))
@@ -120,11 +120,6 @@ def paint_shoulders(m: Measures, canvas: Canvas, cavity: Field) -> None:
     values = canvas.hu.ravel()[at]
     canvas.bone(values, np.asarray(np.minimum(blade, ridge), np.float32), CORTEX * 0.85, MARROW + 60, 1.4)
     canvas.hu.ravel()[at] = values
-    for side in (-1.0, 1.0):
-        centre = (side * (m.half_width + 4), 8.0, 108.0)
-        part = canvas.box((centre[0] - 28, -20, 80), (centre[0] + 28, 36, 136))
-        if part:
-            canvas.bone(part[0], ellipsoid(part[1], centre, (25, 24, 26)), CORTEX, MARROW - 60, 1.8)
 
 
 def paint_table(m: Measures, canvas: Canvas) -> None:

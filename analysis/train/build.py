@@ -74,8 +74,9 @@ def build(measures: Measures) -> Body:
     z, y, x = axes = MODEL.axes()
     skin = _skin(measures, axes)
     width, depth = measures.cavity
-    narrow = (1 - 0.11 * rise(z, -40, 75)) * (1 - 0.26 * rise(z, 35, 118))
-    cavity = rounded(x, y - CAVITY_Y, (width * narrow, depth * (0.45 + 0.55 * narrow)), 2.25)
+    narrow = np.asarray((1 - 0.11 * rise(z, -40, 75)) * (1 - 0.26 * rise(z, 35, 118)), np.float32)
+    deep = np.asarray(depth * (0.45 + 0.55 * narrow), np.float32)
+    cavity = rounded(x, y - CAVITY_Y, (np.asarray(width * narrow, np.float32), deep), 2.25)
     muscle = np.maximum(_muscle(measures, cavity, axes), skin + 2.5 + 0.3 * measures.fat)
     diaphragm = _diaphragm(measures, axes)
     lung = np.maximum(cavity + 1.5, -mediastinum.outline(measures, axes))
@@ -132,6 +133,5 @@ def _diaphragm(m: Measures, axes: Axes) -> Field:
 
 def _apices(m: Measures, axes: Axes) -> Field:
     reach = 0.5 * m.cavity[0]
-    return np.minimum(*(ellipsoid(axes, (side * reach, 6.0, 6.0), (74.0, 100.0, 92.0)) for side in (-1, 1))) * (
-        axes[0] > 6
-    ) - 60.0 * (axes[0] <= 6)
+    left, right = (ellipsoid(axes, (side * reach, 6.0, 6.0), (74.0, 100.0, 92.0)) for side in (1, -1))
+    return np.asarray(np.where(axes[0] > 6, np.minimum(left, right), -60.0), np.float32)

@@ -181,7 +181,7 @@ class Canvas:
         if part:
             self.fill(part[0], capsule(part[1], start, end, radius, end_radius), value)
 
-    def bone(self, view: Field, distance: Field, cortex: float, marrow: float, thickness: float = 1.4) -> None:
+    def bone(self, view: Field, distance: Field, cortex: float, marrow: Field | float, thickness: float = 1.4) -> None:
         """Paint cortex, and marrow inside it."""
         self.fill(view, distance, cortex)
         self.fill(view, distance + thickness, marrow)

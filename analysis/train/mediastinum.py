@@ -91,6 +91,8 @@ def outline(m: "Measures", axes: Axes) -> Field:
     shape = union(shape, np.asarray(seam + 0 * z, np.float32), 10)
     upper = rounded(x, y + 16, (26, 34), 2.3) + np.asarray(25 * (1 - rise(z, 20, 60)), np.float32)
     shape = union(shape, upper, 10)
+    lower = rounded(x - 5, y - m.spine + 26, (15, 24), 2.3) + np.asarray(25 * rise(z, -70, -40), np.float32)
+    shape = union(shape, lower, 10)
     out = np.full(np.broadcast_shapes(*(axis.shape for axis in axes)), OUTSIDE, np.float32)
     out[:, :, near] = np.minimum(shape, OUTSIDE)
     return out
@@ -190,8 +192,8 @@ def paint_vessels(m: "Measures", canvas: Canvas, rng: np.random.Generator) -> No
     _oesophagus(m, canvas)
     for x, y, z in ((-15, 0, 20), (16, 0, 16), (0, 18, -14), (-26, 16, -8), (-18, -6, 36), (10, -22, 30)):
         radius = float(rng.uniform(2.0, 5.0))
-        x, y, z = (value + float(rng.normal(0, 1.5)) for value in (x, y, z))
-        canvas.ellipsoid((x, y, z), (radius, 0.7 * radius, radius), 45.0)
+        right, back, up = (float(value + rng.normal(0, 1.5)) for value in (x, y, z))
+        canvas.ellipsoid((right, back, up), (radius, 0.7 * radius, radius), 45.0)
 
 
 def _oesophagus(m: "Measures", canvas: Canvas) -> None:

@@ -30,7 +30,7 @@ from analysis.train.synth_error import SynthError
 from analysis.train.synth_tables import write_table, write_truth
 from analysis.train.synth_text import cohort_toml
 
-__all__ = ["GENERATOR", "SynthConfig", "SynthError", "make_cohort", "make_patient", "patient_id"]
+__all__ = ["GENERATOR", "SCANNERS", "SynthConfig", "SynthError", "make_cohort", "make_patient", "patient_id", "scan"]
 
 GENERATOR = "prognode-synth-2"
 FIELD_OF_VIEW_MM = 360.0
@@ -163,7 +163,7 @@ def make_patient(config: SynthConfig, number: int, folder: Path) -> None:
     )
     grid = config.grid(scanner.thickness)
     hu, mask = _draw(config, grid, lesion, study.female, rng)
-    hu = _scan(hu, grid, scanner, rng)
+    hu = scan(hu, grid, scanner, rng)
     headers = write_ct(folder / "ct", hu, grid, study)
     write = write_seg if config.roi == "seg" else write_rtstruct
     write(folder / f"{config.roi}.dcm", mask, grid, headers, study)
@@ -209,7 +209,7 @@ def _draw(
     return hu, insert(hu, grid, lesion, centre, rng)
 
 
-def _scan(hu: NDArray[np.float32], grid: Grid, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.float32]:
+def scan(hu: NDArray[np.float32], grid: Grid, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.float32]:
     """Blur of the kernel and correlated noise of a stated SD, whatever the matrix."""
     sigma = [0.0, scanner.blur / grid.spacing_mm[1], scanner.blur / grid.spacing_mm[2]]
     grain = ndimage.gaussian_filter(rng.standard_normal(hu.shape, np.float32), sigma)
