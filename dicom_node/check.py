@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from config.settings import Settings
-from dicom_node import candidates, clinical_table, deliver
+from dicom_node import candidates, clinical_table, deliver, job
 from dicom_node.executors import process
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -68,6 +68,10 @@ def _bundle(settings: Settings) -> Iterator[Finding]:
     name, version, digest, synthetic = bundle.identity
     note = "; SYNTHETIC - NOT FOR CLINICAL USE" if synthetic else ""
     yield Finding("bundle", True, f"{name} {version}, sha256 {digest[:16]}{note}")
+    try:
+        yield Finding("golden case", True, job.verify_golden(bundle))
+    except StageError as error:
+        yield Finding("golden case", False, str(error), error.hint)
 
 
 def _patterns(settings: Settings) -> Finding:

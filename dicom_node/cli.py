@@ -107,10 +107,11 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
         with ExitStack() as running:
             worker = None
             if working:
-                from dicom_node.job import Runner
+                from dicom_node.job import Runner, verify_golden
                 from dicom_node.worker import Worker
 
                 bundle = _bundle(settings)
+                verify_golden(bundle)
                 worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle))
             if receiving:  # the port first: a node that cannot be called must not begin to work
                 from dicom_node.receive import Receiver
@@ -326,13 +327,20 @@ def bundle_show(
 def bundle_verify(
     folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
 ) -> None:
-    """Check every digest and number of a bundle.
+    """Check every digest and number of a bundle, and run its golden case.
 
     Example: prognode bundle verify /var/lib/prognode/bundle
     """
+    from dicom_node.job import verify_golden
+    from dicom_node.workitem import StageError
+
     bundle = _bundle(Settings(bundle=folder))
     manifest = bundle.manifest
-    print(f"ok {manifest.name} {manifest.version} sha256 {bundle.digest}, {len(manifest.files)} files")
+    try:
+        said = verify_golden(bundle)
+    except StageError as error:
+        _stop(f"{error}; {error.hint}", os.EX_CONFIG)
+    print(f"ok {manifest.name} {manifest.version} sha256 {bundle.digest}, {len(manifest.files)} files; {said}")
 
 
 @app.command(context_settings=PASS_ON)
@@ -342,6 +350,24 @@ def train(context: typer.Context) -> None:
     Example: prognode train cohort.toml --out bundle/
     """
     _tool(["train", *context.args])
+
+
+@app.command(context_settings=PASS_ON)
+def evaluate(context: typer.Context) -> None:
+    """Validate an installed bundle on a cohort of elsewhere.
+
+    Example: prognode evaluate bundle/ cohort.toml --out evaluation/
+    """
+    _tool(["evaluate", *context.args])
+
+
+@app.command(context_settings=PASS_ON)
+def pretrain(context: typer.Context) -> None:
+    """Pretrain the encoder of the deep features on images of a cohort.
+
+    Example: prognode pretrain cohort/ --out encoder.onnx --checkpoint pretraining/
+    """
+    _tool(["pretrain", *context.args])
 
 
 @cohort_app.command("synth", context_settings=PASS_ON)

@@ -33,6 +33,7 @@ from dicom_node.workitem import Permanent, Retryable
 from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
+GOLDEN_SECONDS = 120.0
 PROMISED = (FEATURES_FILE, MASK_FILE, PICTURES_FILE, TIMING_FILE)
 _TRY_AGAIN = frozenset({ExitCode.TEMPORARY, 125, 128 + 9, 128 + 15, -9, -15, -24})
 
@@ -144,6 +145,24 @@ def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
     if result.key != key:
         raise Permanent("the job's result belongs to another work item", "report this: it is a bug")
     return result
+
+
+def verify_golden(bundle: Bundle) -> str:
+    """Run the bundle's golden case as a job would be run; gives a sentence.
+
+    Raises
+    ------
+    Permanent
+        The bundle says other numbers here than on the machine that trained it, or the case could not be run.
+    """
+    code, said = process.ask_module("analysis.golden", [str(bundle.folder.resolve())], GOLDEN_SECONDS)
+    if code == ExitCode.OK:
+        return said
+    why = said.splitlines()[-1] if said else ("it did not end in time" if code is None else f"status {code}")
+    raise Permanent(
+        f"the bundle's golden case failed: {why}",
+        "install the bundle again, or train it again with this release; run: prognode bundle verify",
+    )
 
 
 def run_tool(module: str, arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.clinical import Value
+from analysis.reasons import Reason
 from analysis.train.cohort_file import CohortError, CohortFile, OutcomeSection, PredictorSection, TrainingSection, parse
 from analysis.train.cohort_table import Rows, clinical_values, feature, image_paths, number_in, read_table
 from models.manifest import EndpointName, ModalityName
@@ -48,6 +49,7 @@ class Cohort:
     control : (patients, deep features), of an encoder that has learned nothing; without columns where there is none
     repeats : by modality (patients, perturbations, features), NaN where a patient was not measured again
     sites : hospital of each patient; empty where the cohort file names no such column
+    refused : by row, the reason why a patient's images could not be measured (external validation only)
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class Cohort:
     control: Array
     repeats: Mapping[ModalityName, Array] = field(default_factory=dict)
     sites: tuple[str, ...] = ()
+    refused: Mapping[int, Reason] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patient_ids)
@@ -97,6 +100,10 @@ def load(path: Path, training: bool = True) -> Cohort:
         for name, section in sorted(file.outcomes.items())
     }
     _check_order(outcomes, rows)
+    radiomic, deep = (
+        tuple(name for name in names if training or name in columns)
+        for names in (file.radiomic.columns, file.deep.columns)
+    )
     config = json.dumps(file.model_dump(mode="json"), sort_keys=True).encode()
     return Cohort(
         folder=folder,
@@ -107,10 +114,10 @@ def load(path: Path, training: bool = True) -> Cohort:
         outcomes=outcomes,
         clinical=tuple(clinical_values(file, number, row) for number, row in rows),
         image_paths=tuple(image_paths(file, folder, number, row) for number, row in rows),
-        radiomic_names=file.radiomic.columns,
-        radiomic=_matrix(file.radiomic.columns, rows),
-        deep_names=file.deep.columns,
-        deep=_matrix(file.deep.columns, rows),
+        radiomic_names=radiomic,
+        radiomic=_matrix(radiomic, rows),
+        deep_names=deep,
+        deep=_matrix(deep, rows),
         control=np.empty((len(rows), 0)),
         sites=tuple(row[file.cohort.site].strip() for _, row in rows) if file.cohort.site else (),
     )
@@ -124,10 +131,10 @@ def _matrix(names: tuple[str, ...], rows: Rows) -> Array:
 def _check_columns(file: CohortFile, table: str, columns: list[str], training: bool) -> None:
     """Every column named is there, and no outcome is a predictor."""
     predictors = [(p.column or p.name, f"clinical predictor {p.name}") for p in file.clinical.predictors]
-    if not training:
-        predictors = [(column, role) for column, role in predictors if column in columns]
     predictors += [(name, "radiomic.columns") for name in file.radiomic.columns]
     predictors += [(name, "deep.columns") for name in file.deep.columns]
+    if not training:
+        predictors = [(column, role) for column, role in predictors if column in columns]
     outcomes = [
         (column, f"outcomes.{name}")
         for name, section in file.outcomes.items()

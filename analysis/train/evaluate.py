@@ -100,7 +100,7 @@ def with_features(
     if settings is None and encoder is None:
         return loaded
     count = sum(paths is not None for paths in loaded.image_paths)
-    what = features.Extraction(settings, encoder)
+    what = features.Extraction(settings, encoder, refuse=False)
     return features.extract(loaded, what, cache, workers, progress("features", count) if progress else None)
 
 

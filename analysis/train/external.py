@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import ensemble
-from analysis.contract import ClinicalValue, NotScorable
+from analysis.contract import ClinicalValue, NotScorable, Reason
 from analysis.ensemble import EnsembleResult
 from analysis.train.cohort import Cohort, CohortError, Outcome
 from analysis.train.figures import AS_USED
@@ -31,6 +31,7 @@ class Patient:
     clinical: Sequence[ClinicalValue]
     radiomic: Mapping[str, float] | None
     deep: Mapping[str, float] | None
+    refused: Reason | None = None  # why the images could not be measured
 
     def only(self, subset: Subset) -> "Patient":
         """The same patient with fewer modalities."""
@@ -110,6 +111,7 @@ def patients_of(bundle: Bundle, cohort: Cohort) -> list[Patient]:
             [ClinicalValue(name=n, value=v, unit=units[n], source="cohort file") for n, v in values.items()],
             radiomic[row],
             deep[row],
+            cohort.refused.get(row),
         )
         for row, values in enumerate(cohort.clinical)
     ]
@@ -149,7 +151,7 @@ def score_cohort(
     reasons = []
     for row, patient in enumerate(patients):
         try:
-            result = ensemble.score(bundle, patient.clinical, patient.radiomic, patient.deep)
+            result = _scored(bundle, patient)
         except NotScorable as refusal:
             results.append(None)
             reasons.append(str(refusal.reason))
@@ -164,6 +166,12 @@ def score_cohort(
     groups = {endpoint: tuple(_group(result, endpoint) for result in results) for endpoint in outcomes}
     order = combinations_of(bundle.manifest.modalities)
     return Scored(table.predictions(results, order), groups, tuple(results), tuple(reasons))
+
+
+def _scored(bundle: Bundle, patient: Patient) -> EnsembleResult:
+    if patient.refused is not None:
+        raise NotScorable(patient.refused)
+    return ensemble.score(bundle, patient.clinical, patient.radiomic, patient.deep)
 
 
 def _add_smaller(

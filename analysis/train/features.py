@@ -19,7 +19,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from analysis import radiomic
-from analysis.contract import Combine, NotScorable
+from analysis.contract import Combine, NotScorable, Reason
 from analysis.deep import Encoder, EncoderError
 from analysis.roi import RoiMask, mask_from_rtstruct
 from analysis.segment import mask_from_seg
@@ -46,6 +46,7 @@ class Extraction:
     control: Path | None = None
     again: frozenset[int] = frozenset()
     perturbations: int = 0
+    refuse: bool = True  # False: a patient whose images cannot be measured is set aside with the reason
 
     def digest(self, row: int) -> str:
         """Of everything but the patient's own files."""
@@ -109,7 +110,7 @@ def extract(
     Raises
     ------
     CohortError
-        An image or contour cannot be used; names the row.
+        An image or contour cannot be used; names the row. With `what.refuse` off the patient is among `refused`.
     """
     cache.mkdir(parents=True, exist_ok=True)
     pattern = cohort.file.images.roi_name if cohort.file.images else ""
@@ -119,12 +120,16 @@ def extract(
         if paths is not None
     ]
     found: dict[int, Mapping[str, Any]] = {}
+    refused: dict[int, Reason] = {}
     with ProcessPoolExecutor(max(1, workers)) as pool:
         for done, (patient, values) in enumerate(zip(patients, pool.map(_one, patients), strict=True), start=1):
-            found[patient.row] = values
+            if isinstance(values, Reason):
+                refused[patient.row] = values
+            else:
+                found[patient.row] = values
             if progress:
                 progress(done)
-    return _filled(cohort, what, found)
+    return replace(_filled(cohort, what, found), refused=refused)
 
 
 def _filled(cohort: Cohort, what: Extraction, found: Mapping[int, Mapping[str, Any]]) -> Cohort:
@@ -159,8 +164,8 @@ def _row(values: Mapping[str, float], names: Sequence[str]) -> list[float]:
     return [values.get(name, np.nan) for name in names]
 
 
-def _one(patient: _Patient) -> dict[str, Any]:
-    """Features of one patient, from the cache if its very inputs were seen before."""
+def _one(patient: _Patient) -> dict[str, Any] | Reason:
+    """Features of one patient, from the cache if its very inputs were seen before; or why there are none."""
     files = sorted(path for path in patient.ct.rglob("*") if path.is_file() and path != patient.roi)
     entry = patient.cache / f"{_digest(patient, files)}.json"
     if entry.exists():
@@ -171,6 +176,8 @@ def _one(patient: _Patient) -> dict[str, Any]:
         mask = _mask(patient, volume).array
         values = _measured(volume, mask, patient.what) | {"repeats": _again(patient, volume, mask)}
     except (NotScorable, InvalidDicomError) as error:
+        if not patient.what.refuse:
+            return error.reason if isinstance(error, NotScorable) else Reason.ROI_UNREADABLE
         raise CohortError(
             f"row {patient.number}: {error}; correct the images or leave the patient's image cells empty"
         ) from None

@@ -95,6 +95,23 @@ def run_module(module: str, arguments: list[str]) -> int:
     return subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False).returncode
 
 
+def ask_module(module: str, arguments: list[str], timeout: float) -> tuple[int | None, str]:
+    """Run a tool of ours and read what it says: exit status, None when the time ran out, and its output."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+            env=_environment(None),
+        )
+    except subprocess.TimeoutExpired:
+        return None, ""
+    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+
+
 def _kill_group(child: "subprocess.Popen[bytes]") -> None:
     """End what is left of the job's session: it, and anything it has started."""
     with contextlib.suppress(ProcessLookupError):

@@ -22,7 +22,7 @@ from tests.synthetic import ct_series, drop_slice, rtstruct, save, save_all
 
 COMMANDS = {
     "serve", "receive", "work", "score", "demo", "status", "retry", "check", "bundle show", "bundle verify", "train",
-    "cohort synth",
+    "evaluate", "pretrain", "cohort synth",
 }  # fmt: skip
 SCORED_FILES = {"result.json", "risk-sr.dcm", "radiomics-sr.dcm", "page-1.dcm", "page-1.png", "segmentation.dcm"}
 NOT_SCORED_FILES = {"result.json", "risk-sr.dcm", "page-1.dcm", "page-1.png"}
