@@ -21,8 +21,9 @@ modes:
 """
 
 SYNTH_EXAMPLES = """\
-examples:
-  prognode cohort synth 240 --out cohort/ --seed 1
+Example: prognode cohort synth 240 --out cohort/ --seed 1
+
+more examples:
   prognode cohort synth 400 --out null/ --mode null --no-images
   prognode cohort synth 120 --out seg/ --roi seg --missing-images 0.1
 """
