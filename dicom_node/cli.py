@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from config.settings import Settings, SettingsError, load
+from dicom_node import cli_models
+from dicom_node.cli_models import bundle_of, stop
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,14 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="A DICOM node that scores a CT and its tumour contour. Research use only.",
 )
-bundle_app = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
-cohort_app = typer.Typer(no_args_is_help=True, help="Make cohorts.")
-app.add_typer(bundle_app, name="bundle")
-app.add_typer(cohort_app, name="cohort")
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_CONFIG", help="Settings file (TOML).")]
-# The tool behind the command knows the options, and `--help` too.
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
 
 
 def _show_version(wanted: bool) -> None:
@@ -47,16 +43,11 @@ def _prognode(
     pass
 
 
-def _stop(message: str, code: int) -> NoReturn:
-    print(f"prognode: {message}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
 def _settings(config: Path | None) -> Settings:
     try:
         return load(config) if config else Settings()
     except SettingsError as error:
-        _stop(str(error), os.EX_CONFIG)
+        stop(str(error), os.EX_CONFIG)
 
 
 def _log(level: int = logging.INFO) -> None:
@@ -66,16 +57,6 @@ def _log(level: int = logging.INFO) -> None:
     quiet_libraries()
     for name in ("apscheduler", "numexpr"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _bundle(settings: Settings):  # type: ignore[no-untyped-def]  # models is imported only by commands that need it
-    from models.bundle import DEMO, BundleError
-    from models.bundle import load as load_bundle
-
-    try:
-        return load_bundle(settings.bundle or DEMO)
-    except BundleError as error:
-        _stop(f"bundle: {error}", os.EX_CONFIG)
 
 
 def _wait_for_signal() -> None:
@@ -110,7 +91,7 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
                 from dicom_node.job import Runner, verify_golden
                 from dicom_node.worker import Worker
 
-                bundle = _bundle(settings)
+                bundle = bundle_of(settings)
                 verify_golden(bundle)
                 worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle))
             if receiving:  # the port first: a node that cannot be called must not begin to work
@@ -128,9 +109,9 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
             _wait_for_signal()
         _end()
     except (StageError, ConfigError) as error:
-        _stop(f"{error} {getattr(error, 'hint', '')}".strip(), os.EX_CONFIG)
+        stop(f"{error} {getattr(error, 'hint', '')}".strip(), os.EX_CONFIG)
     except OSError as error:
-        _stop(
+        stop(
             f"{error.filename or settings.node.host}: {error.strerror}",
             os.EX_CANTCREAT if error.filename else os.EX_UNAVAILABLE,
         )
@@ -179,15 +160,15 @@ def score(
 
     settings = _settings(config)
     _log(logging.WARNING)
-    bundle = _bundle(settings)
+    bundle = bundle_of(settings)
     try:
         summary = run(folder, out, settings, bundle)
     except NoInput as error:
-        _stop(str(error), os.EX_NOINPUT)
+        stop(str(error), os.EX_NOINPUT)
     except StageError as error:
-        _stop(f"{error}; {error.hint}", os.EX_CONFIG)
+        stop(f"{error}; {error.hint}", os.EX_CONFIG)
     except OSError as error:
-        _stop(f"{error.filename or out}: {error.strerror}; give another --out", os.EX_CANTCREAT)
+        stop(f"{error.filename or out}: {error.strerror}; give another --out", os.EX_CANTCREAT)
     if bundle.manifest.synthetic:
         print(f"bundle {bundle.manifest.name}: SYNTHETIC - NOT FOR CLINICAL USE")
     for entry in summary["work_items"]:
@@ -198,7 +179,7 @@ def score(
     if len(summary["ignored"]) > 20:
         print(f"ignored    {len(summary['ignored']) - 20} more, see {out / SUMMARY}")
     if not summary["work_items"]:
-        _stop(f"{folder}: no CT and no contour object that can be read; see {out / SUMMARY}", os.EX_DATAERR)
+        stop(f"{folder}: no CT and no contour object that can be read; see {out / SUMMARY}", os.EX_DATAERR)
     if any(entry["outcome"] == "FAILED" for entry in summary["work_items"]):
         raise typer.Exit(os.EX_SOFTWARE)
 
@@ -219,9 +200,9 @@ def demo(
 
     _log(logging.WARNING)
     try:
-        run(folder, source, _bundle(Settings()))
+        run(folder, source, bundle_of(Settings()))
     except DemoError as error:
-        _stop(str(error), error.code)
+        stop(str(error), error.code)
 
 
 @app.command()
@@ -239,14 +220,14 @@ def status(
     settings = _settings(config)
     spool = Spool(settings.node.spool)
     if not spool.store.is_file():
-        _stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
+        stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
     store = Store.open(spool.store)
     if study is None:
-        print(shown.overview(store, _bundle(settings).manifest.synthetic))
+        print(shown.overview(store, bundle_of(settings).manifest.synthetic))
         return
     text = shown.of_study(store, spool, study)
     if text is None:
-        _stop("this study is not known here: nothing of it has been received", os.EX_DATAERR)
+        stop("this study is not known here: nothing of it has been received", os.EX_DATAERR)
     print(text)
 
 
@@ -267,7 +248,7 @@ def retry(
 
     spool = Spool(_settings(config).node.spool)
     if not spool.store.is_file():
-        _stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
+        stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
     store = Store.open(spool.store)
     again = 0
     seen: set[str | None] = set()
@@ -309,81 +290,7 @@ def check(
         raise typer.Exit(os.EX_CONFIG)
 
 
-@bundle_app.command("show")
-def bundle_show(
-    folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
-) -> None:
-    """Print a bundle's identity and model card.
-
-    Example: prognode bundle show /var/lib/prognode/bundle
-    """
-    bundle = _bundle(Settings(bundle=folder))
-    name, version, digest, synthetic = bundle.identity
-    print(f"{name} {version}\nsha256 {digest}{chr(10) + 'SYNTHETIC - NOT FOR CLINICAL USE' if synthetic else ''}\n")
-    print((bundle.folder / "model_card.md").read_text(encoding="utf-8"))
-
-
-@bundle_app.command("verify")
-def bundle_verify(
-    folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
-) -> None:
-    """Check every digest and number of a bundle, and run its golden case.
-
-    Example: prognode bundle verify /var/lib/prognode/bundle
-    """
-    from dicom_node.job import verify_golden
-    from dicom_node.workitem import StageError
-
-    bundle = _bundle(Settings(bundle=folder))
-    manifest = bundle.manifest
-    try:
-        said = verify_golden(bundle)
-    except StageError as error:
-        _stop(f"{error}; {error.hint}", os.EX_CONFIG)
-    print(f"ok {manifest.name} {manifest.version} sha256 {bundle.digest}, {len(manifest.files)} files; {said}")
-
-
-@app.command(context_settings=PASS_ON)
-def train(context: typer.Context) -> None:
-    """Train a bundle on a cohort.
-
-    Example: prognode train cohort.toml --out bundle/
-    """
-    _tool(["train", *context.args])
-
-
-@app.command(context_settings=PASS_ON)
-def evaluate(context: typer.Context) -> None:
-    """Validate an installed bundle on a cohort of elsewhere.
-
-    Example: prognode evaluate bundle/ cohort.toml --out evaluation/
-    """
-    _tool(["evaluate", *context.args])
-
-
-@app.command(context_settings=PASS_ON)
-def pretrain(context: typer.Context) -> None:
-    """Pretrain the encoder of the deep features on images of a cohort.
-
-    Example: prognode pretrain cohort/ --out encoder.onnx --checkpoint pretraining/
-    """
-    _tool(["pretrain", *context.args])
-
-
-@cohort_app.command("synth", context_settings=PASS_ON)
-def cohort_synth(context: typer.Context) -> None:
-    """Make a synthetic cohort with a known planted effect.
-
-    Example: prognode cohort synth 240 --out cohort/ --seed 1
-    """
-    _tool(["synth", *context.args])
-
-
-def _tool(arguments: list[str]) -> NoReturn:
-    from dicom_node.job import run_tool
-
-    code = run_tool("analysis.train", arguments)
-    raise typer.Exit(os.EX_USAGE if code == 2 else code)
+cli_models.add_to(app)
 
 
 def main() -> None:

@@ -1,0 +1,117 @@
+"""Commands about models and cohorts: `prognode bundle`, `train`, `evaluate`, `pretrain`, `cohort`; part of `cli`.
+
+Training is a tool of the analysis package and runs as a child: the node itself never loads what it needs.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from config.settings import Settings
+
+bundle_app = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
+cohort_app = typer.Typer(no_args_is_help=True, help="Make cohorts.")
+# The tool behind the command knows the options, and `--help` too.
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang these commands on the program."""
+    app.add_typer(bundle_app, name="bundle")
+    app.add_typer(cohort_app, name="cohort")
+    for command in (train, evaluate, pretrain):
+        app.command(context_settings=PASS_ON)(command)
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End with a message and an exit status (sysexits.h)."""
+    print(f"prognode: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def bundle_of(settings: Settings):  # type: ignore[no-untyped-def]  # models is imported only by commands that need it
+    """The settings' bundle, or the demo's; ends the program where it cannot be used."""
+    from models.bundle import DEMO, BundleError
+    from models.bundle import load as load_bundle
+
+    try:
+        return load_bundle(settings.bundle or DEMO)
+    except BundleError as error:
+        stop(f"bundle: {error}", os.EX_CONFIG)
+
+
+@bundle_app.command("show")
+def bundle_show(
+    folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
+) -> None:
+    """Print a bundle's identity and model card.
+
+    Example: prognode bundle show /var/lib/prognode/bundle
+    """
+    bundle = bundle_of(Settings(bundle=folder))
+    name, version, digest, synthetic = bundle.identity
+    print(f"{name} {version}\nsha256 {digest}{chr(10) + 'SYNTHETIC - NOT FOR CLINICAL USE' if synthetic else ''}\n")
+    print((bundle.folder / "model_card.md").read_text(encoding="utf-8"))
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
+) -> None:
+    """Check every digest and number of a bundle, and run its golden case.
+
+    Example: prognode bundle verify /var/lib/prognode/bundle
+    """
+    from dicom_node.job import verify_golden
+    from dicom_node.workitem import StageError
+
+    bundle = bundle_of(Settings(bundle=folder))
+    manifest = bundle.manifest
+    try:
+        said = verify_golden(bundle)
+    except StageError as error:
+        stop(f"{error}; {error.hint}", os.EX_CONFIG)
+    print(f"ok {manifest.name} {manifest.version} sha256 {bundle.digest}, {len(manifest.files)} files; {said}")
+
+
+def train(context: typer.Context) -> None:
+    """Train a bundle on a cohort.
+
+    Example: prognode train cohort.toml --out bundle/
+    """
+    _tool(["train", *context.args])
+
+
+def evaluate(context: typer.Context) -> None:
+    """Validate an installed bundle on a cohort of elsewhere.
+
+    Example: prognode evaluate bundle/ cohort.toml --out evaluation/
+    """
+    _tool(["evaluate", *context.args])
+
+
+def pretrain(context: typer.Context) -> None:
+    """Pretrain the encoder of the deep features on images of a cohort.
+
+    Example: prognode pretrain cohort/ --out encoder.onnx --checkpoint pretraining/
+    """
+    _tool(["pretrain", *context.args])
+
+
+@cohort_app.command("synth", context_settings=PASS_ON)
+def cohort_synth(context: typer.Context) -> None:
+    """Make a synthetic cohort with a known planted effect.
+
+    Example: prognode cohort synth 240 --out cohort/ --seed 1
+    """
+    _tool(["synth", *context.args])
+
+
+def _tool(arguments: list[str]) -> NoReturn:
+    from dicom_node.job import run_tool
+
+    code = run_tool("analysis.train", arguments)
+    raise typer.Exit(os.EX_USAGE if code == 2 else code)
