@@ -79,8 +79,13 @@ def _forest(learner: Learner, forest: Forest, z: Array, count: int) -> tuple[flo
     assert learner.kind in FORESTS
     scores = link(learner.kind, forest.means(z, count))
     start, added = forest.path(z, len(z))
-    origin, total = float(link(learner.kind, start)), float(added.sum())
     raw = float(scores[0])
-    stretch = (raw - origin) / total if total else 0.0
-    parts = added * stretch
+    parts = added * _secant(learner.kind, start, float(added.sum()))
     return raw, scores[1:], parts + (raw - learner.offset - float(parts.sum())) / len(z)
+
+
+def _secant(kind: LearnerKind, start: float, total: float) -> float:
+    """How steep the link is between the root's value and the leaf's; where the two nearly meet, just beside them."""
+    least = 1e-6 * max(abs(start), _LEAST_HAZARD)
+    step = total if abs(total) > least else least
+    return float(link(kind, start + step) - link(kind, start)) / step

@@ -6,6 +6,7 @@ All nodes of a forest stand one after another; `left` and `right` are positions 
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -24,6 +25,9 @@ _KINDS = {
     "value": np.dtype("<f8"),
 }
 MAXIMUM_DEPTH = 64
+MAXIMUM_BYTES = 256_000_000  # of all arrays unpacked: a few kilobytes can unpack to more than there is memory
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 class ForestInvalid(ValueError):
@@ -52,8 +56,19 @@ class Forest:
     value: Floats
 
     def means(self, z: Floats, count: int) -> Floats:
-        """Mean leaf value of the trees of each row 0..count for one design row, shape (count + 1,)."""
-        total = np.bincount(self.rows, weights=self.value[self._leaves(z)], minlength=count + 1)
+        """Mean leaf value of the trees of each row 0..count, shape (..., count + 1).
+
+        Parameters
+        ----------
+        z : shape (..., columns)
+            Design row of one patient, or of many.
+        """
+        patients = z.reshape(-1, z.shape[-1])
+        leaves = self._leaves(patients)
+        cell = np.arange(len(patients))[:, None] * (count + 1) + self.rows
+        total = np.bincount(
+            cell.ravel(), weights=self.value[leaves].ravel(), minlength=len(patients) * (count + 1)
+        ).reshape(*z.shape[:-1], count + 1)
         return np.asarray(total / np.bincount(self.rows, minlength=count + 1))
 
     def path(self, z: Floats, columns: int) -> tuple[float, Floats]:
@@ -62,7 +77,7 @@ class Forest:
         nodes, trees = self.roots[model], int(model.sum())
         start, added = float(self.value[nodes].mean()), np.zeros(columns)
         for _ in range(MAXIMUM_DEPTH):
-            after = self._step(nodes, z)
+            after = self._step(nodes[None], z[None])[0]
             moved = after != nodes
             if not moved.any():
                 break
@@ -72,7 +87,8 @@ class Forest:
         return start, added
 
     def _leaves(self, z: Floats) -> NDArray[np.int32]:
-        nodes = self.roots
+        """Leaf of every patient in every tree, shape (patients, trees)."""
+        nodes = np.broadcast_to(self.roots, (len(z), len(self.roots)))
         for _ in range(MAXIMUM_DEPTH):
             after = self._step(nodes, z)
             if np.array_equal(after, nodes):
@@ -82,8 +98,8 @@ class Forest:
 
     def _step(self, nodes: NDArray[np.int32], z: Floats) -> NDArray[np.int32]:
         # scikit-learn compares in single precision: so must we, or a value on a threshold goes the other way.
-        goes_left = z.astype(np.float32)[self.feature[nodes]] <= self.threshold[nodes]
-        return np.where(goes_left, self.left[nodes], self.right[nodes])
+        values = np.take_along_axis(z.astype(np.float32), self.feature[nodes].astype(np.intp), axis=1)
+        return np.where(values <= self.threshold[nodes], self.left[nodes], self.right[nodes])
 
     def check(self, columns: int, refits: int) -> None:
         """Raise ForestInvalid where a walk could leave the arrays or never end, or a row has no tree."""
@@ -101,12 +117,24 @@ class Forest:
         if self.feature.min() < 0 or self.feature.max() >= columns:
             raise ForestInvalid("a node asks for a column that is not there")
         # Children come after their parent, so every walk ends.
+        leaf = (self.left == here) & (self.right == here)
         for child in (self.left, self.right):
-            leaf = (self.left == here) & (self.right == here)
-            if (~leaf & (child <= here)).any() or (child >= nodes).any():
+            if (~leaf & (child <= here)).any() or (child < 0).any() or (child >= nodes).any():
                 raise ForestInvalid("a child stands before its parent or outside the arrays")
         if not (np.isfinite(self.threshold).all() and np.isfinite(self.value).all()):
             raise ForestInvalid("a threshold or value is not a finite number")
+        self._check_depth(leaf)
+
+    def _check_depth(self, leaf: NDArray[np.bool_]) -> None:
+        """A walk stops after MAXIMUM_DEPTH steps: a deeper tree would give the value of a node on the way."""
+        level = np.unique(self.roots)
+        for _ in range(MAXIMUM_DEPTH):
+            level = level[~leaf[level]]
+            if not level.size:
+                return
+            level = np.unique(np.concatenate([self.left[level], self.right[level]]))
+        if not leaf[level].all():
+            raise ForestInvalid(f"a tree is deeper than {MAXIMUM_DEPTH} steps")
 
 
 def to_bytes(forests: Mapping[str, Forest]) -> bytes:
@@ -133,26 +161,40 @@ def from_bytes(content: bytes, keys: frozenset[str]) -> dict[str, Forest]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            wanted = {f"{key}/{name}.npy" for key in keys for name in _KINDS}
-            if set(archive.namelist()) != wanted:
+            entries = archive.infolist()
+            wanted = sorted(f"{key}/{name}.npy" for key in keys for name in _KINDS)
+            if sorted(entry.filename for entry in entries) != wanted:
                 raise ForestInvalid("the arrays in it are not those that model.json names")
-            found = {}
-            for key in sorted(keys):
-                arrays = {name: _array(archive.read(f"{key}/{name}.npy"), name) for name in _KINDS}
-                found[key] = Forest(**arrays)
-            return found
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+            if sum(entry.file_size for entry in entries) > MAXIMUM_BYTES:
+                raise ForestInvalid(f"it unpacks to more than {MAXIMUM_BYTES} bytes")
+            if any(entry.compress_type not in _COMPRESSIONS for entry in entries):
+                raise ForestInvalid("it is packed in another way than deflated")
+            return {
+                key: Forest(**{name: _array(archive.read(f"{key}/{name}.npy"), name) for name in _KINDS})
+                for key in sorted(keys)
+            }
+    except ForestInvalid:
+        raise
+    except _DAMAGE as error:
         raise ForestInvalid(f"not an archive of arrays ({type(error).__name__})") from error
 
 
 def _array(content: bytes, name: str) -> Any:
+    """One array; its length is compared with the bytes that are there before anything of that length is made."""
+    stream = io.BytesIO(content)
     try:
-        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ForestInvalid(f"{name} is of another version")
+        shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+    except ForestInvalid:
+        raise
     except ValueError as error:
         raise ForestInvalid(f"{name} is no plain array") from error
-    if array.dtype != _KINDS[name] or array.ndim != 1:
+    if kind != _KINDS[name] or len(shape) != 1:
         raise ForestInvalid(f"{name} is of another kind")
-    return array
+    if shape[0] * kind.itemsize != len(content) - stream.tell():
+        raise ForestInvalid(f"{name} is cut short or too long")
+    return np.frombuffer(content, kind, offset=stream.tell())
 
 
 assert {field.name for field in fields(Forest)} == set(_KINDS)
