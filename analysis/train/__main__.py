@@ -60,7 +60,7 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     pretrain.add_argument("--out", type=Path, required=True, help="the encoder, an ONNX file")
     pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--steps", type=int, default=2500)
+    pretrain.add_argument("--steps", type=int, default=1500)
     pretrain.add_argument("--checkpoint", type=Path, help="folder: an interrupted run goes on from there")
     pretrain.add_argument("--cache", type=Path, help="folder of cut patches (default: patch-cache beside --out)")
     pretrain.add_argument("--workers", type=int, default=2, help="processes that cut patches")

@@ -1,8 +1,8 @@
 """Pretrains the encoder without labels: hidden cubes and noise are to be undone, at the lesion above all.
 
-Beside each window the network gives its local texture (logarithm of the SD in a 5-voxel cube): a reconstruction alone
-is served by averages, and heterogeneity would be lost on the way. The same seed gives the same bytes on one machine,
-whether the run was interrupted or not.
+Beside each window the network gives the lesion's local texture (logarithm of the SD in a 5-voxel cube): reconstruction
+alone is served by averages, and heterogeneity would be lost on the way. The same seed gives the same bytes on one
+machine, whether the run was interrupted or not.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from torch import nn
 
 from analysis.deep import PatchSettings, windowed
 from analysis.train.batches import Batch, centred, draw
-from analysis.train.encoder import COMPARISONS, Architecture, Pair, UNet, export, random_inputs
+from analysis.train.encoder import Architecture, Pair, UNet, export, random_inputs
 from analysis.train.patches import PretrainError, TrainingPatch
 from models.manifest import significant
 
@@ -29,29 +29,32 @@ Tensor = Any  # torch publishes types that mypy is told to skip
 
 VERSION = "prognode-pretrain-1"
 CHECKPOINT = "pretraining.npz"
-CHECKPOINT_STEPS = 50
 HELD_OUT = 10  # every tenth patch is for judging
 TEXTURE_CUBE = 5
 TEXTURE_FLOOR = 0.02  # of a window's width: below it, differences of SD are the scanner's noise
 TEXTURE_MIDDLE = 2.5  # moves the logarithm of a lesion's SD to about zero
-TEXTURE_WEIGHT = 0.1
+TEXTURE_WEIGHT = 1.0
 LEVEL_WEIGHT = 0.5  # of the same task asked of each level by itself
 LESION, RIM, AROUND = 1.0, 0.5, 0.05  # weights of voxels in the loss
 WARM_UP = 0.05
-REAL_COMPARISONS = 200
+REAL_SHARE = 0.2  # of the comparisons with onnxruntime
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What is to be trained. `edge` voxels are the crops' edge; `minimum_bypass` see `bypass_ratio`."""
+    """What is to be trained. `edge`: of the crops, voxels; `comparisons`: inputs that the export is tried on.
+
+    `minimum_bypass`: how many times larger the error must be at least with the bottleneck zeroed."""
 
     seed: int = 0
-    steps: int = 2500
+    steps: int = 1500
     batch: int = 4
     edge: int = 32
     learning_rate: float = 2e-3
     threads: int = 1
     minimum_bypass: float = 1.5
+    checkpoint_steps: int = 50
+    comparisons: int = 1000
     architecture: Architecture = field(default_factory=Architecture)
     patch: PatchSettings = field(default_factory=PatchSettings)
 
@@ -79,7 +82,7 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train and write the encoder to `out`; gives the facts of its metadata and what the export differs by.
 
-    With a `checkpoint` folder the state is kept there every CHECKPOINT_STEPS steps and taken up again.
+    With a `checkpoint` folder the state is kept there every `checkpoint_steps` steps and taken up again.
 
     Raises
     ------
@@ -91,7 +94,7 @@ def pretrain(
     with _deterministic(config.threads):
         kept = [patch for index, patch in enumerate(patches) if index % HELD_OUT != HELD_OUT - 1]
         judged = [patch for index, patch in enumerate(patches) if index % HELD_OUT == HELD_OUT - 1] or kept
-        run = _Run(config, _identity(config, patches), checkpoint)
+        run = Pretraining(config, identity_of(config, patches), checkpoint)
         run.train(kept, progress)
         facts = run.facts(patches, judged)
         if facts["bypass_ratio"] < config.minimum_bypass:
@@ -100,12 +103,14 @@ def pretrain(
                 f"times {facts['bypass_ratio']:.2f}, at least {config.minimum_bypass:g} is asked), so its features "
                 "mean little; close the skips of the top levels, or train for more steps"
             )
-        inputs = chain(_real_inputs(judged, config), random_inputs(len(config.patch.windows), COMPARISONS, config.seed))
-        difference = export(run.net, config.patch, facts, out, islice(inputs, COMPARISONS))
+        inputs = chain(
+            _real_inputs(judged, config), random_inputs(len(config.patch.windows), config.comparisons, config.seed)
+        )
+        difference = export(run.net, config.patch, facts, out, islice(inputs, config.comparisons))
     return facts | {"difference_from_onnx": difference}
 
 
-class _Run:
+class Pretraining:
     """Network, optimiser and step: all that a checkpoint holds."""
 
     def __init__(self, config: PretrainConfig, identity: str, folder: Path | None) -> None:
@@ -136,7 +141,7 @@ class _Run:
             value = float(loss.detach())
             self.loss = value if self.step == 0 else 0.99 * self.loss + 0.01 * value
             self.step += 1
-            if self.step % CHECKPOINT_STEPS == 0 or self.step == config.steps:
+            if self.step % config.checkpoint_steps == 0 or self.step == config.steps:
                 self._keep()
             if progress:
                 progress(self.step)
@@ -192,23 +197,31 @@ class _Run:
 # Task -------------------------------------------------------------------------------------------------------
 
 
-def targets(clean: Tensor) -> Tensor:
-    """Windows and, for each, its texture: shape (batch, 2 x windows, D, H, W)."""
-    pool = nn.AvgPool3d(TEXTURE_CUBE, stride=1, padding=TEXTURE_CUBE // 2, count_include_pad=False)
-    variance = (pool(clean.square()) - pool(clean).square()).clamp(min=0)
+def targets(clean: Tensor, mask: Tensor) -> Tensor:
+    """Windows and, for each, the texture of the lesion around each voxel: shape (batch, 2 x windows, D, H, W).
+
+    Only voxels well inside the lesion count towards its texture, or its edge would drown it.
+    """
+    core = -nn.functional.max_pool3d(-mask, 3, stride=1, padding=1)
+    inside = core + 0.02 * mask + 1e-4
+    pool = nn.AvgPool3d(TEXTURE_CUBE, stride=1, padding=TEXTURE_CUBE // 2)
+    share = pool(inside)
+    mean = pool(clean * inside) / share
+    variance = (pool(clean.square() * inside) / share - mean.square()).clamp(min=0)
     return torch.cat([clean, (variance.sqrt() + TEXTURE_FLOOR).log() + TEXTURE_MIDDLE], dim=1)
 
 
 def objective(net: UNet, batch: Batch) -> Tensor:
     """Loss of the reconstruction, and of the same task asked of each level through one linear map."""
-    wanted = targets(torch.from_numpy(batch.clean))
-    weight = _weight(torch.from_numpy(batch.mask))
+    mask = torch.from_numpy(batch.mask)
+    wanted = targets(torch.from_numpy(batch.clean), mask)
+    weight = _weight(mask)
     maps = net.encode(torch.from_numpy(batch.shown))
-    loss = _error(net.decode(maps), wanted, weight)
+    loss = _error(net.decode(maps), wanted, weight, mask)
     for level, (head, values) in enumerate(zip(net.heads, maps, strict=True)):
         if level:
-            wanted, weight = net.pool(wanted), net.pool(weight)
-        loss = loss + LEVEL_WEIGHT / len(maps) * _error(head(values), wanted, weight)
+            wanted, weight, mask = net.pool(wanted), net.pool(weight), net.pool(mask)
+        loss = loss + LEVEL_WEIGHT / len(maps) * _error(head(values), wanted, weight, mask)
     return loss
 
 
@@ -224,10 +237,12 @@ def reconstruction_errors(net: UNet, batch: Batch) -> tuple[float, float]:
     return whole, without
 
 
-def _error(found: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+def _error(found: Tensor, wanted: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+    """Of the windows everywhere, of the texture within the lesion."""
     windows = wanted.shape[1] // 2
-    squares = ((found - wanted).square() * weight).sum(dim=(0, 2, 3, 4)) / weight.sum()
-    return squares[:windows].mean() + TEXTURE_WEIGHT * squares[windows:].mean()
+    squares = (found - wanted).square()
+    image = (squares[:, :windows] * weight).sum() / (windows * weight.sum())
+    return image + TEXTURE_WEIGHT * (squares[:, windows:] * mask).sum() / (windows * mask.sum().clamp(min=1))
 
 
 def _weight(mask: Tensor) -> Tensor:
@@ -256,15 +271,16 @@ def _deterministic(threads: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
-def _identity(config: PretrainConfig, patches: Sequence[TrainingPatch]) -> str:
+def identity_of(config: PretrainConfig, patches: Sequence[TrainingPatch]) -> str:
+    """Digest of settings and images: a checkpoint belongs to exactly one."""
     digests = [patch.digest for patch in patches]
     return hashlib.sha256(json.dumps([config.digest(), digests]).encode()).hexdigest()
 
 
 def _real_inputs(patches: Sequence[TrainingPatch], config: PretrainConfig) -> Iterator[Pair]:
     """Pieces of real patches of varied sizes, for comparing the export."""
-    rng = np.random.default_rng([config.seed, REAL_COMPARISONS])
-    for _ in range(REAL_COMPARISONS):
+    rng = np.random.default_rng([config.seed, config.comparisons])
+    for _ in range(round(REAL_SHARE * config.comparisons)):
         patch = patches[int(rng.integers(len(patches)))]
         shape = [config.patch.multiple * int(edge) for edge in rng.integers(1, 4, 3)]
         cut = tuple(
