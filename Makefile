@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PACKAGES := dicom_node analysis reports config models
 INPUT ?=
 TORCH_INDEX ?=
+BACKGROUND ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install deps demo test lint unit lock schema bundle validate benchmark clean
+.PHONY: help install deps demo test lint unit lock schema bundle encoder validate benchmark science benchmark-science clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed $(VENV)/.train ## .venv with everything that running, training and testing need
 
@@ -51,6 +52,10 @@ schema: install ## regenerate the JSON Schemas in config/schema
 bundle: install ## train the synthetic demo bundle again; the same digest comes out
 	scripts/demo-bundle $(BIN)/prognode
 
+encoder: install ## pretrain the demo's encoder again (BACKGROUND=DIR of public chest CTs), then the bundle
+	scripts/demo-encoder $(BIN)/prognode build/encoder.onnx $(BACKGROUND)
+	scripts/demo-bundle $(BIN)/prognode build/encoder.onnx
+
 validate: install ## DICOM validators over build/demo
 	$(BIN)/python -m tests.validators build/demo
 
@@ -59,6 +64,12 @@ benchmark: install ## latency by stage, on the phantom and on a full chest
 
 lock: ## renew the lock (needs uv)
 	scripts/lock
+
+science: install ## the long form of the science tests, on synthetic patients
+	$(BIN)/python -m benchmarks.synthetic
+
+benchmark-science: install ## nested cross-validation on real cohorts without images
+	$(BIN)/python -m benchmarks.science
 
 clean: ## remove .venv and build
 	rm -rf $(VENV) build

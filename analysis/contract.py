@@ -5,6 +5,7 @@ unknown keys; the JSON Schemas in config/schema are generated from these classes
 """
 
 import os
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -50,6 +51,7 @@ __all__ = [
     "RoiKind",
     "Severity",
     "SubModel",
+    "by_modality",
     "validation_sentence",
 ]
 
@@ -315,6 +317,15 @@ class JobResult(_Frozen):
     roi: RoiFacts | None = None
     geometry: GeometryFacts | None = None
     software: dict[str, str] = Field(default_factory=dict)
+
+
+def by_modality(contributions: Iterable[Contribution], endpoint: Endpoint) -> dict[Modality, float]:
+    """Exact share of each modality in the linear predictor of an endpoint, the largest first; they sum to it."""
+    shares: dict[Modality, float] = {}
+    for item in contributions:
+        if item.endpoint == endpoint:
+            shares[item.modality] = shares.get(item.modality, 0.0) + item.contribution
+    return dict(sorted(shares.items(), key=lambda item: -abs(item[1])))
 
 
 def validation_sentence(performance: Performance) -> str:

@@ -29,11 +29,9 @@ def score_flags(
 
 
 def _far(far: Mapping[Modality, tuple[float, float]]) -> Iterator[QualityFlag]:
-    for modality, (away, limit) in far.items():
-        text = (
-            f"The {modality.value} values together are unlike the training cohort "
-            f"(distance {away:.1f}, limit {limit:.1f}): the score is an extrapolation"
-        )
+    if far:
+        where = ", ".join(f"{modality.value} {away:.0f}, limit {limit:.0f}" for modality, (away, limit) in far.items())
+        text = f"Unlike the training cohort (distance: {where}): the score is an extrapolation"
         yield QualityFlag(code="OUT_OF_DISTRIBUTION", severity=Severity.WARNING, text=text)
 
 

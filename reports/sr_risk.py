@@ -14,7 +14,7 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 
-from analysis.contract import REASONS, Endpoint, JobResult, RiskScore, validation_sentence
+from analysis.contract import REASONS, Endpoint, JobResult, RiskScore, by_modality, validation_sentence
 from reports import codes, words
 from reports.context import ReportContext
 from reports.refusal import Refusal
@@ -121,5 +121,7 @@ def _contributions(result: JobResult) -> list[ContentItem]:
     for endpoint in Endpoint:
         mine = [item for item in result.contributions if item.endpoint == endpoint]
         top = sorted(mine, key=lambda item: -abs(item.contribution))[:CONTRIBUTIONS_PER_ENDPOINT]
-        items += [text(codes.contribution_name(endpoint), words.contribution(item)) for item in top]
+        shares = words.shares(by_modality(mine, endpoint))
+        lines = [*([shares] if shares else []), *(words.contribution(item) for item in top)]
+        items += [text(codes.contribution_name(endpoint), line) for line in lines]
     return items

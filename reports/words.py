@@ -1,5 +1,6 @@
 """What the reports say, in words: one wording for SR, page and message. Words come before numbers."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from analysis.contract import (
@@ -147,6 +148,16 @@ def signed(share: float) -> str:
     ('+0.31', '−0.05', '−123')
     """
     return f"{share:+.{2 if abs(share) < 10 else 0}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def shares(by_modality: Mapping[Modality, float]) -> str:
+    """What each modality does to the score; nothing where there is only one.
+
+    >>> shares({Modality.RADIOMIC: 0.43, Modality.DEEP: -0.1})
+    'By modality: radiomic +0.43, deep -0.10'
+    """
+    parts = [f"{_MODALITY[modality]} {share:+.2f}" for modality, share in by_modality.items()]
+    return f"By modality: {', '.join(parts)}" if parts[1:] else ""
 
 
 def contribution(item: Contribution) -> str:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis import ensemble
-from analysis.contract import ClinicalValue, Endpoint, Modality, NotScorable, RiskGroup
+from analysis.contract import ClinicalValue, Endpoint, Modality, NotScorable, RiskGroup, by_modality
 from analysis.ensemble import EnsembleResult
 from analysis.reasons import Reason
 from analysis.train.trained import Trained
@@ -63,6 +63,9 @@ def test_contributions_sum_to_the_linear_predictor(bundle: Bundle, trained: Trai
         for group in result.groups:
             total = sum(part.contribution for part in result.contributions if part.endpoint == group.endpoint)
             assert abs(total - group.linear_predictor) < 1e-12
+            shares = by_modality(result.contributions, group.endpoint)
+            assert set(shares) == set(subset)
+            assert abs(sum(shares.values()) - group.linear_predictor) < 1e-12
 
 
 def test_risk_rises_with_time_and_pfs_is_never_above_os(bundle: Bundle, trained: Trained) -> None:
