@@ -125,10 +125,24 @@ def _image_block(
 
 
 def learn(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection) -> Recipe:
-    """Columns of a modality from training rows; never sees another row."""
+    """Columns of a modality from training rows; never sees another row.
+
+    Raises
+    ------
+    CohortError
+        No feature can be used.
+    """
     rows = rows[block.available[rows]]
-    if block.predictors:
-        return _learn_clinical(block, rows)
+    recipe = _learn_clinical(block, rows) if block.predictors else _learn_image(block, rows, outcome, settings)
+    if not recipe.columns:
+        raise CohortError(
+            f"{block.modality}: not one of {len(block.names)} features is complete, varies and repeats well enough to "
+            "be used; look at the images and contours, lower training.least_icc, or leave this modality out"
+        )
+    return recipe
+
+
+def _learn_image(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection) -> Recipe:
     picked = select(block, rows, outcome, settings)
     columns = []
     for index, log in picked:

@@ -31,9 +31,22 @@ def check(cohort: Cohort, blocks: Sequence[Block]) -> None:
     CohortError
         Names the columns or the rows, and what to do.
     """
+    _refuse_constants(blocks)
     _refuse_duplicates(cohort, blocks)
     _refuse_mixed_units(blocks)
     _refuse_leaks(cohort, blocks)
+
+
+def _refuse_constants(blocks: Sequence[Block]) -> None:
+    """A predictor that somebody wrote down and that says nothing is a mistake; among image features it is ordinary."""
+    for block in blocks:
+        for index, (name, section) in enumerate(block.predictors.items()):
+            present = block.matrix[np.isfinite(block.matrix[:, index]), index]
+            if not present.size or not np.ptp(present):
+                what = "is empty for every patient" if not present.size else "holds the same value for every patient"
+                raise CohortError(
+                    f"column {(section.column or name)!r} {what}; take it off the list of predictors, or correct it"
+                )
 
 
 def _refuse_leaks(cohort: Cohort, blocks: Sequence[Block]) -> None:

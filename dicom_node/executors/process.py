@@ -91,8 +91,12 @@ def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) ->
 
 
 def run_module(module: str, arguments: list[str]) -> int:
-    """Run a tool of ours (training, the synthetic cohort) in the foreground, with its output on the terminal."""
-    return subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False).returncode
+    """Run a tool of ours (training, the synthetic cohort) in the foreground, with its output on the terminal.
+
+    One thread in each of its processes, as in a job, unless the environment says otherwise.
+    """
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ}
+    return subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False, env=environment).returncode
 
 
 def ask_module(module: str, arguments: list[str], timeout: float) -> tuple[int | None, str]:
