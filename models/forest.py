@@ -26,8 +26,7 @@ _KINDS = {
 }
 MAXIMUM_DEPTH = 64
 MAXIMUM_BYTES = 256_000_000  # of all arrays unpacked: a few kilobytes can unpack to more than there is memory
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError)
 
 
 class ForestInvalid(ValueError):
@@ -161,36 +160,32 @@ def from_bytes(content: bytes, keys: frozenset[str]) -> dict[str, Forest]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            wanted = sorted(f"{key}/{name}.npy" for key in keys for name in _KINDS)
-            if sorted(entry.filename for entry in entries) != wanted:
-                raise ForestInvalid("the arrays in it are not those that model.json names")
-            if sum(entry.file_size for entry in entries) > MAXIMUM_BYTES:
-                raise ForestInvalid(f"it unpacks to more than {MAXIMUM_BYTES} bytes")
-            if any(entry.compress_type not in _COMPRESSIONS for entry in entries):
-                raise ForestInvalid("it is packed in another way than deflated")
-            return {
-                key: Forest(**{name: _array(archive.read(f"{key}/{name}.npy"), name) for name in _KINDS})
-                for key in sorted(keys)
-            }
-    except ForestInvalid:
-        raise
+            _check_entries(archive.infolist(), sorted(f"{key}/{name}.npy" for key in keys for name in _KINDS))
+            packed = {name: archive.read(name) for name in archive.namelist()}
     except _DAMAGE as error:
         raise ForestInvalid(f"not an archive of arrays ({type(error).__name__})") from error
+    return {key: Forest(**{name: _array(packed[f"{key}/{name}.npy"], name) for name in _KINDS}) for key in sorted(keys)}
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], wanted: list[str]) -> None:
+    """Before anything is unpacked."""
+    if sorted(entry.filename for entry in entries) != wanted:
+        raise ForestInvalid("the arrays in it are not those that model.json names")
+    if sum(entry.file_size for entry in entries) > MAXIMUM_BYTES:
+        raise ForestInvalid(f"it unpacks to more than {MAXIMUM_BYTES} bytes")
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise ForestInvalid("it is packed in another way than deflated")
 
 
 def _array(content: bytes, name: str) -> Any:
     """One array; its length is compared with the bytes that are there before anything of that length is made."""
     stream = io.BytesIO(content)
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ForestInvalid(f"{name} is of another version")
+        version = np.lib.format.read_magic(stream)
         shape, _, kind = np.lib.format.read_array_header_1_0(stream)
-    except ForestInvalid:
-        raise
     except ValueError as error:
         raise ForestInvalid(f"{name} is no plain array") from error
-    if kind != _KINDS[name] or len(shape) != 1:
+    if version != (1, 0) or kind != _KINDS[name] or len(shape) != 1:
         raise ForestInvalid(f"{name} is of another kind")
     if shape[0] * kind.itemsize != len(content) - stream.tell():
         raise ForestInvalid(f"{name} is cut short or too long")
