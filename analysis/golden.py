@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def _stored_image(bundle: Bundle) -> tuple[Volume, Mask]:
     try:
         with np.load(bundle.folder / GOLDEN_IMAGE, allow_pickle=False) as stored:
             return _volume(stored["hu"].astype(np.float32)), stored["mask"].astype(bool)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise GoldenMismatch(f"{GOLDEN_IMAGE}: cannot be read ({type(error).__name__}); train it again") from None
 
 

@@ -144,3 +144,65 @@ def test_the_command_refuses_with_one_line_and_a_sysexit(path: Path) -> None:
     absent = subprocess.run([*command[:4], "no/such.toml", *command[5:]], capture_output=True, text=True, check=False)
     assert absent.returncode == os.EX_NOINPUT
     assert "no/such.toml" in absent.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("1", r"column 'ecog' holds the same value for every patient; take it off the list of predictors"),
+        ("", r"column 'albumin' is empty for every patient; take it off"),
+    ],
+)
+def test_a_predictor_that_says_nothing_is_named(path: Path, value: str, text: str) -> None:
+    change(path, everywhere("ecog" if value else "albumin", value))
+    with pytest.raises(CohortError, match=text):
+        pipeline.fit_all(cohort.load(path))
+
+
+def test_a_modality_without_one_usable_feature_is_named(path: Path) -> None:
+    def edit(rows: Rows) -> None:
+        for row in rows:
+            row.update({name: "7" for name in row if name.startswith("deep_")})
+
+    change(path, edit)
+    with pytest.raises(CohortError, match=r"deep: not one of 6 features is complete, varies and repeats"):
+        pipeline.fit_all(cohort.load(path))
+
+
+def test_the_filter_keeps_rows_and_their_numbers(path: Path) -> None:
+    change(path, lambda rows: [row.update({"arm": "a" if number % 5 else "b"}) for number, row in enumerate(rows)])
+    path.write_text(
+        path.read_text().replace('patient_id = "patient_id"', 'patient_id = "patient_id"\nfilter.arm = ["a"]')
+    )
+    loaded = cohort.load(path)
+    assert len(loaded) == 48
+    assert loaded.row_numbers[:5] == (3, 4, 5, 6, 8)
+    change(path, cell(8, "os_event", "2"))
+    with pytest.raises(CohortError, match="row 8: column 'os_event' must be"):
+        cohort.load(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('filter.arm = ["a"]', r"no column 'arm', which cohort.filter names"),
+        ('filter.sex = ["W"]', r"no row has W in 'sex'; correct cohort.filter"),
+        ('site = "hospital"', r"no column 'hospital', which is named as cohort.site"),
+    ],
+)
+def test_a_filter_or_site_that_is_not_there_is_named(path: Path, line: str, text: str) -> None:
+    path.write_text(path.read_text().replace('patient_id = "patient_id"', f'patient_id = "patient_id"\n{line}'))
+    with pytest.raises(CohortError, match=text):
+        cohort.load(path)
+
+
+def test_each_endpoint_may_have_horizons_of_its_own(path: Path) -> None:
+    path.write_text(path.read_text().replace("[outcomes.PFS]", "[outcomes.PFS]\nhorizons_months = [6]"))
+    loaded = cohort.load(path)
+    assert {name: outcome.horizons for name, outcome in loaded.outcomes.items()} == {"OS": (12, 36), "PFS": (6,)}
+
+
+def test_a_size_that_is_no_predictor_is_named(path: Path) -> None:
+    path.write_text(path.read_text().replace("[training]", '[training]\nsize = "diameter"'))
+    with pytest.raises(CohortError, match=r"training.size names 'diameter', which is no predictor"):
+        pipeline.fit_all(cohort.load(path))
