@@ -141,11 +141,14 @@ def test_the_demo_bundle_loads_is_small_and_says_everywhere_that_it_is_synthetic
     assert demo.identity.synthetic
     assert demo.manifest.warning == "SYNTHETIC - NOT FOR CLINICAL USE"
     assert demo.manifest.warning in (DEMO / "model_card.md").read_text()
-    assert demo.manifest.modalities == ("clinical", "radiomic")
+    assert demo.manifest.modalities == ("clinical", "radiomic", "deep")
     assert [e.horizons_months for e in demo.manifest.endpoints] == [(12, 36), (12, 36)]
-    assert sum(path.stat().st_size for path in DEMO.iterdir()) < 300_000
+    assert sum(path.stat().st_size for path in DEMO.iterdir()) < 5_000_000
     for path in DEMO.iterdir():
-        text = path.read_bytes().decode()  # text, all of it: nothing to unpickle
-        assert path.suffix in (".json", ".md")
+        assert path.stat().st_size < 1_000_000
+        if path.suffix in (".onnx", ".npz"):  # a graph and arrays; both readers refuse to unpickle
+            continue
+        text = path.read_bytes().decode()
+        assert path.suffix in (".json", ".md", ".html")
         if path.suffix == ".json":
             json.loads(text)
