@@ -26,10 +26,10 @@ _KINDS = {
 }
 MAXIMUM_DEPTH = 64
 MAXIMUM_BYTES = 256_000_000  # of all arrays unpacked: a few kilobytes can unpack to more than there is memory
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
-class ForestInvalid(ValueError):
+class ForestInvalid(Exception):
     """The arrays do not describe a forest; the text says which."""
 
 

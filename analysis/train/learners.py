@@ -156,7 +156,7 @@ def _fitted_logistic(x: Array, case: Bools, weight: Array, strength: float) -> A
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 (a second of imports, only with this learner)
 
     seen = weight > 0
-    model = LogisticRegression(C=strength, tol=1e-8, max_iter=1000)
+    model = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-8)
     return model.fit(x[seen], case[seen], sample_weight=weight[seen])
 
 
