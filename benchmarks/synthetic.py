@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.train import cohort, crossval, design, fit, judge, null, outcomes, pipeline, suspicion
+from analysis.train import cohort, crossval, design, judge, null, outcomes, pipeline, suspicion
 from analysis.train.cohort import Cohort, CohortError, Outcome, TrainingSection
 from analysis.train.design import SIZE, Block
 from analysis.train.outcomes import Mode, Patients
