@@ -177,7 +177,7 @@ def test_a_cohort_whose_last_horizon_hardly_anyone_passes_goes_through_nested_cr
     time[late] = 40.0
     few = {"OS": Outcome(time, outcome.event | (outcome.time > 20), (12, 36))}
     block = design.blocks(several.cohort)[0]
-    settings = several.cohort.file.training.model_copy(update={"repeats": 1})
+    settings = several.cohort.file.training.model_copy(update={"repeats": 1, "folds": 3})
     repeats = crossval.nested([block], few, settings, 1).repeats
     assert np.isfinite(repeats[0].linear_predictor[("clinical",), "OS"]).all()
     assert np.isfinite(repeats[0].probability[("clinical",), "OS"]).all()
