@@ -68,7 +68,7 @@ class Setting:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=12, help="outcome draws where something is planted (default: 12)")
-    parser.add_argument("--short", action="store_true", help="3 draws of everything and 5 permutations: a smoke test")
+    parser.add_argument("--short", action="store_true", help="3 draws, 5 of the null, 5 permutations: a smoke test")
     parser.add_argument("--encoder", type=Path, default=ROOT / "models" / "demo" / "encoder.onnx")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "science", help="where images are kept")
     parser.add_argument("--count", type=int, default=COUNT, help="patients (default: 240)")
@@ -102,7 +102,7 @@ def measured(options: argparse.Namespace) -> Setting:
         patients=outcomes.draw(options.count, SEED),
         training=loaded.file.training.model_copy(update={"repeats": 1}),
         draws=3 if options.short else options.draws,
-        null_draws=3 if options.short else max(20, options.draws),
+        null_draws=5 if options.short else max(20, options.draws),
         permutations=5 if options.short else 19,
         workers=options.workers,
     )
@@ -192,11 +192,13 @@ def draw_null(setting: Setting, seed: int) -> Row:
 def chance(setting: Setting) -> Iterator[Check]:
     """Permutation p where nothing is there: each value as often as any other. By the clinical modality alone."""
     values = np.sort([row["p"] for row in each(setting, partial(draw_p, setting), setting.null_draws)])
-    # 20 uniform values have a mean of 0.5 +- 0.065; p can be no less than 1 / (permutations + 1).
-    bound = 3 / np.sqrt(12 * len(values))
-    quarters = np.histogram(values, [0, 0.25, 0.5, 0.75, 1.001])[0]
+    # p is 1/n, 2/n ... 1 with n runs in all; the mean of 20 such values has a standard error of 0.065.
+    expected = (setting.permutations + 2) / (2 * (setting.permutations + 1))
+    bound = 2.5 / np.sqrt(12 * len(values))
+    quarters = np.histogram(values, [0, 0.2501, 0.5001, 0.7501, 1.0001])[0]
     figure = f"{values.mean():.2f}, by quarter {' '.join(map(str, quarters))}, least {values[0]:.2f}"
-    yield Check("null: mean of permutation p", f"0.5 +- {bound:.2f}", figure, abs(values.mean() - 0.525) <= bound)
+    held = bool(abs(values.mean() - expected) <= bound)
+    yield Check("null: mean of permutation p", f"{expected:.2f} +- {bound:.2f}", figure, held)
 
 
 def draw_p(setting: Setting, seed: int) -> Row:
