@@ -5,6 +5,7 @@ how a patch is cut and what the values are called, so that a file and its featur
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -55,11 +56,11 @@ class PatchSettings:
     windows: tuple[tuple[float, float], ...] = ((-600.0, 1500.0), (40.0, 400.0))
 
     def __post_init__(self) -> None:
-        if self.spacing_mm <= 0 or self.margin_voxels < 0 or self.multiple < 1:
-            raise ValueError("spacing_mm and multiple must be positive, margin_voxels not negative")
-        if self.largest_voxels < self.multiple or self.largest_voxels % self.multiple:
-            raise ValueError("largest_voxels must be a multiple of `multiple`")
-        if not self.windows or any(len(window) != 2 or window[1] <= 0 for window in self.windows):
+        if not 0.25 <= self.spacing_mm <= 10 or not 0 <= self.margin_voxels <= 64 or not 1 <= self.multiple <= 64:
+            raise ValueError("spacing_mm must lie in 0.25..10, margin_voxels in 0..64, multiple in 1..64")
+        if not self.multiple <= self.largest_voxels <= 256 or self.largest_voxels % self.multiple:
+            raise ValueError("largest_voxels must be a multiple of `multiple` and at most 256")
+        if not self.windows or not all(math.isfinite(level) and 0 < width < 1e5 for level, width in self.windows):
             raise ValueError("windows must be pairs of level and positive width")
 
     def to_json(self) -> dict[str, Any]:
@@ -237,7 +238,12 @@ class Encoder:
 
     def run(self, image: Image, mask: Image) -> Image:
         """The bare network: image (1, windows, D, H, W) and mask (1, 1, D, H, W) -> values (1, features)."""
-        out: Image = self._session.run(None, {"image": image, "mask": mask})[0]
+        try:
+            out: Image = self._session.run(None, {"image": image, "mask": mask})[0]
+        except Exception as error:  # noqa: BLE001 (its exceptions share no base of their own)
+            raise EncoderError(f"the encoder cannot be run ({type(error).__name__}); {_REMEDY} again") from None
+        if not np.isfinite(out).all():
+            raise EncoderError(f"the encoder gives values that are no numbers; {_REMEDY} again")
         return out
 
 

@@ -101,7 +101,7 @@ def score(
         Endpoint(facts.name): endpoint_score(bundle, Endpoint(facts.name), inputs, modalities)
         for facts in manifest.endpoints
     }
-    scores = _risk_scores(bundle, endpoints)
+    scores = _risk_scores(bundle, endpoints, modalities)
     contributions = tuple(
         _contribution(manifest, endpoint, inputs, key, share)
         for endpoint, result in endpoints.items()
@@ -143,7 +143,7 @@ def endpoint_score(bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalitie
     )
 
 
-def event_probability(cumulative_hazard: Array, linear_predictor: Array | np.float64) -> Array:
+def event_probability(cumulative_hazard: Array | np.float64, linear_predictor: Array | np.float64) -> Array:
     """1 - exp(-H0(t) exp(eta)): the chance of the event by t in a proportional hazards model."""
     return np.asarray(-np.expm1(-cumulative_hazard * np.exp(np.minimum(linear_predictor, 50.0))))
 
@@ -219,33 +219,47 @@ def _interval(point: float, rows: Array, level: float) -> tuple[float, float]:
     return min(float(lower), point), max(float(upper), point)
 
 
-def _risk_scores(bundle: Bundle, endpoints: Mapping[Endpoint, EndpointScore]) -> tuple[RiskScore, ...]:
+def _risk_scores(
+    bundle: Bundle, endpoints: Mapping[Endpoint, EndpointScore], modalities: Sequence[Modality]
+) -> tuple[RiskScore, ...]:
     """Scores by endpoint and horizon; a patient who has died has not survived without progression, so PFS >= OS."""
     level = bundle.manifest.interval_level
     scores = []
     for endpoint, result in endpoints.items():
-        floor = endpoints.get(Endpoint.OS) if endpoint == Endpoint.PFS else None
+        before, before_rows = 0.0, np.zeros(bundle.bootstrap.rows)
         for index, months in enumerate(_horizons(bundle.manifest, endpoint)):
-            point, rows = float(result.probability[index]), result.probability_rows[:, index]
-            below = None
-            if floor is not None and months in (known := _horizons(bundle.manifest, Endpoint.OS)):
-                below = float(floor.probability[known.index(months)])
-                rows = np.maximum(rows, floor.probability_rows[:, known.index(months)])
-            clipped = below is not None and below > point
-            point = max(point, below or 0.0)
-            lower, upper = _interval(point, rows, level)
+            own = float(result.probability[index])
+            floor, floor_rows = 0.0, np.zeros(bundle.bootstrap.rows)
+            if endpoint == Endpoint.PFS and Endpoint.OS in endpoints:
+                floor, floor_rows = _death_by(bundle, endpoints[Endpoint.OS], modalities, months)
+            # Never falling in time, where OS holds it up at one horizon and says nothing of the next.
+            before = max(own, floor, before)
+            before_rows = np.maximum(np.maximum(result.probability_rows[:, index], floor_rows), before_rows)
+            lower, upper = _interval(before, before_rows, level)
             scores.append(
                 RiskScore(
                     endpoint=endpoint,
                     horizon_months=months,
-                    event_probability=point,
+                    event_probability=before,
                     lower=lower,
                     upper=upper,
                     interval_level=level,
-                    clipped=clipped,
+                    clipped=before > own,
                 )
             )
     return tuple(scores)
+
+
+def _death_by(bundle: Bundle, death: EndpointScore, modalities: Sequence[Modality], months: int) -> tuple[float, Array]:
+    """Risk of death by a month that need not be one of its horizons, by refit too; 0 beyond what the model knows."""
+    known = _horizons(bundle.manifest, Endpoint.OS)
+    if months in known:
+        return float(death.probability[known.index(months)]), death.probability_rows[:, known.index(months)]
+    hazard = _recalibration(bundle, Endpoint.OS, modalities)[0].cumulative_hazard
+    if months >= len(hazard):
+        return 0.0, np.zeros(bundle.bootstrap.rows)
+    point = event_probability(np.float64(hazard[months]), np.float64(death.linear_predictor))
+    return float(point), event_probability(np.float64(hazard[months]), death.linear_predictor_rows)
 
 
 def _facts(manifest: Manifest, modalities: Sequence[Modality]) -> SubModelFacts:

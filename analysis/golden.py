@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
 from analysis import ensemble, radiomic
@@ -30,9 +31,20 @@ from models.manifest import significant
 LOGGER = logging.getLogger("analysis.golden")
 SHAPE, SPACING = (20, 48, 48), (3.0, 1.5, 1.5)
 # Another processor sums in another order, and the encoder computes in single precision.
-TOLERANCE = 1e-4
+TOLERANCE, FLOOR = 1e-4, 1e-2  # of a number's size, and of a hundredth for those that are nearly nothing
+LARGEST_IMAGE = 10_000_000  # bytes unpacked
 Case = dict[str, Any]
 Mask = NDArray[np.bool_]
+
+
+class _Stored(BaseModel):
+    """`golden.json`."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    clinical: dict[str, float | str]
+    features: dict[str, float]
+    scores: dict[str, dict[str, tuple[float, float, float]]]
 
 
 class GoldenMismatch(Exception):
@@ -60,11 +72,11 @@ def verify(bundle: Bundle) -> int:
     Raises
     ------
     GoldenMismatch
-        The bundle has no golden case, or a number differs by more than 1e-4 of its size.
+        The bundle has no golden case, it cannot be read, or a number differs by more than 1e-4 of its size.
     """
     if GOLDEN not in bundle.manifest.files:
         raise GoldenMismatch(f"{GOLDEN}: missing, so nothing shows that the numbers are right here; train it again")
-    stored: Case = json.loads((bundle.folder / GOLDEN).read_bytes())
+    stored = _stored_case(bundle)
     image = _stored_image(bundle) if _wants_image(bundle) else None
     try:
         found = run(bundle, stored["clinical"], image)
@@ -140,12 +152,26 @@ def _wants_image(bundle: Bundle) -> bool:
     return bool(bundle.manifest.extraction) or bundle.manifest.encoder is not None
 
 
+def _stored_case(bundle: Bundle) -> Case:
+    try:
+        return _Stored.model_validate_json((bundle.folder / GOLDEN).read_bytes()).model_dump()
+    except (OSError, ValueError):
+        raise GoldenMismatch(f"{GOLDEN}: holds no golden case; train the bundle again") from None
+
+
 def _stored_image(bundle: Bundle) -> tuple[Volume, Mask]:
     try:
-        with np.load(bundle.folder / GOLDEN_IMAGE, allow_pickle=False) as stored:
-            return _volume(stored["hu"].astype(np.float32)), stored["mask"].astype(bool)
+        with zipfile.ZipFile(bundle.folder / GOLDEN_IMAGE) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size <= LARGEST_IMAGE:
+            with np.load(bundle.folder / GOLDEN_IMAGE, allow_pickle=False) as stored:
+                hu, mask = stored["hu"].astype(np.float32), stored["mask"].astype(bool)
+            if hu.ndim == 3 and hu.shape == mask.shape and np.isfinite(hu).all() and mask.any():
+                return _volume(hu), mask
+        why = "no image with a mask"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise GoldenMismatch(f"{GOLDEN_IMAGE}: cannot be read ({type(error).__name__}); train it again") from None
+        why = type(error).__name__
+    raise GoldenMismatch(f"{GOLDEN_IMAGE}: cannot be read ({why}); train it again")
 
 
 def _features(
@@ -183,7 +209,7 @@ def _pairs(stored: Case, found: Case) -> Iterator[tuple[str, float, float]]:
 
 
 def _same(expected: float, value: float) -> bool:
-    return abs(expected - value) <= TOLERANCE * max(1.0, abs(expected))
+    return abs(expected - value) <= TOLERANCE * max(FLOOR, abs(expected))
 
 
 def main(folder: Path) -> int:

@@ -144,7 +144,8 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
         pictures.write(folder_out / PICTURES_FILE, volume, roi.array)
         pictures.write_mask(folder_out / MASK_FILE, volume, roi.array)
     settings = ExtractionSettings.from_json(bundle.manifest.extraction)
-    radiomics = Modality.RADIOMIC.value in bundle.manifest.modalities
+    # Without settings the features came from another program: ours of the same name would be other numbers.
+    radiomics = Modality.RADIOMIC.value in bundle.manifest.modalities and bool(bundle.manifest.extraction)
     with clock.step("features"):
         features = radiomic.features(volume, roi.array, settings)
     with clock.step("deep features"):

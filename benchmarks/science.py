@@ -17,7 +17,7 @@ these very patients, and so is not free of choice:
   an outer cross-validation alone (0.663 to 0.667 against 0.660 to 0.662, OAK OS 12).
 - Tried there and left: 5 patients in a leaf, half of the columns at a split, 200 or 500 trees, extremely randomised
   trees; and for Cox regression logarithms of skewed predictors and columns for missing values, none of them better.
-The splits of this table are other choices of the same patients, so it does not undo that looking.
+The splits of this table are partly the same and always of the same patients, so it does not undo that looking.
 """
 
 import argparse

@@ -69,7 +69,7 @@ def _bundle(settings: Settings) -> Iterator[Finding]:
     note = "; SYNTHETIC - NOT FOR CLINICAL USE" if synthetic else ""
     yield Finding("bundle", True, f"{name} {version}, sha256 {digest[:16]}{note}")
     try:
-        yield Finding("golden case", True, job.verify_golden(bundle))
+        yield Finding("golden case", True, job.verify_golden(bundle, settings.job))
     except StageError as error:
         yield Finding("golden case", False, str(error), error.hint)
 

@@ -71,7 +71,7 @@ def bundle_verify(
     bundle = bundle_of(Settings(bundle=folder))
     manifest = bundle.manifest
     try:
-        said = verify_golden(bundle)
+        said = verify_golden(bundle, Settings().job)
     except StageError as error:
         stop(f"{error}; {error.hint}", os.EX_CONFIG)
     print(f"ok {manifest.name} {manifest.version} sha256 {bundle.digest}, {len(manifest.files)} files; {said}")

@@ -147,7 +147,7 @@ def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
     return result
 
 
-def verify_golden(bundle: Bundle) -> str:
+def verify_golden(bundle: Bundle, limits: Job) -> str:
     """Run the bundle's golden case as a job would be run; gives a sentence.
 
     Raises
@@ -155,7 +155,7 @@ def verify_golden(bundle: Bundle) -> str:
     Permanent
         The bundle says other numbers here than on the machine that trained it, or the case could not be run.
     """
-    code, said = process.ask_module("analysis.golden", [str(bundle.folder.resolve())], GOLDEN_SECONDS)
+    code, said = process.ask_module("analysis.golden", [str(bundle.folder.resolve())], GOLDEN_SECONDS, limits)
     if code == ExitCode.OK:
         return said
     why = said.splitlines()[-1] if said else ("it did not end in time" if code is None else f"status {code}")

@@ -275,6 +275,8 @@ def _check_features(bundle: Bundle) -> None:
             predictor = predictors.get(column.feature)
             if column.level is not None and (predictor is None or column.level not in predictor.categories):
                 raise BundleError(f"{MODEL}: {column.feature} has no category {column.level!r}; {_REINSTALL}")
+            if column.level is None and predictor is not None and predictor.type == "category":
+                raise BundleError(f"{MODEL}: {column.feature} is a category and needs a level; {_REINSTALL}")
 
 
 def _forests(bundle: Bundle, contents: Mapping[str, bytes]) -> dict[str, Forest]:

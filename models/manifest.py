@@ -7,7 +7,7 @@ import math
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 SCHEMA_VERSION: Literal[2] = 2
 
@@ -19,6 +19,17 @@ Modalities = Annotated[tuple[ModalityName, ...], Field(min_length=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]{0,63}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.+-]{0,99}$")]
+
+
+def _rising(months: tuple[int, ...]) -> tuple[int, ...]:
+    if any(later <= earlier for earlier, later in pairwise(months)):
+        raise ValueError("horizons must be whole months in rising order, each once")
+    return months
+
+
+Horizons = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=600)], ...], Field(min_length=1, max_length=12), AfterValidator(_rising)
+]
 
 
 class _Frozen(BaseModel):
@@ -59,7 +70,7 @@ class EndpointFacts(_Frozen):
 
     name: EndpointName
     meaning: str
-    horizons_months: tuple[int, ...] = Field(min_length=1)
+    horizons_months: Horizons
 
 
 class PerformanceFacts(_Frozen):

@@ -38,6 +38,7 @@ def write(
     bootstrap: int = 20,
     permutations: int = 0,
     learners: tuple[str, ...] = ("cox",),
+    folds: int = 5,
 ) -> Path:
     """patients.csv and cohort.toml with ready feature columns; gives the path of the latter."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,7 @@ def write(
     text = COHORT_TOML.format(count=len(patients), mode=patients.mode, seed=1, digest="0" * 64, name="table")
     text = text.replace('truth = "truth.json"', "# no truth").replace("repeats = 5", f"repeats = {repeats}")
     text = text.replace("bootstrap = 100", f"bootstrap = {bootstrap}\npermutations = {permutations}")
+    text = text.replace("folds = 5", f"folds = {folds}")
     text = text.replace("[clinical]\n", f"[clinical]\nlearners = {list(learners)!r}\n".replace("'", '"'))
     start, end = text.index("[images]"), text.index("[extraction]")
     deep = [name for name in sorted(columns) if name.startswith("deep_")]

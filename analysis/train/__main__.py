@@ -124,6 +124,8 @@ def _train(options: argparse.Namespace) -> int:
         return _refuse(error, os.EX_DATAERR)
     except FileNotFoundError as error:
         return _refuse(error, os.EX_NOINPUT)
+    except OSError as error:
+        return _refuse(error, os.EX_CANTCREAT)
     sys.stdout.write(summary + "\n")
     return os.EX_OK
 
@@ -148,6 +150,8 @@ def _pretrain(options: argparse.Namespace) -> int:
         return _refuse(error, os.EX_DATAERR)
     except FileNotFoundError as error:
         return _refuse(error, os.EX_NOINPUT)
+    except OSError as error:
+        return _refuse(error, os.EX_CANTCREAT)
     sys.stdout.write("".join(f"{name}: {value}\n" for name, value in facts.items()))
     return os.EX_OK
 

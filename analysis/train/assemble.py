@@ -141,12 +141,17 @@ def manifest_facts(trained: Trained) -> dict[str, Any]:
         "radiomic": radiomic,
         "deep": used.get("deep", ()),
         "encoder": ENCODER if trained.encoder else None,
-        "extraction": settings_of(trained.cohort).to_json() if radiomic else {},
+        "extraction": settings_of(trained.cohort).to_json() if radiomic and _ours(trained) else {},
         "interval_level": file.training.interval_level,
         "sub_models": [_sub_model(trained, subset) for subset in trained.subsets],
         "distribution": _distribution(trained, {name for names in used.values() for name in names}),
         "cohort": cohort_facts(trained.cohort),
     }
+
+
+def _ours(trained: Trained) -> bool:
+    """Whether the node can measure the radiomic features: they came from images, or [extraction] says how they were."""
+    return trained.cohort.file.images is not None or bool(trained.cohort.file.extraction)
 
 
 def used_features(trained: Trained, modality: str) -> tuple[str, ...]:

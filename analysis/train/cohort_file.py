@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.manifest import EndpointName, LearnerKind, Name, Predictor
+from models.manifest import EndpointName, Horizons, LearnerKind, Name, Predictor
 
 
 class CohortError(Exception):
@@ -40,7 +40,7 @@ class OutcomeSection(_Section):
     time: str
     event: str
     unit: Literal["days", "months"]
-    horizons_months: tuple[int, ...] | None = Field(default=None, min_length=1)
+    horizons_months: Horizons | None = None
 
 
 class PredictorSection(_Section):
@@ -114,7 +114,7 @@ class TrainingSection(_Section):
     again under how many perturbations of contour and noise, and the least ICC of a feature that may be used.
     """
 
-    horizons_months: tuple[int, ...] = Field(default=(12, 36), min_length=1)
+    horizons_months: Horizons = (12, 36)
     folds: int = Field(default=5, ge=3, le=10)
     repeats: int = Field(default=5, ge=1, le=20)
     bootstrap: int = Field(default=100, ge=20, le=1000)

@@ -16,6 +16,10 @@ Cells = Mapping[str, str]
 Rows = Sequence[tuple[int, Cells]]
 
 
+def _no_table(table: Path, error: Exception) -> CohortError:
+    return CohortError(f"{table.name}: not a CSV table in UTF-8 ({type(error).__name__}); save it as one")
+
+
 def read_table(table: Path, keep: Mapping[str, Sequence[str]]) -> tuple[list[str], Rows]:
     """Column names, and the numbered rows that pass the filter.
 
@@ -26,16 +30,17 @@ def read_table(table: Path, keep: Mapping[str, Sequence[str]]) -> tuple[list[str
     """
     with table.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
-        names = list(reader.fieldnames or [])
+        try:
+            names = list(reader.fieldnames or [])
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise _no_table(table, error) from None
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise CohortError(f"{table.name}: column {twice[0]!r} stands twice; rename or remove one")
         try:
             rows = list(enumerate(reader, start=2))
         except (csv.Error, UnicodeDecodeError) as error:
-            raise CohortError(
-                f"{table.name}: not a CSV table in UTF-8 ({type(error).__name__}); save it as one"
-            ) from None
+            raise _no_table(table, error) from None
     for number, row in rows:
         if None in row or None in row.values():
             raise CohortError(f"{table.name}: row {number} has more or fewer cells than the header; correct the row")
@@ -74,11 +79,12 @@ def image_paths(file: CohortFile, folder: Path, number: int, row: Cells) -> tupl
     if file.images is None or not (row[file.images.ct].strip() and row[file.images.roi].strip()):
         return None
     found = folder / row[file.images.ct].strip(), folder / row[file.images.roi].strip()
-    for column, path in zip((file.images.ct, file.images.roi), found, strict=True):
-        if not path.exists():
+    kinds = (("folder", found[0].is_dir()), ("file", found[1].is_file()))
+    for column, (kind, there) in zip((file.images.ct, file.images.roi), kinds, strict=True):
+        if not there:
             raise CohortError(
-                f"row {number}: column {column!r}: no such file or folder beside the cohort file; correct the path, "
-                "or leave the cell empty if the patient has no images"
+                f"row {number}: column {column!r}: no such file or folder beside the cohort file (a {kind} is wanted); "
+                "correct the path, or leave the cell empty if the patient has no images"
             )
     return found
 

@@ -25,7 +25,8 @@ class _Risk:
         eta = eta[self.order]
         top = eta.max()
         at_risk = np.cumsum(np.exp(eta - top))[self.last]
-        return float(np.sum((eta - top - np.log(at_risk))[self.event]))
+        # A score in the hundreds leaves nothing of the late risk sets beside the largest: hold them above nothing.
+        return float(np.sum((eta - top - np.log(np.maximum(at_risk, 1e-300)))[self.event]))
 
     def derivatives(self, x: Array, eta: Array) -> tuple[Array, Array]:
         """Gradient and information; `x` and `eta` in descending order of time."""

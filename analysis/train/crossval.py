@@ -10,13 +10,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.train.cohort import Outcome, TrainingSection
 from analysis.train.design import Block
 from analysis.train.fit import Fitted, fit, stratified, subsets_of
-from analysis.train.predictions import OutOfFold, Rows
+from analysis.train.predictions import OutOfFold, Rows, Subset
 from models.manifest import EndpointName
 
+Array = NDArray[np.float64]
 Outcomes = Mapping[EndpointName, Outcome]
 Job = tuple[Sequence[Block], Outcomes, Rows, TrainingSection, int]
 
@@ -98,7 +100,30 @@ def _gather(blocks: Sequence[Block], outcomes: Outcomes, folds: Sequence[Rows], 
                 for column, months in enumerate(outcome.horizons):
                     probability[fold, column] = fitted.event_probability(subset, endpoint, eta[fold], months)
             etas[subset, endpoint], probabilities[subset, endpoint], highs[subset, endpoint] = eta, probability, high
+        _hold_at_os(blocks, subset, outcomes, folds, fits, etas, probabilities)
     return OutOfFold(tuple(folds), etas, probabilities, highs)
+
+
+def _hold_at_os(
+    blocks: Sequence[Block],
+    subset: Subset,
+    outcomes: Outcomes,
+    folds: Sequence[Rows],
+    fits: Sequence[Fitted],
+    etas: Mapping[tuple[Subset, EndpointName], Array],
+    probabilities: Mapping[tuple[Subset, EndpointName], Array],
+) -> None:
+    """Raise the risk of progression or death to that of death, as scoring does: what is judged is what is printed."""
+    if "OS" not in outcomes or "PFS" not in outcomes:
+        return
+    for column, months in enumerate(outcomes["PFS"].horizons):
+        if months > max(outcomes["OS"].horizons):
+            continue
+        for fold, fitted in zip(folds, fits, strict=True):
+            floor = fitted.event_probability(subset, "OS", etas[subset, "OS"][fold], months)
+            held = np.fmax(probabilities[subset, "PFS"][fold, column], floor)
+            probabilities[subset, "PFS"][fold, column] = np.where(np.isfinite(etas[subset, "PFS"][fold]), held, np.nan)
+    np.maximum.accumulate(probabilities[subset, "PFS"], axis=1, out=probabilities[subset, "PFS"])
 
 
 def _selected(fits: Sequence[Fitted]) -> dict[tuple[str, EndpointName], dict[str, float]]:

@@ -1,5 +1,6 @@
 """From values to design columns, learned on training rows alone: imputation, transform, selection, scaling."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ SAME_VALUE_SHARE = 0.95
 SIZE, CONTROL = "size", "random encoder"  # baselines beside the modalities
 # Of a measurement repeated on few patients an ICC says nothing: then no feature is left out for it.
 LEAST_REPEATED = 10
+LARGEST_GAP = 0.1  # share of training patients for whom a feature may be unknown
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,14 @@ def learn(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection)
 
 def _learn_image(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection) -> Recipe:
     picked = select(block, rows, outcome, settings)
-    columns = []
+    fills, columns = {}, []
     for index, log in picked:
-        values = block.matrix[rows, index]
-        columns.append(_column(block.names[index], np.log(values) if log else values, log))
-    return Recipe({}, tuple(columns))
+        name, values = block.names[index], block.matrix[rows, index]
+        # Always there from images; a table's own columns may have gaps, in these patients or in others.
+        fills[name] = significant(float(np.nanmedian(values)))
+        values = np.where(np.isnan(values), fills[name], values)
+        columns.append(_column(name, np.log(values) if log else values, log))
+    return Recipe(fills, tuple(columns))
 
 
 def apply(recipe: Recipe, block: Block, rows: Rows) -> Array:
@@ -171,14 +176,15 @@ def apply(recipe: Recipe, block: Block, rows: Rows) -> Array:
 def select(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection) -> list[tuple[int, bool]]:
     """Features to use, and whether by their logarithm.
 
-    Constant, nearly constant, incomplete and unstable features go first. Of the rest, those always kept come first
-    and then the strongest in a univariate score test; one that correlates (Spearman) with one already in is left
-    out; the number is held to one per `events_per_variable` events.
+    Constant, nearly constant, unstable and often unknown features go first; a few gaps take the median. Of the rest,
+    those always kept come first and then the strongest in a univariate score test; one that correlates (Spearman)
+    with one already in is left out; the number is held to one per `events_per_variable` events.
     """
-    matrix = block.matrix[rows]
+    matrix = _filled(block.matrix[rows])
     kept = np.isin(block.names, block.always_keep)
     stable = stability(block, rows) >= settings.least_icc
-    usable = [i for i in range(len(block.names)) if _varies(matrix[:, i]) and (stable[i] or kept[i])]
+    complete = np.isnan(block.matrix[rows]).mean(axis=0) <= LARGEST_GAP
+    usable = [i for i in range(len(block.names)) if complete[i] and _varies(matrix[:, i]) and (stable[i] or kept[i])]
     values, logs = matrix[:, usable].copy(), []
     for position in range(len(usable)):
         logs.append(_skewed(values[:, position]))
@@ -198,6 +204,15 @@ def select(block: Block, rows: Rows, outcome: Outcome, settings: TrainingSection
         if not chosen or np.abs(ranks[:, chosen].T @ ranks[:, position]).max() < settings.largest_correlation:
             chosen.append(int(position))
     return [(usable[position], logs[position]) for position in chosen]
+
+
+def _filled(matrix: Array) -> Array:
+    """Gaps take the column's median; a column without a value stays as it is."""
+    if not np.isnan(matrix).any():
+        return matrix
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without a value
+        return np.where(np.isnan(matrix), np.nanmedian(matrix, axis=0), matrix)
 
 
 def stability(block: Block, rows: Rows) -> Array:

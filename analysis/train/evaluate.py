@@ -92,7 +92,7 @@ def with_features(
     deep = manifest.encoder is not None and set(manifest.deep) - set(loaded.deep_names)
     encoder = bundle.folder / manifest.encoder if deep and manifest.encoder is not None else None
     try:
-        settings = ExtractionSettings.from_json(manifest.extraction) if radiomic else None
+        settings = ExtractionSettings.from_json(manifest.extraction) if radiomic and manifest.extraction else None
         if encoder is not None:
             Encoder.load(encoder)
     except (ExtractionSettingsInvalid, EncoderError) as error:

@@ -5,7 +5,9 @@ perturbations, so that training can leave out what does not repeat.
 """
 
 import hashlib
+import importlib.metadata
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,7 +33,9 @@ from models.manifest import ModalityName
 
 Array = NDArray[np.float64]
 Progress = Callable[[int], None]
-CACHE_VERSION = "2"
+CACHE_VERSION = "3"
+_PARTS = {"radiomic", "deep", "control", "repeats"}
+_SOFTWARE = ("prognode", "pyradiomics", "simpleitk", "numpy", "scipy", "scikit-image", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Extraction:
         """Of everything but the patient's own files."""
         encoders = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.encoder, self.control) if path]
         settings = None if self.settings is None else self.settings.to_json()
-        parts = [CACHE_VERSION, settings, encoders, self.perturbations if row in self.again else 0]
+        versions = [importlib.metadata.version(name) for name in _SOFTWARE]
+        parts = [CACHE_VERSION, versions, settings, encoders, self.perturbations if row in self.again else 0]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -145,9 +150,11 @@ def _filled(cohort: Cohort, what: Extraction, found: Mapping[int, Mapping[str, A
     return replace(
         cohort,
         radiomic_names=radiomic_names,
-        radiomic=_table(count, found, "radiomic", radiomic_names) if what.settings else cohort.radiomic,
+        radiomic=_or_ready(
+            _table(count, found, "radiomic", radiomic_names), radiomic_names, cohort.radiomic_names, cohort.radiomic
+        ),
         deep_names=deep_names,
-        deep=_table(count, found, "deep", deep_names) if what.encoder else cohort.deep,
+        deep=_or_ready(_table(count, found, "deep", deep_names), deep_names, cohort.deep_names, cohort.deep),
         control=_table(count, found, "control", deep_names if what.control else ()),
         repeats=repeats,
     )
@@ -160,16 +167,39 @@ def _table(count: int, found: Mapping[int, Mapping[str, Any]], key: str, names: 
     return table
 
 
+def _or_ready(table: Array, names: Sequence[str], ready_names: Sequence[str], ready: Array) -> Array:
+    """A patient without images keeps the ready columns of the table; those with images have been measured here."""
+    stray = [name for name in ready_names if name not in names]
+    if stray:
+        raise CohortError(
+            f"column {stray[0]!r} is no feature of these settings, so patients with images cannot have it; take the "
+            "ready columns out, or the images"
+        )
+    for column, name in enumerate(ready_names):
+        at = list(names).index(name)
+        table[:, at] = np.where(np.isnan(table[:, at]), ready[:, column], table[:, at])
+    return table
+
+
 def _row(values: Mapping[str, float], names: Sequence[str]) -> list[float]:
     return [values.get(name, np.nan) for name in names]
 
 
 def _one(patient: _Patient) -> dict[str, Any] | Reason:
     """Features of one patient, from the cache if its very inputs were seen before; or why there are none."""
+    try:
+        return _measure(patient)
+    except OSError as error:  # a path may hold an identifier: it is not told
+        raise CohortError(
+            f"row {patient.number}: an image or the contour cannot be read ({error.strerror}); correct its permissions"
+        ) from None
+
+
+def _measure(patient: _Patient) -> dict[str, Any] | Reason:
     files = sorted(path for path in patient.ct.rglob("*") if path.is_file() and path != patient.roi)
     entry = patient.cache / f"{_digest(patient, files)}.json"
-    if entry.exists():
-        cached: dict[str, Any] = json.loads(entry.read_text())
+    cached = _cached(entry)
+    if cached is not None:
         return cached
     try:
         volume = read_ct(files)
@@ -181,10 +211,19 @@ def _one(patient: _Patient) -> dict[str, Any] | Reason:
         raise CohortError(
             f"row {patient.number}: {error}; correct the images or leave the patient's image cells empty"
         ) from None
-    draft = entry.with_suffix(".part")
+    draft = entry.with_suffix(f".{os.getpid()}.part")  # two patients may hold the same files
     draft.write_text(json.dumps(values))
     draft.replace(entry)
     return values
+
+
+def _cached(entry: Path) -> dict[str, Any] | None:
+    """What was measured before; None where nothing was, or the entry is damaged and has to be measured again."""
+    try:
+        found = json.loads(entry.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.keys() == _PARTS else None
 
 
 def _measured(volume: Volume, mask: NDArray[np.bool_], what: Extraction, control: bool = True) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import numpy as np
 
 from analysis.feature_names import label_of
 from analysis.train import judge
+from analysis.train.cohort import Outcome
 from analysis.train.design import LEAST_REPEATED, Block, repeated, stability
-from analysis.train.fit import LearnerFit, subsets_of
+from analysis.train.fit import LearnerFit, stratified, subsets_of
 from analysis.train.learners import Linear
 from analysis.train.predicted import predicted
 from analysis.train.ranking import concordance, within_folds
@@ -96,21 +97,30 @@ def _learners(trained: Trained) -> Iterator[dict[str, Any]]:
     for block in trained.blocks:
         for endpoint, outcome in trained.cohort.outcomes.items():
             for part in trained.fitted.learners[block.modality, endpoint]:
-                there = np.isfinite(part.out_of_fold)
                 yield {
                     "modality": block.modality,
                     "endpoint": endpoint,
                     "learner": part.kind,
-                    "concordance": concordance(part.out_of_fold[there], outcome.time[there], outcome.event[there]),
+                    "concordance": _inner_concordance(trained, part, outcome),
                     "kept": trained.nested.inner_learners.get((block.modality, endpoint, part.kind), 0.0),
                 }
+
+
+def _inner_concordance(trained: Trained, part: LearnerFit, outcome: Outcome) -> float:
+    """Mean concordance within the inner folds of the final fit."""
+    everyone, settings = np.arange(len(trained.cohort)), trained.cohort.file.training
+    found = []
+    for fold in stratified(outcome, everyone, settings.folds, trained.cohort.file.cohort.seed):
+        inside = fold[np.isfinite(part.out_of_fold[fold])]
+        found.append(concordance(part.out_of_fold[inside], outcome.time[inside], outcome.event[inside]))
+    return float(np.mean(found))
 
 
 def _null(trained: Trained) -> dict[str, Any]:
     lines = []
     for subset in subsets_of((*trained.blocks, *trained.baselines)):
         for endpoint, outcome in trained.cohort.outcomes.items():
-            observed = within_folds(trained.repeats, subset, endpoint, outcome)
+            observed = within_folds(trained.repeats[:1], subset, endpoint, outcome)  # one repeat, as each permutation
             values = trained.null.concordance[subset, endpoint]
             lines.append(
                 {
@@ -118,6 +128,8 @@ def _null(trained: Trained) -> dict[str, Any]:
                     "endpoint": endpoint,
                     "concordance_mean": float(values.mean()),
                     "concordance_95": float(np.quantile(values, 0.95)),
+                    "observed": observed,
+                    "reached": int((values >= observed).sum()),
                     "p": trained.null.p_value((subset, endpoint), observed),
                 }
             )

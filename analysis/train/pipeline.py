@@ -17,11 +17,12 @@ from analysis.train.cohort import Cohort, CohortError
 from analysis.train.design import Block
 from analysis.train.findings import findings
 from analysis.train.fit import fit
-from analysis.train.predictions import OutOfFold
+from analysis.train.predictions import OutOfFold, Rows
 from analysis.train.trained import Trained
 from analysis.train.validation import metrics_of
-from models.bundle import ENCODER, BundleError, load, write
+from models.bundle import ENCODER, BundleError, combinations_of, load, write
 
+LEAST_TOGETHER, LEAST_EVENTS_TOGETHER = 25, 10
 Progress = Callable[[str, int], Callable[[int], None]]
 
 
@@ -88,6 +89,7 @@ def fit_all(loaded: Cohort, progress: Progress | None = None, workers: int = 1) 
     _check_follow_up(loaded)
     parts = design.blocks(loaded)
     _check_availability(parts)
+    _check_combinations(parts, loaded, np.arange(len(loaded)))
     suspicion.check(loaded, parts)
     beside = design.baselines(loaded, parts)
     everything = (*parts, *beside)
@@ -120,11 +122,15 @@ def _leave_site_out(loaded: Cohort, parts: tuple[Block, ...]) -> dict[str, OutOf
     """For each hospital, predictions by a model of all the others; one that cannot be left out is passed over."""
     found = {}
     sites = np.array(loaded.sites)
-    for site in sorted(set(loaded.sites)):
+    for site in sorted(set(loaded.sites) - {""}):
         inside = np.flatnonzero(sites == site)
         others = np.flatnonzero(sites != site)
         events = min((int(outcome.event[others].sum()) for outcome in loaded.outcomes.values()), default=0)
         if len(others) >= cohort.MINIMUM_PATIENTS and events >= cohort.MINIMUM_EVENTS:
+            try:
+                _check_combinations(parts, loaded, others)
+            except CohortError:
+                continue  # the others lack a modality that this hospital alone has
             fitted = fit(parts, loaded.outcomes, others, loaded.file.training, loaded.file.cohort.seed)
             found[site] = crossval.predict(parts, loaded.outcomes, fitted, inside)
     return found
@@ -132,6 +138,8 @@ def _leave_site_out(loaded: Cohort, parts: tuple[Block, ...]) -> dict[str, OutOf
 
 def check_out(out: Path, replace: bool, mark: str = "manifest.json") -> None:
     """Refuse a folder that holds something else than what is to be replaced. Raises CohortError."""
+    if out.exists() and not out.is_dir():
+        raise CohortError(f"{out}: a file stands there; give a new folder")
     if not out.exists() or not any(out.iterdir()):
         return
     if not replace:
@@ -157,6 +165,18 @@ def _check_availability(parts: tuple[Block, ...]) -> None:
             raise CohortError(
                 f"{block.modality}: {count} patients have it, at least {cohort.MINIMUM_PATIENTS} are needed; complete "
                 "the data or leave this modality out"
+            )
+
+
+def _check_combinations(parts: tuple[Block, ...], loaded: Cohort, rows: Rows) -> None:
+    """Every combination needs patients who have all of it, and events among them, to be calibrated on."""
+    for subset in combinations_of(tuple(block.modality for block in parts)):
+        there = rows[np.all([block.available[rows] for block in parts if block.modality in subset], axis=0)]
+        events = min(int(outcome.event[there].sum()) for outcome in loaded.outcomes.values())
+        if len(there) < LEAST_TOGETHER or events < LEAST_EVENTS_TOGETHER:
+            raise CohortError(
+                f"{' + '.join(subset)}: only {len(there)} patients with {events} events have all of it, at least "
+                f"{LEAST_TOGETHER} with {LEAST_EVENTS_TOGETHER} are needed; complete the data or leave a modality out"
             )
 
 

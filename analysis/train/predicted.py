@@ -69,7 +69,7 @@ def predicted(repeats: Sequence[OutOfFold], subset: Subset, endpoint: EndpointNa
         probability=np.array([repeat.probability[key] for repeat in repeats]),
         high=np.array([repeat.high[key] for repeat in repeats]),
     )
-    return everyone.only(np.isfinite(everyone.eta[0]))
+    return everyone.only(np.asarray(np.all(np.isfinite(everyone.eta), axis=0)))
 
 
 def scored(repeats: Sequence[OutOfFold], score: Array, outcome: Outcome) -> Predicted:

@@ -174,18 +174,22 @@ def _groups(found: Found, endpoint: str) -> list[str]:
     return [text]
 
 
+ENOUGH_PERMUTATIONS = 99  # with fewer, p cannot fall clearly below 0.05
+
+
 def _permuted(found: Found, endpoint: str) -> list[str]:
     null = found.get("null") or {}
     full = shown.full(found, endpoint)
     for line in null.get("models", ()):
         if full and line["endpoint"] == endpoint and line["name"] == full["name"] and line.get("p") is not None:
             times = null.get("permutations")
+            reached = line.get("reached")
+            often = shown.p_value(line["p"]) if reached is None else f"{reached} of {times} times"
             text = (
-                f"With the outcomes shuffled and everything done again ({times} times), a concordance like the model’s "
+                f"With the outcomes shuffled and everything done again, a concordance like the model’s came up {often}"
             )
-            if line["p"] < 0.05:
-                return [f"{text}came up seldom ({shown.p_value(line['p'])})."]
-            return [f"{text}came up so often ({shown.p_value(line['p'])}) that chance explains it as well."]
+            fewest = ENOUGH_PERMUTATIONS
+            return [f"{text}; too few runs for a verdict (p takes {fewest})." if times < fewest else f"{text}."]
     return []
 
 

@@ -115,8 +115,7 @@ def _raw_rows(refits: Refits, key: LearnerKey, part: LearnerFit, design: Array, 
     forest = forest_of(part, refits, key)
     known = np.isfinite(design).all(axis=1)
     out = np.full((count, len(design)), np.nan)
-    for row in np.flatnonzero(known):
-        out[:, row] = link(part.kind, forest.means(design[row], count)[1:])
+    out[:, known] = link(part.kind, forest.means(design[known], count)[:, 1:]).T
     return out
 
 

@@ -19,6 +19,7 @@ Bools = NDArray[np.bool_]
 # No value known before treatment ranks survival like this: the best published scores reach a concordance of 0.75.
 LEAK_CONCORDANCE, LEAK_EVENT_AUC = 0.90, 0.97
 ENOUGH_PATIENTS, ENOUGH_EVENTS = 20, 10
+LEAST_FEATURES = 5  # fewer columns may agree by chance, where they are rounded
 LEAST_VALUES = 3  # two patients may share age and sex and a survival in months; not more
 UNIT_GAP, UNIT_RATIO, UNIT_SHARE = 5.0, 8.0, 0.02
 
@@ -33,6 +34,7 @@ def check(cohort: Cohort, blocks: Sequence[Block]) -> None:
     """
     _refuse_constants(blocks)
     _refuse_duplicates(cohort, blocks)
+    _refuse_same_images(cohort, blocks)
     _refuse_mixed_units(blocks)
     _refuse_leaks(cohort, blocks)
 
@@ -109,6 +111,26 @@ def _refuse_duplicates(cohort: Cohort, blocks: Sequence[Block]) -> None:
             f"rows {shown}{' and more' if pairs[5:] else ''} hold the same values and outcomes: one patient under two "
             "identifiers would stand on both sides of a fold; keep one row per patient"
         )
+
+
+def _refuse_same_images(cohort: Cohort, blocks: Sequence[Block]) -> None:
+    """The same CT and contour under two identifiers, whatever else the table says of them."""
+    for block in blocks:
+        if block.predictors:
+            continue
+        complete = np.flatnonzero(np.isfinite(block.matrix).all(axis=1))
+        telling = [i for i in range(len(block.names)) if len(np.unique(block.matrix[complete, i])) > len(complete) / 2]
+        if len(telling) < LEAST_FEATURES:
+            continue
+        seen: dict[bytes, int] = {}
+        for row in complete:
+            first = seen.setdefault(block.matrix[row, telling].tobytes(), int(row))
+            if first != row:
+                numbers = f"{cohort.row_numbers[first]} and {cohort.row_numbers[row]}"
+                raise CohortError(
+                    f"rows {numbers} have the very same {block.modality} features: one CT and contour under two "
+                    "identifiers; keep one row per patient"
+                )
 
 
 def _both(outcome: Outcome) -> tuple[Array, Array]:

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.contract import SYNTHETIC_WARNING
 from analysis.train import judge, resample, subgroups
-from analysis.train.cohort import Cohort
+from analysis.train.cohort import Cohort, CohortError
 from analysis.train.figures import SIZE, Material, figures, name_of, score_line
 from analysis.train.metrics import survival_curve
 from analysis.train.trained import Trained
@@ -113,10 +114,28 @@ def oracle_scores(loaded: Cohort) -> Scores:
     """The true risks of a synthetic cohort, from its truth.json; nothing for any other."""
     if loaded.file.cohort.truth is None:
         return {}
-    truth = json.loads((loaded.folder / loaded.file.cohort.truth).read_text())["patients"]
+    truth = _truth(loaded, loaded.folder / loaded.file.cohort.truth)
     keys = [f"{endpoint}_{months}" for endpoint, outcome in loaded.outcomes.items() for months in outcome.horizons]
     known = [key for key in keys if key in truth[loaded.patient_ids[0]]["risk"]]
     return {"oracle": {key: np.array([truth[name]["risk"][key] for name in loaded.patient_ids]) for key in known}}
+
+
+def _truth(loaded: Cohort, path: Path) -> Mapping[str, Any]:
+    """The true risks by patient. Raises CohortError where the file does not hold every patient."""
+    try:
+        truth: Mapping[str, Any] = json.loads(path.read_bytes())["patients"]
+        absent = [
+            number
+            for number, name in zip(loaded.row_numbers, loaded.patient_ids, strict=True)
+            if "risk" not in truth.get(name, {})
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CohortError(
+            f"cohort.truth: {path.name} holds no true risks; take the key out, or make it again"
+        ) from None
+    if absent:
+        raise CohortError(f"cohort.truth: {path.name} lacks the patient of row {absent[0]}; take the key out")
+    return truth
 
 
 def cohort_facts(loaded: Cohort) -> dict[str, Any]:

@@ -55,6 +55,13 @@ def probe() -> Isolation:
 
 def command(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> list[str]:
     """The argument list; pure. Only the two folders are passed."""
+    # -P: the output folder is the working directory and must not become a place to import from.
+    python = [sys.executable, "-P", "-m", "analysis.run", str(folder_in), str(folder_out)]
+    return [*_confined(limits, isolation), *python]
+
+
+def _confined(limits: Job, isolation: Isolation) -> list[str]:
+    """What stands before a program that must not reach the network, grow, or outlive us."""
     prlimit = [
         "prlimit",
         f"--as={limits.memory_bytes}",
@@ -65,9 +72,7 @@ def command(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation
     ]
     unshare = ["unshare", *isolation.namespace, "--"] if isolation.namespace else []
     setpriv = ["setpriv", "--no-new-privs", "--pdeathsig", "KILL", "--"]
-    # -P: the output folder is the working directory and must not become a place to import from.
-    python = [sys.executable, "-P", "-m", "analysis.run", str(folder_in), str(folder_out)]
-    return [*prlimit, "--", *unshare, *setpriv, *python]
+    return [*prlimit, "--", *unshare, *setpriv]
 
 
 def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> Ended:
@@ -99,11 +104,11 @@ def run_module(module: str, arguments: list[str]) -> int:
     return subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False, env=environment).returncode
 
 
-def ask_module(module: str, arguments: list[str], timeout: float) -> tuple[int | None, str]:
-    """Run a tool of ours and read what it says: exit status, None when the time ran out, and its output."""
+def ask_module(module: str, arguments: list[str], timeout: float, limits: Job) -> tuple[int | None, str]:
+    """Run a tool of ours, confined as a job is, and read what it says: exit status, None out of time, and output."""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", module, *arguments],
+            [*_confined(limits, probe()), sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

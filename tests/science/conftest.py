@@ -27,7 +27,7 @@ def bundle_folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) ->
 def several(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The clinical modality by all four learners."""
     every = ("cox", "survival-forest", "ipcw-logistic", "ipcw-forest")
-    path = cohorts.write(tmp_path_factory.mktemp("several"), cohorts.patients(60), learners=every)
+    path = cohorts.write(tmp_path_factory.mktemp("several"), cohorts.patients(60), learners=every, folds=3)
     return pipeline.fit_all(cohort.load(path))
 
 
