@@ -182,14 +182,12 @@ def _permuted(found: Found, endpoint: str) -> list[str]:
     full = shown.full(found, endpoint)
     for line in null.get("models", ()):
         if full and line["endpoint"] == endpoint and line["name"] == full["name"] and line.get("p") is not None:
-            times = null.get("permutations")
-            reached = line.get("reached")
-            often = shown.p_value(line["p"]) if reached is None else f"{reached} of {times} times"
-            text = (
-                f"With the outcomes shuffled and everything done again, a concordance like the model’s came up {often}"
-            )
-            fewest = ENOUGH_PERMUTATIONS
-            return [f"{text}; too few runs for a verdict (p takes {fewest})." if times < fewest else f"{text}."]
+            times = int(null.get("permutations") or 0)
+            did = f"With the outcomes shuffled and all done again, {line.get('reached', 0)} of {times} runs did as well"
+            if times < ENOUGH_PERMUTATIONS:
+                return [f"{did}: too few runs for a verdict."]
+            chance = ": chance explains it as well" if line["p"] >= 0.05 else ""
+            return [f"{did} ({shown.p_value(line['p'])}){chance}."]
     return []
 
 

@@ -228,10 +228,13 @@ def test_the_encoder_is_compared_with_one_that_was_never_trained() -> None:
 def test_the_summary_says_when_groups_do_not_differ_or_chance_explains_it() -> None:
     found = report_metrics.built()
     found["kaplan_meier"][0] |= {"hazard_ratio": 1.2, "hazard_ratio_lower": 0.9, "hazard_ratio_upper": 1.6}
-    found["null"]["models"][0]["p"] = 0.3
+    found["null"]["permutations"] = 99
+    found["null"]["models"][0] |= {"p": 0.3, "reached": 29}
     text = words_of(found)
     assert "The interval includes 1: these data do not show that the groups differ." in text
-    assert "that chance explains it as well" in text
+    assert "29 of 99 runs did as well (p = 0.30): chance explains it as well." in text
+    found["null"]["permutations"] = 20
+    assert "29 of 20 runs did as well: too few runs for a verdict." in words_of(found)
 
 
 def test_the_summary_says_when_the_level_of_risk_is_off() -> None:
