@@ -46,14 +46,15 @@ class PatchSettings:
     margin_voxels : at least this much around the box, on the new grid
     multiple : edges are whole multiples of it, because the encoder halves them three times
     largest_voxels : longest edge; of a larger ROI only the middle is seen
-    windows : (level, width) HU; each becomes one channel, 0 at its lower end and 1 at its upper
+    windows : (level, width) HU, lung and a narrow one of soft tissue (in a wide one the texture of a tumour is too
+        faint to learn from); each becomes one channel, 0 at its lower end and 1 at its upper
     """
 
     spacing_mm: float = 2.0
     margin_voxels: int = 8
     multiple: int = 8
     largest_voxels: int = 112
-    windows: tuple[tuple[float, float], ...] = ((-600.0, 1500.0), (40.0, 400.0))
+    windows: tuple[tuple[float, float], ...] = ((-600.0, 1500.0), (40.0, 200.0))
 
     def __post_init__(self) -> None:
         if not 0.25 <= self.spacing_mm <= 10 or not 0 <= self.margin_voxels <= 64 or not 1 <= self.multiple <= 64:

@@ -12,7 +12,7 @@ from analysis.deep import Image, PatchSettings, windowed
 from analysis.train.patches import TrainingPatch
 
 SHIFT_HU = 15.0  # SD: calibration and contrast timing differ between scanners
-NOISE_HU = 15.0  # largest SD of the noise that is to be removed
+NOISE_HU = 6.0  # largest SD of the noise that is to be removed; more would drown the texture of a tumour
 HIDDEN_CUBES = 12
 HIDDEN_EDGES = (4, 10)  # voxels
 _RIM = 2  # voxels around the lesion that count as its rim

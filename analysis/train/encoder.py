@@ -27,7 +27,7 @@ Pair = tuple[Image, Image]
 TOLERANCE = 1e-5  # largest absolute difference between onnxruntime and torch
 OPSET = 17
 _TINY = 1e-6
-# Pooling looks at the inside of the lesion; its rim counts this much, and alone where there is nothing but rim.
+# Pooling looks at the inside of the lesion; each of its two outer layers counts this much less.
 RIM_WEIGHT = 0.05
 
 
@@ -62,6 +62,7 @@ class UNet(nn.Module):  # type: ignore[misc]  # torch is untyped here
             for level, (here, below) in enumerate(pairwise(shape.channels))
         )
         self.heads = nn.ModuleList(nn.Conv3d(width, 2 * shape.windows, 1) for width in shape.channels)
+        self.summaries = nn.ModuleList(nn.Linear(2 * width, shape.windows) for width in shape.channels)
         self.out = nn.Conv3d(shape.channels[0], 2 * shape.windows, 1)
         self.pool = nn.AvgPool3d(2)
         self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
@@ -95,16 +96,31 @@ class Features(nn.Module):  # type: ignore[misc]  # torch is untyped here
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Shapes (1, windows, D, H, W) and (1, 1, D, H, W) -> (1, features)."""
-        core = -nn.functional.max_pool3d(-mask, 3, stride=1, padding=1)
-        weight = core + RIM_WEIGHT * mask
-        found = []
-        for level, values in enumerate(self.net.encode(image)):
-            weight = self.net.pool(weight) if level else weight
-            share = weight / (_total(weight) + _TINY * 8.0**-level)
-            mean = _total(values * share)
-            variance = _total((values - mean).square() * share)
-            found += [mean.flatten(1), variance.sqrt().flatten(1)]
-        return torch.cat(found, dim=1)
+        return torch.cat(pooled(self.net.encode(image), mask), dim=1)
+
+
+def pooled(maps: list[Tensor], mask: Tensor) -> list[Tensor]:
+    """Mean, then SD, of each channel inside the mask: shape (batch, 2 x channels) for each level."""
+    found = []
+    weight = depth(mask)
+    for level, values in enumerate(maps):
+        weight = nn.functional.avg_pool3d(weight, 2) if level else weight
+        share = weight / (_total(weight) + _TINY * 8.0**-level)
+        mean = _total(values * share)
+        variance = _total((values - mean).square() * share)
+        found.append(torch.cat([mean.flatten(1), (variance + _TINY**2).sqrt().flatten(1)], dim=1))
+    return found
+
+
+def depth(mask: Tensor) -> Tensor:
+    """Weight of each voxel: away from the edge, which would drown everything else, unless there is no such depth."""
+    core = eroded(mask)
+    return eroded(core) + RIM_WEIGHT * core + RIM_WEIGHT**2 * mask
+
+
+def eroded(mask: Tensor) -> Tensor:
+    """The mask without its outermost voxels."""
+    return -nn.functional.max_pool3d(-mask, 3, stride=1, padding=1)
 
 
 def _total(values: Tensor) -> Tensor:
@@ -122,7 +138,7 @@ def _initialise(net: UNet, seed: int) -> None:
     """From a generator of its own: the same seed gives the same weights whatever else drew numbers before."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
-        if isinstance(module, nn.Conv3d):
+        if isinstance(module, nn.Conv3d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

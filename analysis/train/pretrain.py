@@ -21,19 +21,21 @@ from torch import nn
 
 from analysis.deep import PatchSettings, windowed
 from analysis.train.batches import Batch, centred, draw
-from analysis.train.encoder import Architecture, Pair, UNet, export, random_inputs
+from analysis.train.encoder import RIM_WEIGHT, Architecture, Pair, UNet, depth, eroded, export, pooled, random_inputs
 from analysis.train.patches import PretrainError, TrainingPatch
 from models.manifest import significant
 
 Tensor = Any  # torch publishes types that mypy is told to skip
 
-VERSION = "prognode-pretrain-1"
+VERSION = "prognode-pretrain-2"
 CHECKPOINT = "pretraining.npz"
 HELD_OUT = 10  # every tenth patch is for judging
 TEXTURE_CUBE = 5
 TEXTURE_FLOOR = 0.02  # of a window's width: below it, differences of SD are the scanner's noise
 TEXTURE_MIDDLE = 2.5  # moves the logarithm of a lesion's SD to about zero
-TEXTURE_WEIGHT = 1.0
+TEXTURE_WEIGHT = 0.05
+SUMMARY_WEIGHT = 3.0  # of the whole lesion's texture, as the pooled values tell it
+ENOUGH_VOXELS = 200.0  # of lesion in a crop
 LEVEL_WEIGHT = 0.5  # of the same task asked of each level by itself
 LESION, RIM, AROUND = 1.0, 0.5, 0.05  # weights of voxels in the loss
 WARM_UP = 0.05
@@ -48,9 +50,9 @@ class PretrainConfig:
 
     seed: int = 0
     steps: int = 1500
-    batch: int = 4
-    edge: int = 32
-    learning_rate: float = 2e-3
+    batch: int = 8
+    edge: int = 24
+    learning_rate: float = 3e-3
     threads: int = 1
     minimum_bypass: float = 1.5
     checkpoint_steps: int = 50
@@ -197,32 +199,49 @@ class Pretraining:
 # Task -------------------------------------------------------------------------------------------------------
 
 
-def targets(clean: Tensor, mask: Tensor) -> Tensor:
-    """Windows and, for each, the texture of the lesion around each voxel: shape (batch, 2 x windows, D, H, W).
+def textures(clean: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of the lesion's SD in a cube around each voxel, for each window, and the voxels' weights.
 
-    Only voxels well inside the lesion count towards its texture, or its edge would drown it.
+    Only voxels well inside the lesion count, or its edge would drown its texture. Shapes (batch, windows, D, H, W) and
+    (batch, 1, D, H, W).
     """
-    core = -nn.functional.max_pool3d(-mask, 3, stride=1, padding=1)
-    inside = core + 0.02 * mask + 1e-4
+    inside = eroded(mask) + RIM_WEIGHT * mask + 1e-6
     pool = nn.AvgPool3d(TEXTURE_CUBE, stride=1, padding=TEXTURE_CUBE // 2)
     share = pool(inside)
     mean = pool(clean * inside) / share
     variance = (pool(clean.square() * inside) / share - mean.square()).clamp(min=0)
-    return torch.cat([clean, (variance.sqrt() + TEXTURE_FLOOR).log() + TEXTURE_MIDDLE], dim=1)
+    return _log(variance.sqrt()), inside * mask
 
 
 def objective(net: UNet, batch: Batch) -> Tensor:
     """Loss of the reconstruction, and of the same task asked of each level through one linear map."""
-    mask = torch.from_numpy(batch.mask)
-    wanted = targets(torch.from_numpy(batch.clean), mask)
+    clean, mask = torch.from_numpy(batch.clean), torch.from_numpy(batch.mask)
     weight = _weight(mask)
+    texture, inside = textures(clean, mask)
     maps = net.encode(torch.from_numpy(batch.shown))
-    loss = _error(net.decode(maps), wanted, weight, mask)
+    loss = _error(net.decode(maps), clean, weight, texture, inside)
     for level, (head, values) in enumerate(zip(net.heads, maps, strict=True)):
         if level:
-            wanted, weight, mask = net.pool(wanted), net.pool(weight), net.pool(mask)
-        loss = loss + LEVEL_WEIGHT / len(maps) * _error(head(values), wanted, weight, mask)
-    return loss
+            # Textures outside the lesion mean nothing and must not leak into the coarser voxels of its edge.
+            texture = net.pool(texture * inside) / net.pool(inside).clamp(min=1e-12)
+            clean, weight, inside = net.pool(clean), net.pool(weight), net.pool(inside)
+        loss = loss + LEVEL_WEIGHT / len(maps) * _error(head(values), clean, weight, texture, inside)
+    return loss + SUMMARY_WEIGHT * _summary_error(net, maps, batch)
+
+
+def _summary_error(net: UNet, maps: list[Tensor], batch: Batch) -> Tensor:
+    """Of the whole lesion's texture as each level's pooled values tell it; crops with little lesion count little."""
+    mask = torch.from_numpy(batch.mask)
+    (summary,) = pooled([torch.from_numpy(batch.clean)], mask)
+    wanted = _log(summary[:, net.shape.windows :])
+    seen = depth(mask).sum(dim=(1, 2, 3, 4)).clamp(max=ENOUGH_VOXELS)[:, None]
+    values = zip(net.summaries, pooled(maps, mask), strict=True)
+    squares = sum((linear(level) - wanted).square() for linear, level in values)
+    return (squares * seen).sum() / (seen.sum().clamp(min=1) * wanted.shape[1] * len(maps))
+
+
+def _log(sd: Tensor) -> Tensor:
+    return (sd + TEXTURE_FLOOR).log() + TEXTURE_MIDDLE
 
 
 def reconstruction_errors(net: UNet, batch: Batch) -> tuple[float, float]:
@@ -237,12 +256,12 @@ def reconstruction_errors(net: UNet, batch: Batch) -> tuple[float, float]:
     return whole, without
 
 
-def _error(found: Tensor, wanted: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+def _error(found: Tensor, clean: Tensor, weight: Tensor, texture: Tensor, inside: Tensor) -> Tensor:
     """Of the windows everywhere, of the texture within the lesion."""
-    windows = wanted.shape[1] // 2
-    squares = (found - wanted).square()
-    image = (squares[:, :windows] * weight).sum() / (windows * weight.sum())
-    return image + TEXTURE_WEIGHT * (squares[:, windows:] * mask).sum() / (windows * mask.sum().clamp(min=1))
+    windows = clean.shape[1]
+    image = ((found[:, :windows] - clean).square() * weight).sum() / (windows * weight.sum())
+    grain = ((found[:, windows:] - texture).square() * inside).sum() / (windows * inside.sum().clamp(min=1e-3))
+    return image + TEXTURE_WEIGHT * grain
 
 
 def _weight(mask: Tensor) -> Tensor:
