@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import ndimage
 
 from analysis import ensemble, radiomic
 from analysis.contract import ClinicalValue, ExitCode, Modality, NotScorable
 from analysis.deep import Encoder, EncoderError
-from analysis.settings import ExtractionSettings
+from analysis.settings import ExtractionSettings, ExtractionSettingsInvalid
 from analysis.volume import Volume
 from models.bundle import GOLDEN, GOLDEN_IMAGE, Bundle, BundleError, combinations_of, load
 from models.manifest import significant
@@ -80,8 +80,9 @@ def verify(bundle: Bundle) -> int:
     image = _stored_image(bundle) if _wants_image(bundle) else None
     try:
         found = run(bundle, stored["clinical"], image)
-    except NotScorable as refusal:
-        raise GoldenMismatch(f"the golden case cannot be scored here: {refusal}") from None
+    except (NotScorable, EncoderError, ExtractionSettingsInvalid, ValidationError) as refusal:
+        said = str(refusal).splitlines()[0]
+        raise GoldenMismatch(f"the golden case cannot be scored here: {said}; train the bundle again") from None
     count = 0
     for name, expected, value in _pairs(stored, found):
         if not _same(expected, value):

@@ -75,11 +75,14 @@ def measure(job: tuple[Path, list[Path]]) -> tuple[dict[str, dict[str, float]], 
 
 
 def matrices(rows: list[dict[str, dict[str, float]]]) -> dict[str, Array]:
-    """Shape (patients, columns) by set; a feature that failed in any patient is left out."""
+    """Shape (patients, columns) by set, deep ones whole and by level; what failed in any patient is left out."""
     found = {}
     for name, first in rows[0].items():
         columns = [column for column in first if all(column in row[name] for row in rows)]
-        found[name] = np.array([[row[name][column] for column in columns] for row in rows])
+        levels = sorted({column.split("_")[1] for column in columns}) if name != "radiomics" else []
+        for level in ["", *levels]:
+            chosen = [column for column in columns if f"_{level}" in column]
+            found[f"{name} {level}".strip()] = np.array([[row[name][column] for column in chosen] for row in rows])
     return found
 
 
@@ -87,17 +90,19 @@ def show(figures: dict[str, dict[str, float]], found: dict[str, Array], encoder:
     facts = Encoder.load(encoder).training
     print(f"encoder: {facts['steps']} steps on {facts['patches']} patches, bypass ratio {facts['bypass_ratio']}")
     print(f"{len(found['trained'])} patients; deep features of one take {seconds:.3f} s\n")
-    print(f"{'R^2 out of fold':<24}{'columns':>8}" + "".join(f"{target:>18}" for target in probes.TARGETS))
-    untrained = [name for name in figures if name.startswith("untrained")]
-    for name in ("radiomics", "trained"):
-        line = "".join(f"{figures[name][target]:>18.2f}" for target in probes.TARGETS)
-        print(f"{name:<24}{found[name].shape[1]:>8}{line}")
-    if untrained:
+    print(f"{'R^2 out of fold':<24}{'columns':>8}" + "".join(f"{target:>20}" for target in probes.TARGETS))
+    for name in figures:
+        if not name.startswith("untrained"):
+            line = "".join(f"{figures[name][target]:>20.2f}" for target in probes.TARGETS)
+            print(f"{name:<24}{found[name].shape[1]:>8}{line}")
+    controls = sorted({name.split(" ", 2)[1] for name in figures if name.startswith("untrained")})
+    for level in [name.removeprefix("trained") for name in figures if name.startswith("trained")] if controls else []:
         line = ""
         for target in probes.TARGETS:
-            values = [figures[name][target] for name in untrained]
-            line += f"{np.mean(values):>6.2f} ({min(values):>4.2f}-{max(values):.2f})".rjust(18)
-        print(f"{f'untrained, {len(untrained)} seeds':<24}{found['trained'].shape[1]:>8}{line}")
+            values = [figures[f"untrained {number}{level}"][target] for number in controls]
+            line += f"{np.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})".rjust(20)
+        print(f"{f'untrained{level}':<24}{found[f'trained{level}'].shape[1]:>8}{line}")
+    print(f"untrained: mean and range of {len(controls)} encoders with random weights")
 
 
 if __name__ == "__main__":

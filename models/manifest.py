@@ -56,6 +56,10 @@ class Predictor(_Frozen):
     def _consistent(self) -> Self:
         if (self.type == "category") != (len(self.categories) > 1):
             raise ValueError(f"predictor {self.name}: a category, and only a category, lists two or more categories")
+        if len({category.lower() for category in self.categories}) < len(self.categories):
+            raise ValueError(f"predictor {self.name}: two categories differ in case alone")
+        if None not in (self.minimum, self.maximum) and self.minimum > self.maximum:  # type: ignore[operator]
+            raise ValueError(f"predictor {self.name}: minimum lies above maximum")
         if self.type == "category" and self.fill not in self.categories:
             raise ValueError(f"predictor {self.name}: fill is not one of its categories")
         if self.type != "category" and not isinstance(self.fill, float):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from analysis.train.place import PlaceTaken
 from analysis.train.synth import SynthConfig, SynthError, make_cohort
 from analysis.train.synth_options import SYNTH_DESCRIPTION, SYNTH_EXAMPLES, add_synth_arguments
 
@@ -16,6 +17,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 256:
+        raise argparse.ArgumentTypeError("must lie between 1 and 256")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="new folder of the bundle")
     train.add_argument("--cache", type=Path, help="folder of extracted features (default: beside the cohort file)")
     train.add_argument("--replace", action="store_true", help="replace the bundle that stands at --out")
-    train.add_argument("--workers", type=int, default=2)
+    train.add_argument("--workers", type=_count, default=2)
     train.set_defaults(command=_train)
     _add_pretrain(commands)
     _add_evaluate(commands)
@@ -63,7 +71,7 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     pretrain.add_argument("--steps", type=int, default=1500)
     pretrain.add_argument("--checkpoint", type=Path, help="folder: an interrupted run goes on from there")
     pretrain.add_argument("--cache", type=Path, help="folder of cut patches (default: patch-cache beside --out)")
-    pretrain.add_argument("--workers", type=int, default=2, help="processes that cut patches")
+    pretrain.add_argument("--workers", type=_count, default=2, help="processes that cut patches")
     pretrain.add_argument("--threads", type=int, default=1, help="of the training; another number, other last bits")
     pretrain.set_defaults(command=_pretrain)
 
@@ -80,7 +88,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate.add_argument("--out", type=Path, required=True, help="new folder of figures and report")
     evaluate.add_argument("--cache", type=Path, help="folder of extracted features (default: beside the cohort file)")
     evaluate.add_argument("--replace", action="store_true", help="replace the evaluation that stands at --out")
-    evaluate.add_argument("--workers", type=int, default=2)
+    evaluate.add_argument("--workers", type=_count, default=2)
     evaluate.set_defaults(command=_evaluate)
 
 
@@ -120,6 +128,8 @@ def _train(options: argparse.Namespace) -> int:
             workers=options.workers,
             progress=progress,
         )
+    except PlaceTaken as error:
+        return _refuse(error, os.EX_CANTCREAT)
     except CohortError as error:
         return _refuse(error, os.EX_DATAERR)
     except FileNotFoundError as error:
@@ -148,6 +158,8 @@ def _pretrain(options: argparse.Namespace) -> int:
         facts = pretrain(patches, config, options.out, options.checkpoint, steps)
     except PretrainError as error:
         return _refuse(error, os.EX_DATAERR)
+    except UnicodeDecodeError:
+        return _refuse(Exception("the cohort's table is not in UTF-8; save it as UTF-8"), os.EX_DATAERR)
     except FileNotFoundError as error:
         return _refuse(error, os.EX_NOINPUT)
     except OSError as error:
@@ -172,6 +184,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             workers=options.workers,
             progress=progress,
         )
+    except PlaceTaken as error:
+        return _refuse(error, os.EX_CANTCREAT)
     except CohortError as error:
         return _refuse(error, os.EX_DATAERR)
     except BundleError as error:

@@ -26,6 +26,7 @@ Bools = NDArray[np.bool_]
 DAYS_PER_MONTH = 30.4375
 MINIMUM_EVENTS = 20
 MINIMUM_PATIENTS = 40
+LONGEST_MONTHS = 600
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,14 @@ def load(path: Path, training: bool = True) -> Cohort:
     file = parse(path, path.read_bytes())
     folder = path.resolve().parent
     table = folder / file.cohort.table
+    if not table.is_file():
+        raise CohortError(
+            f"cohort.table: {file.cohort.table.name!r} is no file beside the cohort file; correct the path"
+        )
     columns, rows = read_table(table, file.cohort.filter)
     _check_columns(file, table.name, columns, training)
+    if not rows:
+        raise CohortError(f"{table.name}: no patient in it; give a table with a row for each")
     if training and len(rows) < MINIMUM_PATIENTS:
         raise CohortError(f"{table.name}: {len(rows)} patients; at least {MINIMUM_PATIENTS} are needed to train")
     outcomes = {
@@ -146,6 +153,7 @@ def _check_columns(file: CohortFile, table: str, columns: list[str], training: b
         if column not in columns:
             there = ", ".join(columns)
             raise CohortError(f"{table}: no column {column!r}, which is named as {role}; there are: {there}")
+    _check_roles(table, [*outcomes, *site, (file.cohort.patient_id, "patient_id")])
     taken = dict([*outcomes, (file.cohort.patient_id, "patient_id")])
     for column, role in predictors:
         if column in taken:
@@ -154,8 +162,19 @@ def _check_columns(file: CohortFile, table: str, columns: list[str], training: b
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CohortError(f"{table}: predictor {twice[0]!r} is listed twice; remove one")
+    if file.deep.encoder is not None and file.images is None:
+        raise CohortError("deep.encoder needs [images]: ready columns do not come from it; take one of them out")
     if not predictors and file.images is None:
         raise CohortError(f"{table}: no predictors; list clinical.predictors, radiomic.columns, deep.columns or images")
+
+
+def _check_roles(table: str, roles: list[tuple[str, str]]) -> None:
+    """One column is one thing: not the time of two endpoints, not the patient and the hospital."""
+    seen: dict[str, str] = {}
+    for column, role in roles:
+        earlier = seen.setdefault(column, role)
+        if earlier != role:
+            raise CohortError(f"{table}: column {column!r} is named as {earlier} and as {role}; it can be one of them")
 
 
 def _patient_ids(column: str, rows: Rows) -> tuple[str, ...]:
@@ -192,6 +211,10 @@ def _outcome(name: str, section: OutcomeSection, rows: Rows, horizons: tuple[int
     median = float(np.median(outcome.time))
     if not 1 <= median <= 240:
         raise CohortError(f"column {section.time!r}: the median is {median:.1f} months; is {section.unit!r} its unit?")
+    late = np.flatnonzero(outcome.time > LONGEST_MONTHS)
+    if late.size:
+        too_long = f"is longer than {LONGEST_MONTHS} months; correct it"
+        raise CohortError(f"row {rows[late[0]][0]}: column {section.time!r} {too_long}")
     return outcome
 
 

@@ -26,7 +26,7 @@ class CohortSection(_Section):
     name: Name
     table: Path
     patient_id: str
-    filter: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    filter: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     site: str | None = None
     synthetic: bool = False
     seed: int = Field(default=0, ge=0)
@@ -163,14 +163,14 @@ def parse(path: Path, text: bytes) -> CohortFile:
         It is no TOML, or a key is wrong; names the key.
     """
     try:
-        file = CohortFile.model_validate(tomllib.loads(text.decode()))
+        file = CohortFile.model_validate(tomllib.loads(text.decode("utf-8-sig")))
         for predictor in file.clinical.predictors:
             predictor.predictor()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CohortError(f"{path.name}: not TOML: {error}; correct the file") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]) or "clinical.predictors"
         raise CohortError(f"{path.name}: {where}: {first['msg']}; correct this key") from None
     known = {predictor.name for predictor in file.clinical.predictors}
     stray = [name for name in file.clinical.minimum if name not in known]

@@ -99,6 +99,9 @@ def _size_of(cohort: Cohort, modalities: Sequence[Block]) -> tuple[Block, int] |
     for name in names:
         for block in modalities:
             if name in block.names:
+                section = block.predictors.get(name)
+                if section is not None and section.type != "number":
+                    raise CohortError(f"training.size names {name!r}, which is no number; name one, or leave it out")
                 return block, block.names.index(name)
     if wanted is not None:
         raise CohortError(f"training.size names {wanted!r}, which is no predictor and no feature; correct it")

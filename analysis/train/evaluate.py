@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from analysis.contract import REASONS, Reason
 from analysis.deep import Encoder, EncoderError
 from analysis.settings import ExtractionSettings, ExtractionSettingsInvalid
-from analysis.train import cohort, features, judge, report, shift, subgroups, tripod
+from analysis.train import cohort, features, judge, place, report, shift, subgroups, tripod
 from analysis.train.cohort import Cohort, CohortError, Outcome
 from analysis.train.evaluation_text import predictions_csv, summary
 from analysis.train.external import Scored, absent, check_units, outcomes_of, patients_of, score_cohort
@@ -23,6 +21,7 @@ from models.manifest import EndpointName
 
 Progress = Callable[[str, int], Callable[[int], None]]
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+FILES = (METRICS, PREDICTIONS, "report.html", "tripod_ai.md")
 SAME = "These are the very patients that the bundle was trained on: this is no external validation."
 
 
@@ -41,15 +40,17 @@ def evaluate(
     Raises
     ------
     CohortError
-        The cohort cannot be scored by this bundle, or `out` is taken.
+        The cohort cannot be scored by this bundle.
+    PlaceTaken
+        `out` holds something else than an evaluation to be replaced.
     BundleError
         The folder is not a bundle that may be used.
     FileNotFoundError
         The cohort file or its table is absent.
     """
-    check_out(out, replace)
+    place.check(out, replace, evaluation_files)
     found, predictions = validate(load(bundle_folder), path, cache, workers, progress)
-    _write(out, found, predictions)
+    _write(out, found, predictions, replace)
     return summary(found)
 
 
@@ -69,14 +70,9 @@ def validate(
     return metrics_of(bundle, loaded, outcomes, scored), predictions_csv(loaded, outcomes, scored)
 
 
-def check_out(out: Path, replace: bool) -> None:
-    """Refuse a folder that holds something else than an earlier evaluation. Raises CohortError."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not replace:
-        raise CohortError(f"{out}: not empty; give a new folder, or --replace to replace the evaluation there")
-    if not (out / PREDICTIONS).is_file():
-        raise CohortError(f"{out}: holds no evaluation, so it is not replaced; give another folder")
+def evaluation_files(folder: Path) -> set[str]:
+    """What an evaluation that stands in a folder owns; empty where none does."""
+    return set(FILES) if (folder / PREDICTIONS).is_file() else set()
 
 
 def with_features(
@@ -156,17 +152,11 @@ def _why(scored: Scored) -> str:
     return "; ".join(f"{line['patients']} x {line['sentence']}" for line in _not_scored(scored))
 
 
-def _write(out: Path, found: Mapping[str, Any], predictions: str) -> None:
-    """Write beside the target and move into place, so that half an evaluation never stands there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".evaluation-") as scratch:
-        draft = Path(scratch) / "evaluation"
+def _write(out: Path, found: Mapping[str, Any], predictions: str, replace: bool) -> None:
+    with place.place(out, replace, evaluation_files) as draft:
         draft.mkdir()
         text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (draft / METRICS).write_text(text, encoding="utf-8")
         (draft / PREDICTIONS).write_text(predictions, encoding="utf-8")
         report.write(draft, found)
         tripod.write(draft, found)
-        if out.exists():
-            os.replace(out, Path(scratch) / "old")
-        draft.replace(out)

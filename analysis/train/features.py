@@ -34,7 +34,6 @@ from models.manifest import ModalityName
 Array = NDArray[np.float64]
 Progress = Callable[[int], None]
 CACHE_VERSION = "3"
-_PARTS = {"radiomic", "deep", "control", "repeats"}
 _SOFTWARE = ("prognode", "pyradiomics", "simpleitk", "numpy", "scipy", "scikit-image", "onnxruntime")
 
 
@@ -212,7 +211,7 @@ def _measure(patient: _Patient) -> dict[str, Any] | Reason:
             f"row {patient.number}: {error}; correct the images or leave the patient's image cells empty"
         ) from None
     draft = entry.with_suffix(f".{os.getpid()}.part")  # two patients may hold the same files
-    draft.write_text(json.dumps(values))
+    draft.write_text(json.dumps({"values": values, "sha256": _sealed(values)}))
     draft.replace(entry)
     return values
 
@@ -223,7 +222,14 @@ def _cached(entry: Path) -> dict[str, Any] | None:
         found = json.loads(entry.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.keys() == _PARTS else None
+    if not isinstance(found, dict) or found.keys() != {"values", "sha256"}:
+        return None
+    values: dict[str, Any] = found["values"]
+    return values if found["sha256"] == _sealed(values) else None
+
+
+def _sealed(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _measured(volume: Volume, mask: NDArray[np.bool_], what: Extraction, control: bool = True) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Training from cohort file to bundle: read, extract, judge in nested cross-validation, fit, resample, write."""
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,20 @@ from typing import Any
 import numpy as np
 
 from analysis import golden
-from analysis.train import card, cohort, crossval, design, features, null, reach, report, resample, suspicion, tripod
+from analysis.train import (
+    card,
+    cohort,
+    crossval,
+    design,
+    features,
+    null,
+    place,
+    reach,
+    report,
+    resample,
+    suspicion,
+    tripod,
+)
 from analysis.train.assemble import bootstrap_of, forests_of, manifest_facts, model_of
 from analysis.train.cohort import Cohort, CohortError
 from analysis.train.design import Block
@@ -19,8 +31,8 @@ from analysis.train.findings import findings
 from analysis.train.fit import fit
 from analysis.train.predictions import OutOfFold, Rows
 from analysis.train.trained import Trained
-from analysis.train.validation import metrics_of
-from models.bundle import ENCODER, BundleError, combinations_of, load, write
+from analysis.train.validation import metrics_of, oracle_scores
+from models.bundle import ENCODER, MANIFEST, BundleError, combinations_of, load, write
 
 LEAST_TOGETHER, LEAST_EVENTS_TOGETHER = 25, 10
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -40,18 +52,22 @@ def train(
     Raises
     ------
     CohortError
-        The cohort cannot be trained on, or `out` is taken.
+        The cohort cannot be trained on.
+    PlaceTaken
+        `out` holds something else than a bundle to be replaced.
     FileNotFoundError
         The cohort file or its table is absent.
     """
-    check_out(out, replace)
+    place.check(out, replace, bundle_files)
     loaded = cohort.load(path)
+    features.encoder_of(loaded)
+    oracle_scores(loaded)
     suspicion.check(loaded, design.blocks(loaded))
     if loaded.file.images is not None:
         loaded = with_features(loaded, cache or loaded.folder / "features-cache", workers, progress)
     trained = fit_all(loaded, progress, workers)
     metrics = metrics_of(trained, findings(trained))
-    _replace(trained, metrics, out)
+    _replace(trained, metrics, out, replace)
     return card.summary(load(out).manifest, metrics)
 
 
@@ -136,16 +152,13 @@ def _leave_site_out(loaded: Cohort, parts: tuple[Block, ...]) -> dict[str, OutOf
     return found
 
 
-def check_out(out: Path, replace: bool, mark: str = "manifest.json") -> None:
-    """Refuse a folder that holds something else than what is to be replaced. Raises CohortError."""
-    if out.exists() and not out.is_dir():
-        raise CohortError(f"{out}: a file stands there; give a new folder")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not replace:
-        raise CohortError(f"{out}: not empty; give a new folder, or --replace to replace what stands there")
-    if not (out / mark).is_file():
-        raise CohortError(f"{out}: holds no {mark}, so it is not replaced; give another folder")
+def bundle_files(folder: Path) -> set[str]:
+    """What a bundle of any version that stands in a folder owns; empty where none does."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        return {MANIFEST, *listed}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _check_follow_up(loaded: Cohort) -> None:
@@ -180,18 +193,12 @@ def _check_combinations(parts: tuple[Block, ...], loaded: Cohort, rows: Rows) ->
             )
 
 
-def _replace(trained: Trained, metrics: Mapping[str, Any], out: Path) -> None:
-    """Write beside the target and move into place, so that a half-written bundle never stands there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as scratch:
-        draft = Path(scratch) / "bundle"
+def _replace(trained: Trained, metrics: Mapping[str, Any], out: Path, replace: bool) -> None:
+    with place.place(out, replace, bundle_files) as draft:
         try:
             write_bundle(trained, draft, metrics)
         except BundleError as error:
             raise AssertionError(f"training wrote a bundle that does not load: {error}") from error
-        if out.exists():
-            os.replace(out, Path(scratch) / "old")
-        draft.replace(out)
 
 
 def write_bundle(trained: Trained, folder: Path, metrics: Mapping[str, Any] | None = None) -> None:

@@ -30,7 +30,11 @@ def outliers_of(
 def _one(fitted: Fitted, block: Block, endpoints: Sequence[EndpointName], seed: int) -> Outliers:
     columns = _columns(fitted, block, endpoints)
     rows = np.flatnonzero(block.available)
-    fills = fitted.learners[block.modality, endpoints[0]][0].recipe.fills
+    fills = {
+        name: value
+        for endpoint in endpoints
+        for name, value in fitted.learners[block.modality, endpoint][0].recipe.fills.items()
+    }
     z = apply(Recipe(fills, columns), block, rows)
     rng = np.random.default_rng([seed, 51])
     fold_of = rng.permutation(len(rows)) % FOLDS

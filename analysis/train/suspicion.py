@@ -19,6 +19,7 @@ Bools = NDArray[np.bool_]
 # No value known before treatment ranks survival like this: the best published scores reach a concordance of 0.75.
 LEAK_CONCORDANCE, LEAK_EVENT_AUC = 0.90, 0.97
 ENOUGH_PATIENTS, ENOUGH_EVENTS = 20, 10
+LARGEST_SITES = 20
 LEAST_FEATURES = 5  # fewer columns may agree by chance, where they are rounded
 LEAST_VALUES = 3  # two patients may share age and sex and a survival in months; not more
 UNIT_GAP, UNIT_RATIO, UNIT_SHARE = 5.0, 8.0, 0.02
@@ -32,11 +33,21 @@ def check(cohort: Cohort, blocks: Sequence[Block]) -> None:
     CohortError
         Names the columns or the rows, and what to do.
     """
+    _refuse_identifying_sites(cohort)
     _refuse_constants(blocks)
     _refuse_duplicates(cohort, blocks)
     _refuse_same_images(cohort, blocks)
     _refuse_mixed_units(blocks)
     _refuse_leaks(cohort, blocks)
+
+
+def _refuse_identifying_sites(cohort: Cohort) -> None:
+    """Sites stand in the report by name: a column that tells patients apart must not be one."""
+    if len(set(cohort.sites)) > max(LARGEST_SITES, len(cohort) // 10):
+        raise CohortError(
+            f"column {cohort.file.cohort.site!r} has {len(set(cohort.sites))} different values for {len(cohort)} "
+            "patients, so it names no hospital; correct cohort.site"
+        )
 
 
 def _refuse_constants(blocks: Sequence[Block]) -> None:
@@ -96,7 +107,8 @@ def _auc(values: Array | Bools, event: Bools) -> float:
 def _refuse_duplicates(cohort: Cohort, blocks: Sequence[Block]) -> None:
     outcome_columns = [column for outcome in cohort.outcomes.values() for column in _both(outcome)]
     values = np.column_stack([block.matrix for block in blocks])
-    known = np.isfinite(values).sum(axis=1)
+    several = [len(np.unique(column[np.isfinite(column)])) > 1 for column in values.T]
+    known = np.isfinite(values[:, several]).sum(axis=1)
     seen: dict[bytes, int] = {}
     pairs = []
     for row, key in enumerate(np.column_stack([np.nan_to_num(values, nan=-1e300), *outcome_columns])):

@@ -103,6 +103,7 @@ class SynthConfig:
 
     def with_images(self) -> list[bool]:
         """For each row of the table, whether the patient has images."""
+        _check_limits(self)
         absent = round(self.missing_images * self.count) if self.images else self.count
         without = set(np.random.default_rng([self.seed, 7]).permutation(max(self.count, 0))[:absent] + 1)
         return [number not in without for number in self.sources()]
@@ -174,7 +175,7 @@ def patient_id(config: SynthConfig, number: int) -> str:
     return f"SYN-{config.seed}-{number:04d}"
 
 
-def _check(config: SynthConfig, workers: int) -> None:
+def _check_limits(config: SynthConfig) -> None:
     limits = {
         "count": (1, 9000),  # identifiers have four digits, and duplicates come on top
         "matrix": (64, 1024),
@@ -186,6 +187,10 @@ def _check(config: SynthConfig, workers: int) -> None:
     for name, (low, high) in limits.items():
         if not low <= getattr(config, name) <= high:
             raise SynthError(f"{name} must lie between {low:g} and {high:g}")
+
+
+def _check(config: SynthConfig, workers: int) -> None:
+    _check_limits(config)
     if workers < 1:
         raise SynthError("workers must be 1 or more")
     if config.mode == "duplicates" and config.count < 2:

@@ -98,10 +98,11 @@ def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) ->
 def run_module(module: str, arguments: list[str]) -> int:
     """Run a tool of ours (training, the synthetic cohort) in the foreground, with its output on the terminal.
 
-    One thread in each of its processes, as in a job, unless the environment says otherwise.
+    One thread in each of its processes, as in a job, unless the environment says otherwise; ends when we are killed.
     """
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ}
-    return subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False, env=environment).returncode
+    command = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-P", "-m", module, *arguments]
+    return subprocess.run(command, check=False, env=environment).returncode
 
 
 def ask_module(module: str, arguments: list[str], timeout: float, limits: Job) -> tuple[int | None, str]:

@@ -18,12 +18,13 @@ from analysis.contract import ClinicalValue
 from analysis.train import cohort, evaluate, external
 from analysis.train.__main__ import main
 from analysis.train.cohort import CohortError
+from analysis.train.place import PlaceTaken
 from analysis.train.trained import Trained
-from models.bundle import Bundle
+from models.bundle import Bundle, combinations_of
 from tests import cohorts
 
 Rows = list[dict[str, str]]
-FEATURES = ("copy_", "noise_", "original_", "constant")
+FEATURES = ("deep_", "copy_", "noise_", "original_", "constant")
 
 
 @pytest.fixture
@@ -76,15 +77,10 @@ def test_patients_of_elsewhere_are_judged_as_the_cross_validation_promised(bundl
     assert 0.6 < used["calibration_slope"] < 2.2
     assert used["hazard_ratio_lower"] > 1
     # Nobody lacks anything, so as used is the full model.
-    assert used["horizons"] == line(found, "clinical + radiomic")["horizons"]
-    assert {m["name"]: m["kind"] for m in found["models"]} == {
-        "as used": "model",
-        "clinical": "model",
-        "radiomic": "model",
-        "clinical + radiomic": "model",
-        "size": "baseline",
-    }
-    assert found["sub_models_used"] == [{"modalities": ["clinical", "radiomic"], "patients": 200}]
+    assert used["horizons"] == line(found, "clinical + radiomic + deep")["horizons"]
+    kinds = {" + ".join(subset): "model" for subset in combinations_of(("clinical", "radiomic", "deep"))}
+    assert {m["name"]: m["kind"] for m in found["models"]} == {"as used": "model", "size": "baseline"} | kinds
+    assert found["sub_models_used"] == [{"modalities": ["clinical", "radiomic", "deep"], "patients": 200}]
     assert found["not_scored"] == []
     assert {group["group"] for group in found["kaplan_meier"][0]["groups"]} <= {"LOW", "UNCERTAIN", "HIGH"}
     assert sum(group["patients"] for group in found["kaplan_meier"][0]["groups"]) == 200
@@ -101,7 +97,8 @@ def test_every_prediction_is_the_nodes_own_and_no_line_says_whose_it_is(
     for index in range(0, 200, 9):
         clinical = [ClinicalValue(name=n, value=v, source="t") for n, v in loaded.clinical[index].items()]
         radiomic = dict(zip(loaded.radiomic_names, loaded.radiomic[index].tolist(), strict=True))
-        result = ensemble.score(bundle, clinical, radiomic, None)
+        deep = dict(zip(loaded.deep_names, loaded.deep[index].tolist(), strict=True))
+        result = ensemble.score(bundle, clinical, radiomic, deep)
         for score in result.scores:
             assert float(rows[index][f"{score.endpoint}_risk_{score.horizon_months}"]) == pytest.approx(
                 score.event_probability, abs=1e-6
@@ -144,17 +141,17 @@ def test_each_patient_is_scored_with_what_they_have_and_each_sub_model_on_those_
     change(path, edit)
     found, text = evaluate.validate(bundle, path)
     wanted = {tuple(used["modalities"]): used["patients"] for used in found["sub_models_used"]}
-    assert wanted == {("clinical", "radiomic"): 139, ("radiomic",): 30, ("clinical",): 20}
+    assert wanted == {("clinical", "radiomic", "deep"): 139, ("radiomic", "deep"): 30, ("clinical",): 20}
     counts = {name: line(found, name)["patients"] for name in ("as used", "clinical", "radiomic")}
     assert counts == {"as used": 189, "clinical": 159, "radiomic": 169}
-    assert line(found, "clinical + radiomic")["patients"] == 139
+    assert line(found, "clinical + radiomic + deep")["patients"] == 139
     reasons = {refused["reason"]: refused["patients"] for refused in found["not_scored"]}
     assert reasons == {"NO_SUB_MODEL": 10, "FEATURES_FAILED": 1}
     assert all(refused["sentence"] for refused in found["not_scored"])
     rows = table(text)
     assert (rows[25]["sub_model"], rows[25]["not_scored"], rows[25]["OS_risk_12"]) == ("", "NO_SUB_MODEL", "")
     assert rows[100]["not_scored"] == "FEATURES_FAILED"
-    assert rows[40]["sub_model"] == "radiomic"
+    assert rows[40]["sub_model"] == "radiomic+deep"
     assert found["cohort"]["patients"] == 200
     assert found["cohort"]["scored"] == 189
 
@@ -246,11 +243,11 @@ def test_the_same_evaluation_gives_the_same_bytes_and_replaces_only_its_like(bun
     run(bundle_folder, path)
     first = {file.name: file.read_bytes() for file in out.iterdir()}
     assert {"metrics.json", "predictions.csv", "report.html", "tripod_ai.md"} <= set(first)
-    with pytest.raises(CohortError, match="--replace"):
+    with pytest.raises(PlaceTaken, match="--replace"):
         run(bundle_folder, path)
     run(bundle_folder, path, replace=True)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == first
-    with pytest.raises(CohortError, match="holds no evaluation"):
+    with pytest.raises(PlaceTaken, match="holds no result of this kind"):
         evaluate.evaluate(bundle_folder, path, bundle_folder, replace=True)
     assert sorted(file.name for file in path.parent.iterdir()) == ["cohort.toml", "evaluation", "patients.csv"]
 

@@ -54,7 +54,7 @@ def cell(number: int, column: str, value: str) -> Callable[[Rows], None]:
         (cell(9, "pfs_days", "-4"), r"row 9: column 'pfs_days' is not above 0"),
         (cell(9, "pfs_days", "soon"), r"row 9: column 'pfs_days' is not a number; a time is needed"),
         (cell(9, "pfs_days", "nan"), r"row 9: column 'pfs_days' is not a number"),
-        (cell(9, "pfs_days", "99999"), r"row 9: time to progression or death is later than time to death"),
+        (cell(9, "pfs_days", "9999"), r"row 9: time to progression or death is later than time to death"),
         (everywhere("os_event", "0"), r"column 'os_event': 0 events of OS; at least 20"),
         (cell(4, "albumin", "3.9"), r"row 4: column 'albumin': albumin lies outside the plausible range 10 to 60 g/L"),
         (cell(4, "sex", "W"), r"row 4: column 'sex': sex must be one of F, M"),

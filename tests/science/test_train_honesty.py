@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.train import cohort, crossval, design, judge, pipeline
+from analysis.train import cohort, crossval, design, judge, pipeline, place
 from analysis.train.cohort import Cohort, Outcome
 from analysis.train.outcomes import Patients, oracle_risk
 from analysis.train.predictions import OutOfFold
@@ -144,11 +144,14 @@ def test_the_same_cohort_gives_the_same_bundle(tmp_path: Path, mode) -> None:
 def test_a_standing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
     path = cohorts.write(tmp_path / "cohort", cohorts.patients(60))
     pipeline.train(path, tmp_path / "out")
-    with pytest.raises(cohort.CohortError, match="--replace"):
+    with pytest.raises(place.PlaceTaken, match="--replace"):
         pipeline.train(path, tmp_path / "out")
     summary = pipeline.train(path, tmp_path / "out", replace=True)
     assert "SYNTHETIC - NOT FOR CLINICAL USE" in summary
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.doc").write_text("years of work")
-    with pytest.raises(cohort.CohortError, match=r"holds no manifest.json, so it is not replaced"):
+    with pytest.raises(place.PlaceTaken, match=r"holds no result of this kind, so it is not replaced"):
         pipeline.train(path, tmp_path / "other", replace=True)
+    (tmp_path / "out" / "notes.txt").write_text("years of work")
+    with pytest.raises(place.PlaceTaken, match=r"holds 'notes.txt' too, so it is not replaced"):
+        pipeline.train(path, tmp_path / "out", replace=True)
