@@ -171,16 +171,11 @@ def test_every_key_of_the_predictions_gets_a_line_and_a_baseline_is_called_one(t
     found = figures(Material(repeats, trained.cohort.outcomes, trained.subsets[-1]))
     by_name = {line["name"]: line for line in found["models"] if line["endpoint"] == "OS"}
     kinds = {name: line["kind"] for name, line in by_name.items()}
-    assert kinds == {
-        "clinical": "model",
-        "radiomic": "model",
-        "clinical + radiomic": "model",
-        "size": "baseline",
-        "clinical + random encoder": "baseline",
-    }
+    models = {" + ".join(subset): "model" for subset in trained.subsets}
+    assert kinds == models | {"size": "baseline", "clinical + random encoder": "baseline"}
     assert by_name["size"]["modalities"] == []
     assert by_name["size"]["horizons"] == by_name["radiomic"]["horizons"]
-    assert {curve["name"] for curve in found["curves"]} == {"clinical + radiomic", "clinical", "size"}
+    assert {curve["name"] for curve in found["curves"]} == {"clinical + radiomic + deep", "clinical", "size"}
 
 
 def test_the_document_is_whole_json_without_nan_and_the_same_again(trained: Trained) -> None:
@@ -198,8 +193,8 @@ def test_the_document_is_whole_json_without_nan_and_the_same_again(trained: Trai
     assert [group["group"] for group in first["groups"]] == ["LOW", "HIGH"]
     assert sum(group["patients"] for group in first["groups"]) == 160
     assert {line["kind"] for line in found["models"]} >= {"model"}
-    full = next(m for m in found["models"] if m["name"] == "clinical + radiomic" and m["endpoint"] == "OS")
+    full = next(m for m in found["models"] if m["name"] == "clinical + radiomic + deep" and m["endpoint"] == "OS")
     assert first["hazard_ratio"] == full["hazard_ratio"]
-    facts = judge.performance(trained.repeats, ("clinical", "radiomic"), "OS", trained.cohort.outcomes["OS"])
+    facts = judge.performance(trained.repeats, trained.subsets[-1], "OS", trained.cohort.outcomes["OS"])
     assert [line.auc for line in facts] == [line["auc"] for line in full["horizons"]]
     assert full["concordance_uno_lower"] < full["concordance_uno"] < full["concordance_uno_upper"]
