@@ -38,8 +38,8 @@ def lung2_as_dicom(folder: Path) -> Path:
     import numpy as np
     import SimpleITK
 
-    from analysis.train.anatomy import Grid
-    from analysis.train.dicom_files import Study, write_ct, write_rtstruct
+    from analysis.train.synth.anatomy import Grid
+    from analysis.train.synth.dicom_files import Study, write_ct, write_rtstruct
 
     image = SimpleITK.ReadImage(str(SHARED / "pyradiomics_lung" / "lung2_image.nrrd"))
     label = SimpleITK.ReadImage(str(SHARED / "pyradiomics_lung" / "lung2_label.nrrd"))

@@ -21,7 +21,7 @@ from analysis.contract import Combine
 from analysis.deep import Encoder
 from analysis.roi import mask_from_rtstruct
 from analysis.settings import ExtractionSettings
-from analysis.train import probes
+from analysis.train.encoder import probes
 from analysis.volume import read_ct
 
 SETTINGS = ExtractionSettings(spacing_mm=(2.0, 2.0, 2.0))
@@ -51,7 +51,7 @@ def main() -> None:
 
 def controls(like: Path, folder: Path, count: int) -> list[Path]:
     """Untrained encoders of the same shape."""
-    from analysis.train.encoder import write_random_encoder
+    from analysis.train.encoder.encoder import write_random_encoder
 
     paths = [folder / f"random{seed}.onnx" for seed in range(count)]
     for seed, path in enumerate(paths):

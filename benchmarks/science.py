@@ -30,11 +30,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.train import cohort, crossval, design, judge, suspicion
-from analysis.train.cohort import Outcome
-from analysis.train.design import SIZE, Block
-from analysis.train.predicted import predicted
-from analysis.train.predictions import OutOfFold, Subset
+from analysis.train.data import cohort, suspicion
+from analysis.train.data.cohort import Outcome
+from analysis.train.judging import judge
+from analysis.train.judging.predicted import predicted
+from analysis.train.model import crossval, design
+from analysis.train.model.design import SIZE, Block
+from analysis.train.model.predictions import OutOfFold, Subset
 from models.manifest import EndpointName
 
 HERE = Path(__file__).resolve().parent / "cohorts"

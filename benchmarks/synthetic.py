@@ -19,14 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.train import cohort, crossval, design, judge, null, outcomes, pipeline, suspicion
-from analysis.train.cohort import Cohort, CohortError, Outcome, TrainingSection
-from analysis.train.design import SIZE, Block
-from analysis.train.outcomes import Mode, Patients
-from analysis.train.predicted import predicted
-from analysis.train.predictions import Subset
-from analysis.train.ranking import within_folds
-from analysis.train.synth import SynthConfig, make_cohort
+from analysis.train import pipeline
+from analysis.train.data import cohort, suspicion
+from analysis.train.data.cohort import Cohort, CohortError, Outcome, TrainingSection
+from analysis.train.judging import judge
+from analysis.train.judging.predicted import predicted
+from analysis.train.judging.ranking import within_folds
+from analysis.train.model import crossval, design, null
+from analysis.train.model.design import SIZE, Block
+from analysis.train.model.predictions import Subset
+from analysis.train.synth import outcomes
+from analysis.train.synth.outcomes import Mode, Patients
+from analysis.train.synth.synth import SynthConfig, make_cohort
 from models.manifest import EndpointName
 
 ROOT = Path(__file__).resolve().parents[1]

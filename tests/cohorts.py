@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.train import outcomes
-from analysis.train.outcomes import Patients
-from analysis.train.synth_text import COHORT_TOML
+from analysis.train.synth import outcomes
+from analysis.train.synth.outcomes import Patients
+from analysis.train.synth.synth_text import COHORT_TOML
 
 VOLUME = "original_shape_MeshVolume"
 

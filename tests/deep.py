@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from analysis.deep import PatchSettings
-from analysis.train.patches import TrainingPatch
+from analysis.train.encoder.patches import TrainingPatch
 
 SMALL_PATCH = PatchSettings(margin_voxels=4)
 
@@ -29,8 +29,8 @@ def patches(count: int, edge: int = 24, seed: int = 0) -> list[TrainingPatch]:
 
 def config(**changes: object):
     """A network of a few thousand weights, trained in seconds."""
-    from analysis.train.encoder import Architecture
-    from analysis.train.pretrain import PretrainConfig
+    from analysis.train.encoder.encoder import Architecture
+    from analysis.train.encoder.pretrain import PretrainConfig
 
     skips = changes.pop("skips", ())
     small = {"seed": 3, "steps": 30, "batch": 2, "edge": 16, "minimum_bypass": 0.0, "patch": SMALL_PATCH}
@@ -40,6 +40,6 @@ def config(**changes: object):
 
 def train_in_folder(folder: Path) -> None:
     """What the child process of the test of interruption does: checkpoints in `folder`, the encoder beside them."""
-    from analysis.train.pretrain import pretrain
+    from analysis.train.encoder.pretrain import pretrain
 
     pretrain(patches(5), config(), folder / "encoder.onnx", folder / "checkpoint")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.train.place import PlaceTaken
-from analysis.train.synth import SynthConfig, SynthError, make_cohort
-from analysis.train.synth_options import SYNTH_DESCRIPTION, SYNTH_EXAMPLES, add_synth_arguments
+from analysis.train.synth.synth import SynthConfig, SynthError, make_cohort
+from analysis.train.synth.synth_options import SYNTH_DESCRIPTION, SYNTH_EXAMPLES, add_synth_arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,7 +116,7 @@ def _synth(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     # Here and not above: a synthetic cohort needs none of the engines that training loads.
-    from analysis.train.cohort import CohortError  # noqa: PLC0415
+    from analysis.train.data.cohort import CohortError  # noqa: PLC0415
     from analysis.train.pipeline import train  # noqa: PLC0415
 
     try:
@@ -143,10 +143,10 @@ def _train(options: argparse.Namespace) -> int:
 def _pretrain(options: argparse.Namespace) -> int:
     # Here and not above: torch takes seconds to load, and is absent where nothing is trained.
     try:
-        from analysis.train.pretrain import PretrainConfig, pretrain  # noqa: PLC0415
+        from analysis.train.encoder.pretrain import PretrainConfig, pretrain  # noqa: PLC0415
     except ImportError as error:
         return _refuse(Exception(f"pretraining needs the extra `train`: {error}"), os.EX_UNAVAILABLE)
-    from analysis.train.patches import PretrainError, find_cases, load_patches  # noqa: PLC0415
+    from analysis.train.encoder.patches import PretrainError, find_cases, load_patches  # noqa: PLC0415
 
     try:
         config = PretrainConfig(seed=options.seed, steps=options.steps, threads=options.threads)
@@ -170,7 +170,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     # Here and not above, as for `_train`.
-    from analysis.train.cohort import CohortError  # noqa: PLC0415
+    from analysis.train.data.cohort import CohortError  # noqa: PLC0415
     from analysis.train.evaluate import evaluate  # noqa: PLC0415
     from models.bundle import BundleError  # noqa: PLC0415
 

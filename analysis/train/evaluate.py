@@ -10,12 +10,15 @@ from typing import Any
 from analysis.contract import REASONS, Reason
 from analysis.deep import Encoder, EncoderError
 from analysis.settings import ExtractionSettings, ExtractionSettingsInvalid
-from analysis.train import cohort, features, judge, place, report, shift, subgroups, tripod
-from analysis.train.cohort import Cohort, CohortError, Outcome
-from analysis.train.evaluation_text import predictions_csv, summary
-from analysis.train.external import Scored, absent, check_units, outcomes_of, patients_of, score_cohort
-from analysis.train.figures import AS_USED, Material, figures
-from analysis.train.validation import cohort_facts, oracle_scores, score_lines, size_scores, warning
+from analysis.train import place
+from analysis.train.data import cohort, features
+from analysis.train.data.cohort import Cohort, CohortError, Outcome
+from analysis.train.judging import judge, shift, subgroups
+from analysis.train.judging.external import Scored, absent, check_units, outcomes_of, patients_of, score_cohort
+from analysis.train.judging.figures import AS_USED, Material, figures
+from analysis.train.judging.validation import cohort_facts, oracle_scores, score_lines, size_scores, warning
+from analysis.train.report import report, tripod
+from analysis.train.report.evaluation_text import predictions_csv, summary
 from models.bundle import Bundle, BundleError, load
 from models.manifest import EndpointName
 

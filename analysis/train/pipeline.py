@@ -10,28 +10,18 @@ from typing import Any
 import numpy as np
 
 from analysis import golden
-from analysis.train import (
-    card,
-    cohort,
-    crossval,
-    design,
-    features,
-    null,
-    place,
-    reach,
-    report,
-    resample,
-    suspicion,
-    tripod,
-)
-from analysis.train.assemble import bootstrap_of, forests_of, manifest_facts, model_of
-from analysis.train.cohort import Cohort, CohortError
-from analysis.train.design import Block
-from analysis.train.findings import findings
-from analysis.train.fit import fit
-from analysis.train.predictions import OutOfFold, Rows
-from analysis.train.trained import Trained
-from analysis.train.validation import metrics_of, oracle_scores
+from analysis.train import place
+from analysis.train.data import cohort, features, suspicion
+from analysis.train.data.cohort import Cohort, CohortError
+from analysis.train.judging.validation import metrics_of, oracle_scores
+from analysis.train.model import crossval, design, null, reach, resample
+from analysis.train.model.assemble import bootstrap_of, forests_of, manifest_facts, model_of
+from analysis.train.model.design import Block
+from analysis.train.model.findings import findings
+from analysis.train.model.fit import fit
+from analysis.train.model.predictions import OutOfFold, Rows
+from analysis.train.model.trained import Trained
+from analysis.train.report import card, report, tripod
 from models.bundle import ENCODER, MANIFEST, BundleError, combinations_of, load, write
 
 LEAST_TOGETHER, LEAST_EVENTS_TOGETHER = 25, 10
@@ -87,7 +77,7 @@ def _control(loaded: Cohort) -> Iterator[Path | None]:
         yield None
         return
     try:
-        from analysis.train.encoder import write_random_encoder  # noqa: PLC0415 (torch, and only here)
+        from analysis.train.encoder.encoder import write_random_encoder  # noqa: PLC0415 (torch, and only here)
     except ModuleNotFoundError:
         raise CohortError(
             "deep.random_control needs torch, which is not installed: install the extra `train`, or set it to false "

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis.train import cohort, pipeline
-from analysis.train.trained import Trained
+from analysis.train import pipeline
+from analysis.train.data import cohort
+from analysis.train.model.trained import Trained
 from models.bundle import Bundle, load
 from tests import cohorts
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from analysis.train.cohort import Outcome
-from analysis.train.predicted import Predicted, predicted
-from analysis.train.predictions import OutOfFold
+from analysis.train.data.cohort import Outcome
+from analysis.train.judging.predicted import Predicted, predicted
+from analysis.train.model.predictions import OutOfFold
 
 SCALE = 20.0  # months, of an exponential time to the event at linear predictor 0
 

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from analysis.train import card, pipeline, shown
-from analysis.train.assemble import manifest_facts, model_of
-from analysis.train.card_json import ModelCard
-from analysis.train.trained import Trained
-from analysis.train.validation import metrics_of
+from analysis.train import pipeline
+from analysis.train.judging.validation import metrics_of
+from analysis.train.model.assemble import manifest_facts, model_of
+from analysis.train.model.trained import Trained
+from analysis.train.report import card, shown
+from analysis.train.report.card_json import ModelCard
 from models.bundle import Bundle
 from models.manifest import CohortFacts, Manifest
 from tests.science import report_metrics

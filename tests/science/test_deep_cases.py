@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.train import probes
 from analysis.train.__main__ import main
-from analysis.train.patches import Case, PretrainError, find_cases, load_patches
-from analysis.train.synth import SynthConfig, make_cohort
+from analysis.train.encoder import probes
+from analysis.train.encoder.patches import Case, PretrainError, find_cases, load_patches
+from analysis.train.synth.synth import SynthConfig, make_cohort
 from tests import deep
 
 
@@ -77,7 +77,7 @@ def test_a_cohort_file_without_images_or_with_a_wrong_column_is_refused(folder: 
 
 def test_a_real_encoder_comes_out_of_dicom(folder: Path, tmp_path: Path) -> None:
     from analysis.deep import Encoder
-    from analysis.train.pretrain import pretrain
+    from analysis.train.encoder.pretrain import pretrain
 
     config = deep.config(steps=3)
     patches = load_patches(find_cases([folder]), config.training_patch(), tmp_path / "cache", 1)

@@ -14,7 +14,7 @@ import pytest
 from scipy import ndimage
 
 from analysis.deep import Encoder, EncoderError, PatchSettings, feature_names, windowed
-from analysis.train.patches import PretrainError
+from analysis.train.encoder.patches import PretrainError
 from analysis.volume import Volume
 from tests import deep
 from tests.paths import ROOT
@@ -55,7 +55,7 @@ def test_a_killed_and_resumed_run_writes_the_bytes_of_an_uninterrupted_one(train
 
 
 def test_another_seed_gives_another_encoder_and_a_foreign_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
-    from analysis.train.pretrain import pretrain
+    from analysis.train.encoder.pretrain import pretrain
 
     other = deep.config(seed=4, steps=2)
     pretrain(deep.patches(5), other, tmp_path / "other.onnx")
@@ -83,7 +83,7 @@ def test_metadata_say_how_it_was_made(trained: Path) -> None:
 
 
 def _facts_of(patches: Any) -> dict[str, Any]:
-    from analysis.train.pretrain import Pretraining
+    from analysis.train.encoder.pretrain import Pretraining
 
     run = Pretraining(deep.config(), "", None)
     return run.facts(patches, patches)
@@ -92,7 +92,7 @@ def _facts_of(patches: Any) -> dict[str, Any]:
 def test_an_export_that_differs_from_torch_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     import onnx
 
-    from analysis.train.encoder import Architecture, UNet, random_inputs, to_onnx, write_checked
+    from analysis.train.encoder.encoder import Architecture, UNet, random_inputs, to_onnx, write_checked
 
     net = UNet(Architecture((8, 8, 16, 16)), 1)
     model = to_onnx(net, deep.SMALL_PATCH, {})
@@ -110,7 +110,7 @@ def test_an_export_that_differs_from_torch_is_refused_and_nothing_is_written(tmp
 
 def test_a_network_that_ignores_its_bottleneck_is_refused() -> None:
     """The trap is real: with open skips the bottleneck can be zeroed at no cost."""
-    from analysis.train.pretrain import pretrain
+    from analysis.train.encoder.pretrain import pretrain
 
     with pytest.raises(PretrainError, match="without its bottleneck the network reconstructs nearly as well"):
         pretrain(deep.patches(8), deep.config(steps=120, skips=(0, 1, 2), minimum_bypass=1.25), Path("never.onnx"))
@@ -118,14 +118,14 @@ def test_a_network_that_ignores_its_bottleneck_is_refused() -> None:
 
 
 def test_without_skips_the_reconstruction_hangs_on_the_bottleneck(tmp_path: Path) -> None:
-    from analysis.train.pretrain import pretrain
+    from analysis.train.encoder.pretrain import pretrain
 
     facts = pretrain(deep.patches(8), deep.config(steps=120, minimum_bypass=1.25), tmp_path / "encoder.onnx")
     assert facts["bypass_ratio"] > 1.25
 
 
 def test_the_untrained_control_has_the_shape_but_not_the_weights(trained: Path, tmp_path: Path) -> None:
-    from analysis.train.encoder import write_random_encoder
+    from analysis.train.encoder.encoder import write_random_encoder
 
     for name, seed in (("one", 1), ("same", 1), ("two", 2)):
         write_random_encoder(trained, tmp_path / name, seed)
@@ -158,7 +158,7 @@ def test_pooling_equals_its_definition_in_double_precision(trained: Path) -> Non
     """Mean and SD of the first level, from the maps of a network run in torch."""
     import torch
 
-    from analysis.train.encoder import RIM_WEIGHT
+    from analysis.train.encoder.encoder import RIM_WEIGHT
 
     net = _network_of(trained)
     patch = deep.patches(1, seed=7)[0]
@@ -181,14 +181,14 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
 
 def _network_of(trained: Path) -> Any:
     """The network in the state that training left in its checkpoint."""
-    from analysis.train.pretrain import Pretraining, identity_of
+    from analysis.train.encoder.pretrain import Pretraining, identity_of
 
     config = deep.config()
     return Pretraining(config, identity_of(config, deep.patches(5)), trained.parent / "checkpoint").net
 
 
 def test_a_large_roi_is_cropped_with_a_flag(trained: Path, tmp_path: Path) -> None:
-    from analysis.train.encoder import Architecture, UNet, export, random_inputs
+    from analysis.train.encoder.encoder import Architecture, UNet, export, random_inputs
 
     small = PatchSettings(margin_voxels=4, largest_voxels=24)
     export(UNet(Architecture((8, 8, 16, 16)), 1), small, {}, tmp_path / "small.onnx", random_inputs(2, 5, 0))

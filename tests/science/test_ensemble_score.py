@@ -12,7 +12,7 @@ from analysis import ensemble
 from analysis.contract import ClinicalValue, Endpoint, Modality, NotScorable, RiskGroup, by_modality
 from analysis.ensemble import EnsembleResult
 from analysis.reasons import Reason
-from analysis.train.trained import Trained
+from analysis.train.model.trained import Trained
 from models.bundle import Bundle, combinations_of
 
 MONTHS = (12, 36)

@@ -15,11 +15,13 @@ import pytest
 
 from analysis import ensemble
 from analysis.contract import ClinicalValue
-from analysis.train import cohort, evaluate, external
+from analysis.train import evaluate
 from analysis.train.__main__ import main
-from analysis.train.cohort import CohortError
+from analysis.train.data import cohort
+from analysis.train.data.cohort import CohortError
+from analysis.train.judging import external
+from analysis.train.model.trained import Trained
 from analysis.train.place import PlaceTaken
-from analysis.train.trained import Trained
 from models.bundle import Bundle, combinations_of
 from tests import cohorts
 

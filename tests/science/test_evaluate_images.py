@@ -10,8 +10,10 @@ from analysis import radiomic
 from analysis.contract import Combine
 from analysis.roi import mask_from_rtstruct
 from analysis.settings import ExtractionSettings
-from analysis.train import cohort, evaluate, external
-from analysis.train.synth import SynthConfig, make_cohort
+from analysis.train import evaluate
+from analysis.train.data import cohort
+from analysis.train.judging import external
+from analysis.train.synth.synth import SynthConfig, make_cohort
 from analysis.volume import read_ct
 from models.bundle import Bundle, BundleError
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.train import cohort, crossval, design, judge, metrics, subgroups, validation
-from analysis.train.cohort import Outcome
-from analysis.train.curves import curves
-from analysis.train.figures import Material, figures
-from analysis.train.predicted import predicted
-from analysis.train.trained import Trained
+from analysis.train.data import cohort
+from analysis.train.data.cohort import Outcome
+from analysis.train.judging import judge, metrics, subgroups, validation
+from analysis.train.judging.curves import curves
+from analysis.train.judging.figures import Material, figures
+from analysis.train.judging.predicted import predicted
+from analysis.train.model import crossval, design
+from analysis.train.model.trained import Trained
 from tests import cohorts
 from tests.science import judged
 

@@ -11,10 +11,11 @@ from sksurv.util import Surv
 
 from analysis import ensemble
 from analysis.learner import link, say
-from analysis.train import crossval, design, fit, learners, metrics, resample
-from analysis.train.cohort import Outcome
-from analysis.train.learners import Linear, Trees
-from analysis.train.trained import Trained
+from analysis.train.data.cohort import Outcome
+from analysis.train.judging import metrics
+from analysis.train.model import crossval, design, fit, learners, resample
+from analysis.train.model.learners import Linear, Trees
+from analysis.train.model.trained import Trained
 from models.bundle import Bundle, combinations_of
 from models.forest import MAXIMUM_DEPTH
 from models.manifest import FORESTS, Column, Learner, LearnerKind, LearnerRows

@@ -8,8 +8,8 @@ from sksurv.metrics import brier_score, concordance_index_censored, concordance_
 from sksurv.nonparametric import CensoringDistributionEstimator
 from sksurv.util import Surv
 
-from analysis.train import curves, judge, km, metrics
-from analysis.train.predicted import Predicted
+from analysis.train.judging import curves, judge, km, metrics
+from analysis.train.judging.predicted import Predicted
 from tests.science import judged
 
 EVERYONE = np.arange(300)

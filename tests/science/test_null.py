@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.train import cohort, design, null
-from analysis.train.cohort import Outcome
-from analysis.train.null import Null
+from analysis.train.data import cohort
+from analysis.train.data.cohort import Outcome
+from analysis.train.model import design, null
+from analysis.train.model.null import Null
 from tests import cohorts
 
 KEY = (("clinical",), "OS")
@@ -45,8 +46,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> cohort.Cohort:
 
 
 def test_a_planted_effect_beats_every_permutation_and_the_permutations_lie_about_a_half(loaded: cohort.Cohort) -> None:
-    from analysis.train import crossval
-    from analysis.train.ranking import within_folds
+    from analysis.train.judging.ranking import within_folds
+    from analysis.train.model import crossval
 
     block = design.blocks(loaded)[0]
     settings, outcomes = loaded.file.training, {"OS": loaded.outcomes["OS"]}

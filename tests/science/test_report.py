@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from analysis.train import report, report_style, report_text, shown
-from analysis.train.trained import Trained
-from analysis.train.validation import metrics_of
+from analysis.train.judging.validation import metrics_of
+from analysis.train.model.trained import Trained
+from analysis.train.report import report, report_style, report_text, shown
 from tests.science import report_metrics
 from tests.science.page import Page
 

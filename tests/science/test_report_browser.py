@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis.train import report
+from analysis.train.report import report
 from tests.science import report_metrics
 
 CHROMIUM = Path("/usr/bin/chromium")

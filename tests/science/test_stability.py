@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from analysis.train import design
-from analysis.train.cohort import Outcome, TrainingSection
-from analysis.train.design import LEAST_REPEATED, Block
-from analysis.train.fit import fit
+from analysis.train.data.cohort import Outcome, TrainingSection
+from analysis.train.model import design
+from analysis.train.model.design import LEAST_REPEATED, Block
+from analysis.train.model.fit import fit
 
 # Shrout and Fleiss 1979, table 2: six targets rated by four judges; table 4 gives ICC(1,1) = .17.
 SHROUT_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.train import cohort, design, pipeline, suspicion
-from analysis.train.cohort import CohortError
+from analysis.train import pipeline
+from analysis.train.data import cohort, suspicion
+from analysis.train.data.cohort import CohortError
+from analysis.train.model import design
 
 COUNT = 120
 Cells = list[str]

@@ -16,10 +16,10 @@ from analysis.contract import Combine
 from analysis.quality import flags
 from analysis.roi import mask_from_rtstruct
 from analysis.settings import ExtractionSettings
-from analysis.train import outcomes
-from analysis.train.anatomy import Grid
-from analysis.train.lesion import Lesion, insert
-from analysis.train.synth import SCANNERS, SynthConfig, SynthError, make_cohort, make_patient, scan
+from analysis.train.synth import outcomes
+from analysis.train.synth.anatomy import Grid
+from analysis.train.synth.lesion import Lesion, insert
+from analysis.train.synth.synth import SCANNERS, SynthConfig, SynthError, make_cohort, make_patient, scan
 from analysis.volume import read_ct
 from tests.validators import dciodvfy
 from tests.volumes import volume_of
@@ -176,7 +176,7 @@ def test_the_planted_effect_is_the_one_stated_and_null_has_none() -> None:
             risk = outcomes.oracle_risk(planted, months)[endpoint]
             known = event | (time > months)
             # Those censored early are few and at random before 12 months; at 36 compare through the curve.
-            from analysis.train.metrics import survival_curve
+            from analysis.train.judging.metrics import survival_curve
 
             observed = 1 - survival_curve(time, event, np.array([float(months)]))[0]
             assert risk.mean() == pytest.approx(observed, abs=0.01)

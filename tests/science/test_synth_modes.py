@@ -15,10 +15,10 @@ import SimpleITK
 from analysis.contract import Combine
 from analysis.roi import mask_from_rtstruct
 from analysis.segment import mask_from_seg
-from analysis.train import outcomes
 from analysis.train.__main__ import main
-from analysis.train.background import real_chest
-from analysis.train.synth import SynthConfig, SynthError, make_cohort
+from analysis.train.synth import outcomes
+from analysis.train.synth.background import real_chest
+from analysis.train.synth.synth import SynthConfig, SynthError, make_cohort
 from analysis.volume import read_ct
 from tests.paths import shared
 from tests.validators import dciodvfy

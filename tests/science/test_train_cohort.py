@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.train import cohort, pipeline, validation
-from analysis.train.cohort import CohortError
+from analysis.train import pipeline
+from analysis.train.data import cohort
+from analysis.train.data.cohort import CohortError
+from analysis.train.judging import validation
 from tests import cohorts
 
 Rows = list[dict[str, str]]

@@ -7,7 +7,8 @@ from sksurv.metrics import concordance_index_censored, cumulative_dynamic_auc
 from sksurv.nonparametric import kaplan_meier_estimator
 from sksurv.util import Surv
 
-from analysis.train import cox, metrics
+from analysis.train.judging import metrics
+from analysis.train.model import cox
 
 
 @pytest.fixture(params=[False, True], ids=["distinct times", "tied times"])

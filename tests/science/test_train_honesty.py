@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.train import cohort, crossval, design, judge, pipeline, place
-from analysis.train.cohort import Cohort, Outcome
-from analysis.train.outcomes import Patients, oracle_risk
-from analysis.train.predictions import OutOfFold
-from analysis.train.trained import Trained
+from analysis.train import pipeline, place
+from analysis.train.data import cohort
+from analysis.train.data.cohort import Cohort, Outcome
+from analysis.train.judging import judge
+from analysis.train.model import crossval, design
+from analysis.train.model.predictions import OutOfFold
+from analysis.train.model.trained import Trained
+from analysis.train.synth.outcomes import Patients, oracle_risk
 from models.bundle import load
 from tests import cohorts
 

@@ -10,8 +10,8 @@ import pytest
 
 from analysis.contract import Combine
 from analysis.roi import mask_from_rtstruct
-from analysis.train import cohort, features
-from analysis.train.synth import SynthConfig, make_cohort
+from analysis.train.data import cohort, features
+from analysis.train.synth.synth import SynthConfig, make_cohort
 from analysis.volume import read_ct
 from tests.synthetic import seg
 

@@ -9,9 +9,10 @@ import pytest
 from analysis import ensemble, golden
 from analysis.contract import ClinicalValue, CtInput, JobRequest, Outcome, RoiInput
 from analysis.run import Clock, analyse, main
-from analysis.train import cohort, features, pipeline
-from analysis.train.synth import SynthConfig, make_cohort
-from analysis.train.trained import Trained
+from analysis.train import pipeline
+from analysis.train.data import cohort, features
+from analysis.train.model.trained import Trained
+from analysis.train.synth.synth import SynthConfig, make_cohort
 from models.bundle import DEMO, Bundle, combinations_of, load
 
 PATIENTS = 44

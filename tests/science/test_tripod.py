@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.train import report, tripod
+from analysis.train.report import report, tripod
 from tests.science import report_metrics
 from tests.science.page import Page
 

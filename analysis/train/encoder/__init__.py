@@ -1,0 +1,1 @@
+"""The encoder of the deep features: patches, network, pretraining, probes. torch lives here."""

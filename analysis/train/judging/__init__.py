@@ -1,0 +1,1 @@
+"""How good predictions are: discrimination, calibration, separation, in cross-validation and elsewhere."""

@@ -1,0 +1,1 @@
+"""What learns: columns, learners, fusion and recalibration, refits, cross-validation, the null."""

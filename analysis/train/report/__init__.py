@@ -1,0 +1,1 @@
+"""What people and programs read: report, model card, TRIPOD table, terminal."""
