@@ -354,7 +354,9 @@ def test_a_bundle_judged_on_its_own_cohort_says_so_above_and_below() -> None:
 
 def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
     """Neither the order of a set nor a counter of the drawing library may reach the file."""
-    code = "import sys, json; from analysis.train.report import report; print(report.render(json.load(sys.stdin)), end='')"
+    code = (
+        "import sys, json; from analysis.train.report.report import render; print(render(json.load(sys.stdin)), end='')"
+    )
     found = report_metrics.built(count=120)
     environment = {**os.environ, "PYTHONHASHSEED": "77", "MPLCONFIGDIR": str(tmp_path)}
     other = subprocess.run(
