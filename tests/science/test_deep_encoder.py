@@ -65,6 +65,16 @@ def test_another_seed_gives_another_encoder_and_a_foreign_checkpoint_is_refused(
     assert not (tmp_path / "again.onnx").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"bad", b"PK\x03\x04", b"\x80\x04."])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    from analysis.train.encoder.pretrain import pretrain
+
+    (tmp_path / "pretraining.npz").write_bytes(content)
+    with pytest.raises(PretrainError, match=r"pretraining.npz: a damaged checkpoint; delete it to begin again"):
+        pretrain(deep.patches(2), deep.config(), tmp_path / "encoder.onnx", tmp_path)
+    assert not (tmp_path / "encoder.onnx").exists()
+
+
 def test_metadata_say_how_it_was_made(trained: Path) -> None:
     encoder = Encoder.load(trained)
     assert encoder.settings == deep.SMALL_PATCH

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tomllib
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def _one(job: tuple[Case, PatchSettings, Path]) -> TrainingPatch:
     try:
         digest = _digest(files, case, settings)
         entry = cache / f"{digest}.npz"
-        if not entry.exists():
+        if not _whole(entry):
             _make(entry, files, case, settings)
     except (NotScorable, InvalidDicomError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) else error
@@ -179,6 +180,15 @@ def _make(entry: Path, files: list[Path], case: Case, settings: PatchSettings) -
 def says_synthetic(header: Dataset) -> bool:
     """Whether a header names its patient or its series as made by a generator."""
     return any("SYNTHETIC" in str(header.get(word, "")).upper() for word in ("PatientName", "SeriesDescription"))
+
+
+def _whole(entry: Path) -> bool:
+    """Whether the cache holds the patch; a damaged entry is cut again."""
+    try:
+        _read(entry, "")
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 def _read(entry: Path, digest: str) -> TrainingPatch:

@@ -8,6 +8,7 @@ machine, whether the run was interrupted or not.
 import hashlib
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -136,7 +137,10 @@ class Pretraining:
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             if self._file.exists():
-                self._resume(self._file)
+                try:
+                    self._resume(self._file)
+                except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile):
+                    raise PretrainError(f"{self._file}: a damaged checkpoint; delete it to begin again") from None
 
     def train(self, patches: Sequence[TrainingPatch], progress: Callable[[int], None] | None) -> None:
         """Go on from the present step to the last."""
