@@ -5,6 +5,7 @@ The commented default stands beside this module in `prognode.toml`; a test holds
 
 import difflib
 import math
+import re
 import tomllib
 import types
 import typing
@@ -89,18 +90,24 @@ class Job:
 
 @dataclass(frozen=True)
 class Clinical:
-    """Table of clinical values (CSV, first column names in the first line) keyed by Patient ID."""
+    """Clinical values: a table of the site (CSV) keyed by Patient ID, beside those in the store.
+
+    `revise`: a value that comes after the score makes a new revision; off: it waits for an operator's rescore.
+    """
 
     table: Path | None = None
     patient_id_column: str = "patient_id"
+    revise: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the emitted objects say of themselves."""
+    """What the emitted objects say of themselves, and which of the optional ones are made."""
 
     series_number: int = 9000
-    language: Literal["en"] = "en"
+    language: Literal["en", "de", "fr", "es", "ja", "ko"] = "en"
+    encapsulated_pdf: bool = False
+    presentation_state: bool = True
     sr_sop_classes: tuple[str, ...] = (
         "1.2.840.10008.5.1.4.1.1.88.34",
         "1.2.840.10008.5.1.4.1.1.88.33",
@@ -117,6 +124,92 @@ class Deliver:
     longest_delay_seconds: float = 3600.0
     commitment_wait_seconds: float = 60.0
     connect_timeout_seconds: float = 10.0
+    hold_for_review: bool = False  # results leave only when an operator has released them
+    reread_demographics: bool = True  # C-FIND at the first destination before anything is sent
+
+
+@dataclass(frozen=True)
+class Oidc:
+    """Sign-in by the hospital's OpenID Connect provider; `issuer` "" turns it off.
+
+    The claim `role_claim` of the ID token (a text or a list) decides: a value of `operator_values` makes an operator,
+    one of `viewer_values` a viewer, anything else is refused.
+    """
+
+    issuer: str = ""
+    client_id: str = ""
+    client_secret_file: Path | None = None
+    role_claim: str = "groups"
+    viewer_values: tuple[str, ...] = ()
+    operator_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Web:
+    """The worklist page and the JSON API. `public_url` is what browsers call, where a proxy stands in front."""
+
+    host: str = "127.0.0.1"
+    port: int = 8443
+    public_url: str = ""
+    certificate: Path | None = None
+    private_key: Path | None = None
+    session_idle_minutes: float = 30.0
+    session_hours: float = 10.0
+    oidc: Oidc = field(default_factory=Oidc)
+
+
+@dataclass(frozen=True)
+class Hl7:
+    """HL7 v2 over MLLP: how we name ourselves, and the listener for ADT and ORU (off unless `listen`)."""
+
+    sending_application: str = "PROGNODE"
+    sending_facility: str = ""
+    listen: bool = False
+    host: str = "127.0.0.1"
+    port: int = 2575
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    maximum_message_bytes: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class Hl7Peer:
+    """A RIS that gets results as ORU^R01 over MLLP, or MLLPS with `tls`."""
+
+    name: str
+    host: str = "127.0.0.1"
+    port: int = 2575
+    receiving_application: str = ""
+    receiving_facility: str = ""
+    tls: bool = False
+    ca: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+    timeout_seconds: float = 30.0
+    receives_results: bool = True
+
+
+@dataclass(frozen=True)
+class FhirServer:
+    """A FHIR R4 server that gets results, or that clinical values are read from, or both."""
+
+    name: str
+    base_url: str
+    token_file: Path | None = None
+    ca: Path | None = None
+    timeout_seconds: float = 30.0
+    receives_results: bool = False
+    clinical_values: bool = False
+    patient_identifier_system: str = ""
+
+
+@dataclass(frozen=True)
+class Ups:
+    """Unified Procedure Steps: each work item as a UPS that other AEs may query and subscribe to."""
+
+    enabled: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,11 +224,21 @@ class Settings:
     clinical: Clinical = field(default_factory=Clinical)
     report: Report = field(default_factory=Report)
     deliver: Deliver = field(default_factory=Deliver)
+    web: Web = field(default_factory=Web)
+    hl7: Hl7 = field(default_factory=Hl7)
+    hl7_peers: tuple[Hl7Peer, ...] = ()
+    fhir_servers: tuple[FhirServer, ...] = ()
+    ups: Ups = field(default_factory=Ups)
     bundle: Path | None = None  # None: the synthetic demo bundle that comes with the package
 
     def destinations(self) -> tuple[Peer, ...]:
         """Peers that get results."""
         return tuple(peer for peer in self.peers if peer.receives_results)
+
+    def message_destinations(self) -> tuple[str, ...]:
+        """Destinations of HL7 and FHIR messages, as delivery rows name them: "hl7:RIS", "fhir:EHR"."""
+        ris = (f"hl7:{peer.name}" for peer in self.hl7_peers if peer.receives_results)
+        return (*ris, *(f"fhir:{server.name}" for server in self.fhir_servers if server.receives_results))
 
 
 def load(path: Path) -> Settings:
@@ -162,6 +265,7 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     """
     settings = cast(Settings, _build(Settings, data, "", folder))
     titles = [peer.ae_title for peer in settings.peers]
+    _check_names(settings)
     for title in [settings.node.ae_title, *titles]:
         if not 1 <= len(title.strip()) <= 16 or not title.isascii() or "\\" in title or not title.isprintable():
             raise SettingsError(f"AE title {title!r}: use 1 to 16 printable ASCII characters, no backslash")
@@ -176,19 +280,38 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     return settings
 
 
+def _check_names(settings: Settings) -> None:
+    """Names of message destinations stand in rows, logs and pages; an AE title must not look like one of them."""
+    for key, names in (
+        ("hl7_peers", [peer.name for peer in settings.hl7_peers]),
+        ("fhir_servers", [server.name for server in settings.fhir_servers]),
+    ):
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", name):
+                raise SettingsError(f"[[{key}]] name {name!r}: use 1 to 32 letters, digits, '-', '_' or '.'")
+        if len(set(names)) < len(names):
+            raise SettingsError(f"[[{key}]] has a name more than once; give each entry a name of its own")
+    for peer in settings.peers:
+        if peer.ae_title.startswith(("hl7:", "fhir:")):
+            raise SettingsError(f"AE title {peer.ae_title!r}: must not begin with 'hl7:' or 'fhir:'")
+
+
 def _check_ranges(settings: Settings) -> None:
     ports = [
+        ("web.port", settings.web.port),
+        ("hl7.port", settings.hl7.port),
+        *((f"hl7_peers {peer.name} port", peer.port) for peer in settings.hl7_peers),
         ("node.port", settings.node.port),
         *((f"peers {peer.ae_title} port", peer.port) for peer in settings.peers),
     ]
     for name, port in ports:
         if not 0 <= port <= 65535:
             raise SettingsError(f"'{name}' must be from 0 to 65535, not {port}")
-    for section in ("receive", "plan", "job", "deliver"):
+    for section in ("receive", "plan", "job", "deliver", "web", "hl7"):
         for key, value in vars(getattr(settings, section)).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
+            if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO and key != "port"):
                 raise SettingsError(f"'{section}.{key}' must be a number above 0, not {value}")
     classes = settings.report.sr_sop_classes
     if not classes or set(classes) - set(Report().sr_sop_classes):

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Iterable
 
 from dicom_node.database import Database
+from dicom_node.identity import Identity
 from dicom_node.instance import Instance
+from dicom_node.patients import Patients
 
 
 class Arrivals:
@@ -11,8 +13,9 @@ class Arrivals:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._patients = Patients(database)
 
-    def add(self, instance: Instance, calling_ae_title: str, now: float) -> bool:
+    def add(self, instance: Instance, calling_ae_title: str, now: float, identity: Identity | None = None) -> bool:
         """Record a stored instance; durable when this returns. False when these very bytes were here already."""
         with self._db.immediate():
             known = self._db.rows(
@@ -43,6 +46,8 @@ class Arrivals:
             )
             if instance.is_roi and not instance.own:
                 self._add_references(instance)
+            if identity is not None and not instance.own:
+                self._patients.received(instance.study_instance_uid, identity, now)
         return True
 
     def _add_references(self, roi: Instance) -> None:

@@ -15,7 +15,7 @@ from sqlite_utils import Database as SqliteUtils
 
 from dicom_node.workitem import ConfigError, StoreBusy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Database:

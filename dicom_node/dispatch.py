@@ -14,6 +14,7 @@ from dicom_node import deliver
 from dicom_node.compose import variant_name
 from dicom_node.deliver import Document, Variant
 from dicom_node.deliveries import Delivery
+from dicom_node.messages import Messenger, is_message
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, Retryable, WorkItem
@@ -48,18 +49,20 @@ class Dispatcher:
         first = due[0]
         item = self._store.item(first.work_item_id)
         peer = self._peers.get(first.destination)
-        if item is None or item.key is None or peer is None:
+        if item is not None and item.key is not None and is_message(first.destination):
+            self._guarded(due, lambda: self._send_message(item, first))
+        elif item is None or item.key is None or peer is None:
             for row in due:
                 self._refuse(row, f"no [[peers]] entry {row.destination} in the settings; add it, then: prognode retry")
         else:
-            self._guarded(item, peer, due)
+            self._guarded(due, lambda: self._step(item, peer, due))
         self._store.complete_delivered(self._clock())
         return True
 
-    def _guarded(self, item: WorkItem, peer: Peer, due: Sequence[Delivery]) -> None:
+    def _guarded(self, due: Sequence[Delivery], step: Callable[[], None]) -> None:
         """One step; whatever goes wrong moves these rows on, so that they never keep others from their turn."""
         try:
-            self._step(item, peer, due)
+            step()
         except Retryable as error:
             self._later(self._open(due), f"{error}; {error.hint}")
         except OSError as error:
@@ -93,6 +96,22 @@ class Dispatcher:
         overdue = [row for row in sent if row.run_after <= self._clock()]
         if overdue:
             self._read_back(item, peer, overdue)
+
+    def _send_message(self, item: WorkItem, row: Delivery) -> None:
+        messenger = Messenger(self._store, self._spool, self._settings)
+        if not messenger.objects_are_there(item):
+            wait = self._clock() + self._settings.deliver.first_delay_seconds
+            self._store.deliveries.record(row.id, run_after=wait, detail="waits for the objects to be in the PACS")
+            return
+        answer = messenger.send(item, row)
+        if answer.state is DeliveryState.ACKNOWLEDGED:
+            now = self._clock()
+            columns = {"state": answer.state, "final": 1, "detail": answer.message, "sent_at": now, "proved_at": now}
+            self._store.deliveries.record(row.id, **columns, sop_instance_uid=answer.identifier)
+        elif answer.state is DeliveryState.FAILED:
+            self._refuse(row, answer.message)
+        else:
+            self._later([row], answer.message)
 
     def _send(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
         by_name = {row.document: row for row in rows}

@@ -16,13 +16,14 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from config.identity import MANUFACTURER
-from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, raw, texts, uid
+from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, name_text, raw, texts, uid
 from dicom_node.frames import geometry_of, rescale_of
+from dicom_node.identity import KEYWORDS, Identity
 from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, RTSTRUCT, SEG, Instance
 from dicom_node.quiet import quiet_libraries
 from dicom_node.references import References, rtstruct_facts, seg_facts
 
-__all__ = ["UnreadableHeader", "data_set_digest", "read"]
+__all__ = ["UnreadableHeader", "data_set_digest", "read", "read_with_identity"]
 
 UNDEFINED = 0xFFFFFFFF
 MAXIMUM_VALUE_BYTES = 65_536  # of an attribute that is no sequence
@@ -34,7 +35,7 @@ _STRINGS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer",
     "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber", "ImagePositionPatient",
     "ImageOrientationPatient", "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
-    "RescaleIntercept", "RescaleSlope", "RescaleType", "PatientID", "IssuerOfPatientID",
+    "RescaleIntercept", "RescaleSlope", "RescaleType", *KEYWORDS.values(),
 )  # fmt: skip
 _SEQUENCES = (
     "ReferencedSeriesSequence", "SourceImageSequence", "SegmentSequence", "SharedFunctionalGroupsSequence",
@@ -58,10 +59,15 @@ def read(path: Path, digest: str) -> Instance:
     OSError
         When the disk cannot be read.
     """
+    return read_with_identity(path, digest)[0]
+
+
+def read_with_identity(path: Path, digest: str) -> tuple[Instance, Identity]:
+    """`read`, and whose study it is; raises as `read` does."""
     with _hostile_bytes(), path.open("rb") as stream:
         syntax = _transfer_syntax(stream)
         dataset = _header(stream, syntax, path.stat().st_size)
-        return _instance(dataset, syntax, digest)
+        return _instance(dataset, syntax, digest), _identity(dataset)
 
 
 @contextmanager
@@ -186,6 +192,16 @@ def _instance(dataset: Dataset, syntax: UID, digest: str) -> Instance:
         referenced_sop_class_uids=facts.sop_class_uids,
         references_from_contours=facts.from_contours,
     )
+
+
+def _identity(dataset: Dataset) -> Identity:
+    encodings = encodings_of(dataset)
+    # PN: three groups of 64 characters (PS3.5 section 6.2); everything else is at most 64.
+    found = {
+        name: name_text(dataset, keyword, encodings, 194 if keyword.endswith("Name") else 64)
+        for name, keyword in KEYWORDS.items()
+    }
+    return Identity(**found)
 
 
 def _patient(dataset: Dataset) -> str:

@@ -31,6 +31,7 @@ from config.settings import Peer, Settings
 from dicom_node import headers
 from dicom_node.commitment import read_report
 from dicom_node.elements import UnreadableHeader, escaped
+from dicom_node.identity import Identity
 from dicom_node.incoming import Incoming, request_handler
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
 from dicom_node.quiet import quiet_libraries
@@ -284,26 +285,26 @@ class Receiver:
             raise Refusal(INVALID_INSTANCE, "SOP Class or Instance UID of the command is not a UID")
         try:
             digest = incoming.complete()
-            instance = self._read(event, incoming, digest)
+            instance, identity = self._read(event, incoming, digest)
             self._spool.keep_instance(incoming.path, instance.sop_instance_uid, digest)
         except OSError as error:
             raise Refusal(OUT_OF_RESOURCES, f"disk: {error.strerror or type(error).__name__}") from error
-        return instance, self._record(instance, calling)
+        return instance, self._record(instance, identity, calling)
 
-    def _read(self, event: evt.Event, incoming: Incoming, digest: str) -> Instance:
+    def _read(self, event: evt.Event, incoming: Incoming, digest: str) -> tuple[Instance, Identity]:
         try:
-            instance = headers.read(incoming.path, digest)
+            instance, identity = headers.read_with_identity(incoming.path, digest)
         except UnreadableHeader as error:
             raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
         if instance.sop_class_uid != str(event.request.AffectedSOPClassUID):
             raise Refusal(MISMATCH, "SOP Class UID of data set and command differ")
         if instance.sop_instance_uid != str(event.request.AffectedSOPInstanceUID):
             raise Refusal(MISMATCH, "SOP Instance UID of data set and command differ")
-        return instance
+        return instance, identity
 
-    def _record(self, instance: Instance, calling: str) -> bool:
+    def _record(self, instance: Instance, identity: Identity, calling: str) -> bool:
         try:
-            return self._ledger_call(lambda store: store.arrivals.add(instance, calling, self._clock()))
+            return self._ledger_call(lambda store: store.arrivals.add(instance, calling, self._clock(), identity))
         except Exception as error:  # whatever the store says, the sender has to hear "try again"
             LOGGER.error("store.failed %s; the sender was told to try again", type(error).__name__)
             raise Refusal(OUT_OF_RESOURCES, "the node's store cannot be written") from error

@@ -14,6 +14,7 @@ from config.settings import Settings
 from dicom_node import headers
 from dicom_node.compose import PAGE, PAGE_PICTURE, RADIOMICS_SR, RISK_SR, SEGMENTATION
 from dicom_node.elements import UnreadableHeader
+from dicom_node.identity import Identity
 from dicom_node.instance import Instance
 from dicom_node.job import Runner
 from dicom_node.schedule import Scheduler
@@ -115,23 +116,23 @@ def _take(paths: list[Path], spool: Spool, store: Store, moment: float) -> Itera
     for path in paths:
         try:
             digest = headers.data_set_digest(path)
-            instance = headers.read(path, digest)
+            instance, identity = headers.read_with_identity(path, digest)
         except UnreadableHeader as error:
             yield path, str(error)
             continue
         if not (instance.is_ct or instance.is_roi):
             yield path, "neither CT nor RTSTRUCT nor SEG"
             continue
-        _keep(path, instance, spool, store, moment)
+        _keep(path, instance, identity, spool, store, moment)
         if instance.own:
             yield path, "made by Prognode itself"
 
 
-def _keep(path: Path, instance: Instance, spool: Spool, store: Store, moment: float) -> None:
+def _keep(path: Path, instance: Instance, identity: Identity, spool: Spool, store: Store, moment: float) -> None:
     incoming = spool.new_incoming()
     link_or_copy(path.resolve(), incoming)
     spool.keep_instance(incoming, instance.sop_instance_uid, instance.digest)
-    store.arrivals.add(instance, "score", moment)
+    store.arrivals.add(instance, "score", moment, identity)
 
 
 def _entry(item: WorkItem, store: Store, spool: Spool, out: Path) -> dict[str, Any]:

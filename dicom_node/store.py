@@ -8,9 +8,11 @@ from typing import Any
 
 from dicom_node import items
 from dicom_node.arrivals import Arrivals
+from dicom_node.audit import Audit
 from dicom_node.births import Births
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
+from dicom_node.patients import Patients
 from dicom_node.workitem import LeaseLost, State, WorkItem
 
 
@@ -22,6 +24,8 @@ class Store:
         self.arrivals = Arrivals(database)
         self.births = Births(database)
         self.deliveries = Deliveries(database)
+        self.patients = Patients(database)
+        self.audit = Audit(database)
 
     @classmethod
     def open(cls, path: Path) -> "Store":

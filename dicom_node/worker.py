@@ -23,6 +23,7 @@ from dicom_node import candidates, compose
 from dicom_node.decision import Plan
 from dicom_node.dispatch import Dispatcher
 from dicom_node.job import Runner
+from dicom_node.messages import MESSAGE
 from dicom_node.schedule import Scheduler, Ticket
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -110,6 +111,7 @@ class Worker:
         )
         destinations = [peer.ae_title for peer in self._settings.destinations()]
         rows = [(document, destination) for destination in destinations for document in documents]
+        rows += [(MESSAGE, destination) for destination in self._settings.message_destinations()]
         self._advance(item, State.REPORTED, f"{len(documents)} objects", deliveries=rows)
 
     # -- claim, do, advance ----------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class DeliveryState(StrEnum):
     SENT = "SENT"  # C-STORE answered with success: a claim, not a proof; final only where nothing can prove it
     COMMITTED = "COMMITTED"  # storage commitment reported success
     SEEN = "SEEN"  # found by C-FIND in the right study
+    ACKNOWLEDGED = "ACKNOWLEDGED"  # the application at the other end has taken it (HL7 AA, FHIR 2xx)
     FAILED = "FAILED"  # refused for good; an operator has to act
 
 
@@ -63,6 +64,10 @@ class WorkItem:
     reason: str | None
     hint: str | None
     replan: int
+    priority: int
+    held: int  # 1: an operator holds it; nothing is claimed or sent
+    summary: str | None  # JSON: groups and scores of a scored result
+    identity: str | None  # JSON of the Identity that its objects were made under
     attempts: int
     run_after: float
     scheduled_at: float | None

@@ -51,11 +51,11 @@ class Road:
         for dataset in datasets:
             path = save(dataset, self.folder / "sent")
             digest = headers.data_set_digest(path)
-            instance = headers.read(path, digest)
+            instance, identity = headers.read_with_identity(path, digest)
             incoming = self.spool.new_incoming()
             incoming.write_bytes(path.read_bytes())
             self.spool.keep_instance(incoming, instance.sop_instance_uid, digest)
-            self.store.arrivals.add(instance, "TEST", self.clock())
+            self.store.arrivals.add(instance, "TEST", self.clock(), identity)
 
     def work(self) -> None:
         while any(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import config
-from config.settings import Peer, Settings, SettingsError, load, parse
+from config.settings import FhirServer, Hl7Peer, Peer, Settings, SettingsError, load, parse
 
 DEFAULT = Path(config.__file__).with_name("prognode.toml")
 
@@ -20,7 +20,7 @@ def settings(text: str) -> Settings:
 
 def uncommented(text: str) -> str:
     """The file with its commented-out keys and tables in force."""
-    return re.sub(r"(?m)^# (?=\[\[peers\]\]|[a-z_]+ = )", "", text)
+    return re.sub(r"(?m)^# (?=\[\[[a-z0-9_]+\]\]|[a-z_]+ = )", "", text)
 
 
 def test_the_default_file_has_the_defaults() -> None:
@@ -43,7 +43,8 @@ def test_the_default_file_names_every_key() -> None:
         table = getattr(Settings(), field.name)
         if is_dataclass(table):
             assert set(data[field.name]) == {f.name for f in fields(table)}, field.name
-    assert [set(peer) for peer in data["peers"]] == [{f.name for f in fields(Peer)}]
+    for name, kind in (("peers", Peer), ("hl7_peers", Hl7Peer), ("fhir_servers", FhirServer)):
+        assert [set(peer) for peer in data[name]] == [{f.name for f in fields(kind)}], name
 
 
 def test_the_example_peer_has_the_defaults() -> None:
@@ -65,7 +66,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("[plan]\nroi_name_pattern = ['x']", "unknown key 'plan.roi_name_pattern' (did you mean 'roi_name_patterns'?)"),
         ("[nodes]\nport = 1", "unknown key 'nodes' (did you mean 'node'?)"),
         ("[[peers]]\nae_title = 'A'\nsend = true", "unknown key 'peers[0].send' (did you mean 'sends'?)"),
-        ("[clinical]\nzzz = 1", "unknown key 'clinical.zzz' (known: patient_id_column, table)"),
+        ("[clinical]\nzzz = 1", "unknown key 'clinical.zzz' (known: patient_id_column, revise, table)"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_or_all(text: str, message: str) -> None:
