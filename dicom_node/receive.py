@@ -4,36 +4,29 @@ A success is answered only when file, file name and row are all on disk. What is
 """
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
 
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     UID,
-    AllTransferSyntaxes,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
 )
-from pynetdicom import AE, _config, evt
-from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+from pynetdicom import _config, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
-from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from config.settings import Peer, Settings
+from config.settings import Settings
 from dicom_node import headers
 from dicom_node.commitment import read_report
 from dicom_node.elements import UnreadableHeader, escaped
+from dicom_node.entity import application_entity
 from dicom_node.identity import Identity
 from dicom_node.incoming import Incoming, request_handler
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
+from dicom_node.ledger import Ledger
+from dicom_node.limits import peer_of, refusal_words
 from dicom_node.quiet import quiet_libraries
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -57,87 +50,6 @@ class Refusal(Exception):
     def __init__(self, status: int, comment: str) -> None:
         super().__init__(comment)
         self.status = status
-
-
-def transfer_syntaxes() -> list[UID]:
-    """What each context is offered with, best first: native little endian, then each compressed one we can decode.
-
-    Not deflated (a small object may grow without bound) and not big endian (retired).
-    """
-    skipped = {ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
-    return [ExplicitVRLittleEndian, ImplicitVRLittleEndian, *(s for s in AllTransferSyntaxes if _decodable(s, skipped))]
-
-
-def _decodable(syntax: UID, skipped: set[UID]) -> bool:
-    if syntax in skipped or not syntax.is_compressed:
-        return False
-    try:
-        return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:  # video, JPIP: pydicom knows no decoder at all
-        return False
-
-
-def refusal_words(settings: Settings, calling: str, called: str, host: str) -> str:
-    """Why an association was refused and what to put where."""
-    ours = settings.node.ae_title
-    if called.strip() != ours:
-        return (
-            f'called AE title "{escaped(called)}" by "{escaped(calling)}" at {host} is not ours; at the sender, set '
-            f'this node\'s AE title to "{ours}" (case counts), or set [node] ae_title = "{escaped(called)}" here'
-        )
-    peer = _peer(settings, calling)
-    if settings.receive.known_callers_only and not _may_associate(peer):
-        near = [p.ae_title for p in settings.peers if p.ae_title.lower() == calling.strip().lower()]
-        if peer is not None:
-            remedy = f'set sends = true in the [[peers]] entry with ae_title = "{escaped(calling)}"'
-        elif near:
-            remedy = f'the settings have "{escaped(near[0])}" (case counts): correct ae_title there or at the sender'
-        else:
-            remedy = (
-                f'add to the settings [[peers]] with ae_title = "{escaped(calling)}" and host = "{host}", '
-                "or set [receive] known_callers_only = false"
-            )
-        return f'calling AE title "{escaped(calling)}" at {host} is not a known sender; {remedy}'
-    return (
-        f'"{escaped(calling)}" at {host}: all {settings.receive.maximum_associations} associations are in use; it may '
-        "try again, or raise [receive] maximum_associations"
-    )
-
-
-def _peer(settings: Settings, ae_title: str) -> Peer | None:
-    return next((peer for peer in settings.peers if peer.ae_title.strip() == ae_title.strip()), None)
-
-
-def _may_associate(peer: Peer | None) -> bool:
-    """A destination may call too: it reports storage commitment on an association of its own."""
-    return peer is not None and (peer.sends or peer.receives_results)
-
-
-class Ledger:
-    """The store, on a thread of its own: SQLite takes one writer at a time, and a connection belongs to its thread."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._store: Store | None = None
-
-    def call(self, work: Callable[[Store], T]) -> T:
-        """Run `work(store)` on the store's thread and give its result, or raise its exception."""
-
-        def run() -> T:
-            if self._store is None:
-                self._store = Store.open(self._spool.store)
-            return work(self._store)
-
-        return self._thread.submit(run).result()
-
-    def close(self) -> None:
-        def end() -> None:
-            if self._store is not None:
-                self._store.close()
-
-        self._thread.submit(end).result()
-        self._thread.shutdown()
 
 
 class Receiver:
@@ -272,7 +184,7 @@ class Receiver:
         return SUCCESS
 
     def _keep(self, event: evt.Event, incoming: Incoming | None, calling: str) -> tuple[Instance, bool]:
-        peer = _peer(self._settings, calling)
+        peer = peer_of(self._settings, calling)
         if self._settings.receive.known_callers_only and (peer is None or not peer.sends):
             raise Refusal(NOT_AUTHORISED, "sends = false for this AE title in the node's settings")
         if incoming is None or not incoming.size:
@@ -339,30 +251,6 @@ class Receiver:
 class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is not typed here
     request_queue_size = 128  # idle connections must not fill the queue of the port
     daemon_threads = True
-
-
-def application_entity(settings: Settings) -> AE:
-    """The listening AE: titles, limits, time-outs and presentation contexts as the settings have them."""
-    entity = AE(settings.node.ae_title)
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.maximum_pdu_size = settings.receive.maximum_pdu_bytes
-    entity.maximum_associations = settings.receive.maximum_associations
-    entity.acse_timeout = settings.receive.acse_timeout_seconds
-    entity.dimse_timeout = settings.receive.dimse_timeout_seconds
-    entity.network_timeout = settings.receive.network_timeout_seconds
-    entity.require_called_aet = True
-    if settings.receive.known_callers_only:
-        known = [peer.ae_title for peer in settings.peers if _may_associate(peer)]
-        # pynetdicom takes an empty list for "everybody": with no known sender, nobody guesses this title
-        entity.require_calling_aet = known or [secrets.token_hex(8)]
-    syntaxes = transfer_syntaxes()
-    for sop_class_uid in sorted(CT_CLASSES | ROI_CLASSES):
-        entity.add_supported_context(sop_class_uid, syntaxes)
-    entity.add_supported_context(Verification)
-    # The peer is the SCP of storage commitment and reports with the SCP role proposed; some propose no role at all.
-    entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-    return entity
 
 
 def _answer(status: int, comment: str) -> Dataset:

@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from config.settings import Node, Peer, Receive, Settings
 from dicom_node.arrivals import Arrivals
 from dicom_node.instance import CT, ENHANCED_CT, RTSTRUCT
-from dicom_node.receive import refusal_words
+from dicom_node.limits import refusal_words
 from dicom_node.spool import Spool
 from tests.network import (
     association,

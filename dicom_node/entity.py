@@ -1,0 +1,62 @@
+"""The listening AE: its titles, time-outs, presentation contexts and transfer syntaxes, from the settings."""
+
+import secrets
+
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import AE
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+
+from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from config.settings import Settings
+from dicom_node.instance import CT_CLASSES, ROI_CLASSES
+from dicom_node.limits import may_associate
+
+
+def application_entity(settings: Settings) -> AE:
+    """The listening AE: titles, limits, time-outs and presentation contexts as the settings have them."""
+    entity = AE(settings.node.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.maximum_pdu_size = settings.receive.maximum_pdu_bytes
+    entity.maximum_associations = settings.receive.maximum_associations
+    entity.acse_timeout = settings.receive.acse_timeout_seconds
+    entity.dimse_timeout = settings.receive.dimse_timeout_seconds
+    entity.network_timeout = settings.receive.network_timeout_seconds
+    entity.require_called_aet = True
+    if settings.receive.known_callers_only:
+        known = [peer.ae_title for peer in settings.peers if may_associate(peer)]
+        # pynetdicom takes an empty list for "everybody": with no known sender, nobody guesses this title
+        entity.require_calling_aet = known or [secrets.token_hex(8)]
+    syntaxes = transfer_syntaxes()
+    for sop_class_uid in sorted(CT_CLASSES | ROI_CLASSES):
+        entity.add_supported_context(sop_class_uid, syntaxes)
+    entity.add_supported_context(Verification)
+    # The peer is the SCP of storage commitment and reports with the SCP role proposed; some propose no role at all.
+    entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    return entity
+
+
+def transfer_syntaxes() -> list[UID]:
+    """What each context is offered with, best first: native little endian, then each compressed one we can decode.
+
+    Not deflated (a small object may grow without bound) and not big endian (retired).
+    """
+    skipped = {ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
+    return [ExplicitVRLittleEndian, ImplicitVRLittleEndian, *(s for s in AllTransferSyntaxes if _decodable(s, skipped))]
+
+
+def _decodable(syntax: UID, skipped: set[UID]) -> bool:
+    if syntax in skipped or not syntax.is_compressed:
+        return False
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:  # video, JPIP: pydicom knows no decoder at all
+        return False
