@@ -1,6 +1,7 @@
 """What arrived: instances as facts, and which images each contour object references. Reached as `store.arrivals`."""
 
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection, Iterable, Mapping
 
 from dicom_node.database import Database
 from dicom_node.identity import Identity
@@ -114,6 +115,15 @@ class Arrivals:
         rows = self._db.rows(
             "SELECT header FROM instance WHERE series_instance_uid = ? AND current = 1 ORDER BY sop_instance_uid",
             [series_instance_uid],
+        )
+        return [Instance.from_json(row["header"]) for row in rows]
+
+    def contents(self, digests: Mapping[str, str]) -> list[Instance]:
+        """Instances by SOP Instance UID and digest, also where newer bytes of theirs have come since."""
+        rows = self._db.rows(
+            "SELECT i.header FROM json_each(?) wanted JOIN instance i"
+            " ON i.sop_instance_uid = wanted.key AND i.digest = wanted.value ORDER BY wanted.id",
+            [json.dumps(dict(digests))],
         )
         return [Instance.from_json(row["header"]) for row in rows]
 
