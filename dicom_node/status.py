@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,23 +53,50 @@ def _way(item: WorkItem, store: Store, spool: Spool) -> str:
     if row["hint"]:
         lines.append(f"  {'waits' if item.state is State.WAITING else 'to do'}: {row['hint']}")
     lines += [
-        f"  {number:>2} {stop:<9} {text}" for number, (stop, text) in enumerate(_stops(item, row, deliveries, spool), 1)
+        f"  {number:>2} {stop.name:<9} {_at(stop.at, stop.text)}"
+        for number, stop in enumerate(stops(item, row, deliveries, spool), 1)
     ]
     return "\n".join(lines)
 
 
-def _stops(item: WorkItem, row: dict[str, Any], deliveries: list[Delivery], spool: Spool) -> Iterable[tuple[str, str]]:
+@dataclass(frozen=True)
+class Stop:
+    """One of the ten stops of docs/tour.md: when a work item passed it, and what there is to say. None: not yet."""
+
+    name: str
+    at: float | None = None
+    text: str = ""
+
+
+def stops(item: WorkItem, row: dict[str, Any], deliveries: list[Delivery], spool: Spool) -> list[Stop]:
+    """A work item's way; `row` is what `store.details` gives. The same list is printed and shown on the study page."""
     received, events = row["received"], row["events"]
-    yield "receive", _at(received["first"], "first object")
-    yield "spool", _at(received["last"], "last object")
-    yield "store", f"{received['instances']} instances of this CT and contour"
-    yield "plan", _event(events, "waiting") if item.state is State.WAITING else _event(events, "scheduled")
-    yield "schedule", _event(events, "scheduled")
-    yield "job", _event(events, "scheduled claimed")
-    yield "analysis", " ".join(part for part in (_event(events, "analysed"), _steps(item, spool)) if part)
-    yield "report", _event(events, "reported")
-    yield "deliver", "; ".join(_sent(delivery) for delivery in deliveries)
-    yield "proof", "; ".join(filter(None, (_proof(delivery) for delivery in deliveries))) or _event(events, "completed")
+    analysed = _event("analysis", events, "analysed")
+    proofs = "; ".join(filter(None, (_proof(delivery) for delivery in deliveries)))
+    return [
+        Stop("receive", received["first"], "first object"),
+        Stop("spool", received["last"], "last object"),
+        Stop("store", None, f"{received['instances']} instances of this CT and contour"),
+        _event("plan", events, "waiting" if item.state is State.WAITING else "scheduled"),
+        _event("schedule", events, "scheduled"),
+        _event("job", events, "scheduled claimed"),
+        replace(analysed, text=" ".join(part for part in (analysed.text, _steps(item, spool)) if part)),
+        _event("report", events, "reported"),
+        Stop(
+            "deliver",
+            _last(delivery.sent_at for delivery in deliveries),
+            "; ".join(_sent(delivery) for delivery in deliveries),
+        ),
+        Stop("proof", _last(delivery.proved_at for delivery in deliveries), proofs)
+        if proofs
+        else _event("proof", events, "completed"),
+    ]
+
+
+def _last(moments: Iterable[float | None]) -> float | None:
+    """When the last of them came; None while one is missing."""
+    known = list(moments)
+    return max((moment for moment in known if moment is not None), default=None) if None not in known else None
 
 
 def _steps(item: WorkItem, spool: Spool) -> str:
@@ -78,10 +106,10 @@ def _steps(item: WorkItem, spool: Spool) -> str:
     return "(" + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in json.loads(path.read_text()).items()) + ")"
 
 
-def _event(events: list[dict[str, Any]], name: str) -> str:
+def _event(stop: str, events: list[dict[str, Any]], name: str) -> Stop:
     """The last event of a name: a stage that ran again shows its last run."""
     found = [event for event in events if event["name"] == name]
-    return _at(found[-1]["at"], found[-1]["detail"]) if found else ""
+    return Stop(stop, found[-1]["at"], found[-1]["detail"]) if found else Stop(stop)
 
 
 def _sent(delivery: Delivery) -> str:
@@ -99,7 +127,7 @@ def _proof(delivery: Delivery) -> str:
 
 
 def _at(moment: float | None, text: str) -> str:
-    return f"{_time(moment)}  {text}".rstrip() if moment is not None else ""
+    return f"{_time(moment)}  {text}".rstrip() if moment is not None else text
 
 
 def _time(moment: float) -> str:
