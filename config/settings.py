@@ -4,6 +4,7 @@ The commented default stands beside this module in `prognode.toml`; a test holds
 """
 
 import difflib
+import ipaddress
 import math
 import re
 import tomllib
@@ -14,7 +15,15 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-_MAY_BE_ZERO = frozenset({"reserve_disk_bytes", "missing_instances_hours", "quiet_seconds", "commitment_wait_seconds"})
+_MAY_BE_ZERO = frozenset(
+    {
+        "reserve_disk_bytes",
+        "missing_instances_hours",
+        "quiet_seconds",
+        "commitment_wait_seconds",
+        "maximum_pdu_bytes",
+    }
+)
 
 
 class SettingsError(ValueError):
@@ -35,11 +44,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another AE: a modality or workstation that sends to us, a PACS that gets results, or both."""
+    """Another AE: a modality or workstation that sends to us, a PACS that gets results, or both.
+
+    `addresses`: networks (CIDR) that its calls must come from; empty: any. `tls`: every association with it, both ways.
+    """
 
     ae_title: str
     host: str = "127.0.0.1"
     port: int = 104
+    addresses: tuple[str, ...] = ()
+    tls: bool = False
+    tls_name: str = ""  # name in its certificate where that is not `host`
     sends: bool = True
     receives_results: bool = False
     proof: Literal["auto", "commitment", "find", "none"] = "auto"
@@ -47,15 +62,40 @@ class Peer:
 
 @dataclass(frozen=True)
 class Receive:
-    """Storage SCP. A caller that is no peer with `sends` is refused while `known_callers_only` is on."""
+    """Storage SCP. A caller that is no peer with `sends` is refused while `known_callers_only` is on.
+
+    `maximum_associations_per_peer` holds for an AE title and for an address; `associations_per_second` (on average,
+    `association_burst` at once) for an address. `maximum_waiting_connections` are those before their association.
+    """
 
     known_callers_only: bool = True
     maximum_associations: int = 50
-    maximum_pdu_bytes: int = 131072
+    maximum_associations_per_peer: int = 20
+    associations_per_second: float = 50.0
+    association_burst: int = 500
+    maximum_waiting_connections: int = 512
+    maximum_pdu_bytes: int = 131072  # 0: no limit announced (PS3.8 annex D.1)
     acse_timeout_seconds: float = 10.0
     dimse_timeout_seconds: float = 30.0
     network_timeout_seconds: float = 60.0
     reserve_disk_bytes: int = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Tls:
+    """DICOM over TLS (PS3.15 annex B, BCP 195): our certificate, and the authorities of those of our peers.
+
+    `listen`: "beside" the plain port, or "only", and then `node.port` is not opened. With `client_ca`, a caller must
+    show a certificate of that authority. `ca` is the authority of the peers that we call; None: those of the host.
+    """
+
+    listen: Literal["off", "beside", "only"] = "off"
+    port: int = 2762
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None
+    ca: Path | None = None
+    expiry_warning_days: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -219,6 +259,7 @@ class Settings:
     node: Node = field(default_factory=Node)
     peers: tuple[Peer, ...] = ()
     receive: Receive = field(default_factory=Receive)
+    tls: Tls = field(default_factory=Tls)
     plan: Planning = field(default_factory=Planning)
     job: Job = field(default_factory=Job)
     clinical: Clinical = field(default_factory=Clinical)
@@ -274,6 +315,7 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
             f"'node.time_zone' {settings.node.time_zone!r} is no IANA time zone; see timedatectl list-timezones"
         )
     _check_ranges(settings)
+    _check_network(settings)
     doubles = sorted({title for title in titles if titles.count(title) > 1})
     if doubles:
         raise SettingsError(f"[[peers]] names {', '.join(doubles)} more than once; merge the entries")
@@ -296,18 +338,36 @@ def _check_names(settings: Settings) -> None:
             raise SettingsError(f"AE title {peer.ae_title!r}: must not begin with 'hl7:' or 'fhir:'")
 
 
+def _check_network(settings: Settings) -> None:
+    """Addresses that are none, and TLS without what it needs, would only show when somebody calls."""
+    for peer in settings.peers:
+        for address in peer.addresses:
+            try:
+                ipaddress.ip_network(address, strict=False)
+            except ValueError:
+                raise SettingsError(
+                    f"[[peers]] {peer.ae_title}: {address!r} in addresses is no network; write 10.1.2.3 or 10.1.2.0/24"
+                ) from None
+    tls = settings.tls
+    if (tls.certificate is None) != (tls.private_key is None):
+        raise SettingsError("[tls] certificate and private_key go together; give both or none")
+    if tls.listen != "off" and tls.certificate is None:
+        raise SettingsError(f"[tls] listen = {tls.listen!r} needs certificate and private_key")
+
+
 def _check_ranges(settings: Settings) -> None:
     ports = [
         ("web.port", settings.web.port),
         ("hl7.port", settings.hl7.port),
         *((f"hl7_peers {peer.name} port", peer.port) for peer in settings.hl7_peers),
         ("node.port", settings.node.port),
+        ("tls.port", settings.tls.port),
         *((f"peers {peer.ae_title} port", peer.port) for peer in settings.peers),
     ]
     for name, port in ports:
         if not 0 <= port <= 65535:
             raise SettingsError(f"'{name}' must be from 0 to 65535, not {port}")
-    for section in ("receive", "plan", "job", "deliver", "web", "hl7"):
+    for section in ("receive", "tls", "plan", "job", "deliver", "web", "hl7"):
         for key, value in vars(getattr(settings, section)).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
