@@ -2,16 +2,36 @@
 
 from dataclasses import dataclass
 
+from analysis.contract import JobResult
 from dicom_node.workitem import DeliveryState
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What this destination was told before about the same contour, by an earlier revision; it is now replaced.
+
+    `identifier` is what the destination knows that message by, `result` what it said.
+    """
+
+    identifier: str
+    revision: int
+    result: JobResult
 
 
 @dataclass(frozen=True)
 class Answer:
     """ACKNOWLEDGED (taken), PENDING (try again) or FAILED (an operator has to act), and why in words without PHI.
 
-    `identifier` is what the other end knows the message by: MSH-10, or the id of a resource.
+    Attributes
+    ----------
+    identifier : str
+        What the other end knows the message by: MSH-10, or the id of a resource. Set as soon as any of the message
+        has left, also where no answer came: the other end may have it.
+    dead : bool
+        Nobody answered, and finding out has cost a time-out: nothing else is tried there for a while.
     """
 
     state: DeliveryState
     message: str
     identifier: str = ""
+    dead: bool = False

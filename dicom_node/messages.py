@@ -9,14 +9,14 @@ from collections.abc import Callable
 from analysis.contract import RESULT_FILE, JobResult
 from config.settings import Settings
 from dicom_node import fhir_out, hl7_out
-from dicom_node.answer import Answer
+from dicom_node.answer import Answer, Previous
 from dicom_node.deliveries import Delivery
 from dicom_node.identity import Identity
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, WorkItem
 
-Channel = Callable[[str, WorkItem, JobResult, Identity, Settings], Answer]
+Channel = Callable[[str, WorkItem, JobResult, Identity, Settings, Previous | None], Answer]
 CHANNELS: dict[str, Channel] = {"hl7": hl7_out.send, "fhir": fhir_out.send}
 MESSAGE = "message"  # the document name of such a row
 
@@ -46,4 +46,4 @@ class Messenger:
         path = self._spool.results(item.key or "", "analysis") / RESULT_FILE
         result = JobResult.model_validate_json(path.read_bytes())
         identity = self._store.patients.of_study(item.study_instance_uid) or Identity()
-        return CHANNELS[scheme](name, item, result, identity, self._settings)
+        return CHANNELS[scheme](name, item, result, identity, self._settings, None)
