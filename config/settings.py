@@ -3,31 +3,31 @@
 The commented default stands beside this module in `prognode.toml`; a test holds both to the same keys and values.
 """
 
-import difflib
 import ipaddress
 import math
 import re
 import tomllib
-import types
-import typing
 import zoneinfo
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from config.keeping import AuditTrail, Storage
+from config.toml_values import SettingsError as SettingsError
+from config.toml_values import build
+
 _MAY_BE_ZERO = frozenset(
     {
+        "port",
         "reserve_disk_bytes",
         "missing_instances_hours",
         "quiet_seconds",
         "commitment_wait_seconds",
         "maximum_pdu_bytes",
+        *(key for key in vars(Storage()) if key != "pressure_days"),
+        "keep_days",
     }
 )
-
-
-class SettingsError(ValueError):
-    """The settings cannot be used; the text names the key and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,8 @@ class Settings:
     hl7_peers: tuple[Hl7Peer, ...] = ()
     fhir_servers: tuple[FhirServer, ...] = ()
     ups: Ups = field(default_factory=Ups)
+    storage: Storage = field(default_factory=Storage)
+    audit: AuditTrail = field(default_factory=AuditTrail)
     bundle: Path | None = None  # None: the synthetic demo bundle that comes with the package
 
     def destinations(self) -> tuple[Peer, ...]:
@@ -302,9 +304,9 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     >>> parse({"node": {"prot": 104}}, Path("."))
     Traceback (most recent call last):
     ...
-    config.settings.SettingsError: unknown key 'node.prot' (did you mean 'port'?)
+    config.toml_values.SettingsError: unknown key 'node.prot' (did you mean 'port'?)
     """
-    settings = cast(Settings, _build(Settings, data, "", folder))
+    settings = cast(Settings, build(Settings, data, "", folder))
     titles = [peer.ae_title for peer in settings.peers]
     _check_names(settings)
     for title in [settings.node.ae_title, *titles]:
@@ -315,6 +317,7 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
             f"'node.time_zone' {settings.node.time_zone!r} is no IANA time zone; see timedatectl list-timezones"
         )
     _check_ranges(settings)
+    _check_lists(settings)
     _check_network(settings)
     doubles = sorted({title for title in titles if titles.count(title) > 1})
     if doubles:
@@ -362,17 +365,23 @@ def _check_ranges(settings: Settings) -> None:
         *((f"hl7_peers {peer.name} port", peer.port) for peer in settings.hl7_peers),
         ("node.port", settings.node.port),
         ("tls.port", settings.tls.port),
+        ("audit.syslog.port", settings.audit.syslog.port),
         *((f"peers {peer.ae_title} port", peer.port) for peer in settings.peers),
     ]
     for name, port in ports:
         if not 0 <= port <= 65535:
             raise SettingsError(f"'{name}' must be from 0 to 65535, not {port}")
-    for section in ("receive", "tls", "plan", "job", "deliver", "web", "hl7"):
+    for section in ("receive", "tls", "plan", "job", "deliver", "web", "hl7", "storage", "audit"):
         for key, value in vars(getattr(settings, section)).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO and key != "port"):
+            if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
                 raise SettingsError(f"'{section}.{key}' must be a number above 0, not {value}")
+            if key.endswith("_percent") and value >= 100:
+                raise SettingsError(f"'{section}.{key}' must be below 100, not {value}")
+
+
+def _check_lists(settings: Settings) -> None:
     classes = settings.report.sr_sop_classes
     if not classes or set(classes) - set(Report().sr_sop_classes):
         raise SettingsError(f"'report.sr_sop_classes' must hold some of {', '.join(Report().sr_sop_classes)}")
@@ -383,53 +392,3 @@ def _check_ranges(settings: Settings) -> None:
     ):
         if path is not None and "\0" in str(path):
             raise SettingsError(f"'{name}' holds a NUL character; it is no path")
-
-
-def _build(cls: Any, data: dict[str, Any], where: str, folder: Path) -> Any:
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in fields(cls)}
-    for key in data:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(sorted(known))})"
-            raise SettingsError(f"unknown key '{where}{key}'{hint}")
-    values = {key: _value(hints[key], value, f"{where}{key}", folder) for key, value in data.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise SettingsError(f"{where.rstrip('.') or 'settings'}: {error}") from error
-
-
-def _value(hint: Any, value: Any, where: str, folder: Path) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):  # Path | None
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        origin = typing.get_origin(hint)
-    if is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise SettingsError(f"'{where}' must be a table, as in [{where}]")
-        return _build(hint, value, f"{where}.", folder)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise SettingsError(f"'{where}' must be a list")
-        item = typing.get_args(hint)[0]
-        return tuple(_value(item, v, f"{where}[{i}]", folder) for i, v in enumerate(value))
-    if origin is Literal:
-        return _choice(typing.get_args(hint), value, where)
-    return _scalar(hint, value, where, folder)
-
-
-def _choice(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value not in allowed:
-        raise SettingsError(f"'{where}' must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-    return value
-
-
-def _scalar(hint: Any, value: Any, where: str, folder: Path) -> Any:
-    if hint is Path and isinstance(value, str):
-        return folder / value
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise SettingsError(f"'{where}' must be of type {hint.__name__}, not {type(value).__name__} ({value!r})")
-    return value
