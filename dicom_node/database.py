@@ -19,10 +19,13 @@ SCHEMA_VERSION = 2
 
 
 class Database:
-    """One connection; belongs to the thread that opened it. Raises ConfigError for a file that is no store of ours."""
+    """One connection; belongs to the thread that opened it. Raises ConfigError for a file that is no store of ours.
 
-    def __init__(self, path: Path) -> None:
-        connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+    `any_thread` is for a caller that uses it from several threads, but never from two at a time.
+    """
+
+    def __init__(self, path: Path, *, any_thread: bool = False) -> None:
+        connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=not any_thread)
         try:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
                 connection.execute(f"PRAGMA {pragma}")
@@ -55,7 +58,11 @@ class Database:
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """A write transaction; rolled back when the block raises."""
+        """A write transaction; rolled back when the block raises. Inside another one it is a part of that."""
+        nested = self.connection.in_transaction
+        if nested:
+            yield
+            return
         with self._available():
             self.connection.execute("BEGIN IMMEDIATE")
         try:
@@ -89,6 +96,8 @@ class Database:
             return list(self._db.query(sql, arguments))  # type: ignore[arg-type]
 
     def _migrate(self, path: Path) -> None:
+        if int(self.connection.execute("PRAGMA user_version").fetchone()[0]) == SCHEMA_VERSION:
+            return  # opened for each request of the page: not a write transaction each time
         with self.immediate():
             version = int(self.connection.execute("PRAGMA user_version").fetchone()[0])
             if version > SCHEMA_VERSION:

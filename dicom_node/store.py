@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node import items
+from dicom_node.accounts import Accounts
 from dicom_node.arrivals import Arrivals
 from dicom_node.audit import Audit
 from dicom_node.births import Births
@@ -14,6 +15,7 @@ from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
 from dicom_node.patients import Patients
 from dicom_node.workitem import LeaseLost, State, WorkItem
+from dicom_node.worklist import Worklist
 
 
 class Store:
@@ -26,11 +28,13 @@ class Store:
         self.deliveries = Deliveries(database)
         self.patients = Patients(database)
         self.audit = Audit(database)
+        self.accounts = Accounts(database)
+        self.worklist = Worklist(database)
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
+    def open(cls, path: Path, *, any_thread: bool = False) -> "Store":
         """Open (and create or migrate) the store; raises ConfigError when a newer Prognode wrote it."""
-        return cls(Database(path))
+        return cls(Database(path, any_thread=any_thread))
 
     def close(self) -> None:
         self._db.close()

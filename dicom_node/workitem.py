@@ -31,6 +31,22 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+PRIORITIES = {"HIGH": 1, "MEDIUM": 0, "LOW": -1}  # Scheduled Procedure Step Priority (0074,1200)
+
+
+def ups_state(state: State, *, leased: bool) -> str:
+    """Procedure Step State (0074,1000) of a work item: SCHEDULED, IN PROGRESS, COMPLETED or CANCELED (PS3.4 CC.1.1).
+
+    FAILED is IN PROGRESS: the two last states are for ever, and an operator's retry goes on from FAILED.
+
+    >>> ups_state(State.SCHEDULED, leased=True)
+    'IN PROGRESS'
+    """
+    if state in (State.COMPLETED, State.CANCELED):
+        return str(state)
+    return "SCHEDULED" if state in (State.WAITING, State.SCHEDULED) and not leased else "IN PROGRESS"
+
+
 class DeliveryState(StrEnum):
     """How far one object has come at one destination."""
 

@@ -53,23 +53,57 @@ CREATE TABLE hl7_message (
     PRIMARY KEY (sender, control_id)
 ) STRICT, WITHOUT ROWID;
 
--- Clinical values by patient. Nothing is overwritten: a newer row of a name counts, a withdrawn one does not.
+-- Clinical values by patient. Nothing is overwritten: a row ends when another takes its place or it is withdrawn.
 CREATE TABLE clinical_value (
     id INTEGER PRIMARY KEY,
     patient_id TEXT NOT NULL,
-    issuer_of_patient_id TEXT NOT NULL DEFAULT '',
-    name TEXT NOT NULL,                -- of the bundle's predictor
+    issuer_of_patient_id TEXT NOT NULL,
+    name TEXT NOT NULL,                -- of a predictor, or of a variable in clinical_codes.toml
     value TEXT NOT NULL,               -- JSON: a number or a text
-    unit TEXT NOT NULL DEFAULT '',     -- UCUM
-    observed_on TEXT NOT NULL DEFAULT '', -- ISO date, '' where not known
+    unit TEXT NOT NULL,                -- UCUM
+    stated TEXT NOT NULL,              -- as its source stated it, where that was another unit: "3.9 g/dL"
+    observed_on TEXT NOT NULL,         -- ISO date, '' where not known
+    kind TEXT NOT NULL,                -- form, hl7, fhir, csv
     source TEXT NOT NULL,              -- for people: "CSV import", "HL7 ORU^R01", "FHIR Observation", "study page"
-    origin TEXT NOT NULL,              -- what makes the same value from the same place the same row
-    recorded_by TEXT NOT NULL DEFAULT '',
+    origin TEXT NOT NULL,              -- the place at the source; what comes from there later takes this one's place
+    as_of REAL,                        -- when the source said it, where it says so
+    recorded_by TEXT NOT NULL,
     recorded_at REAL NOT NULL,
-    withdrawn_at REAL,
-    UNIQUE (patient_id, issuer_of_patient_id, name, origin)
+    ended_at REAL,
+    ended_how TEXT NOT NULL DEFAULT '',-- replaced, retracted (by its source), withdrawn (by an operator)
+    ended_by TEXT NOT NULL DEFAULT ''
 ) STRICT;
-CREATE INDEX clinical_value_by_name ON clinical_value (patient_id, name, recorded_at);
+CREATE UNIQUE INDEX clinical_value_now ON clinical_value (patient_id, issuer_of_patient_id, name, origin)
+    WHERE ended_at IS NULL;
+CREATE INDEX clinical_value_by_place ON clinical_value (patient_id, issuer_of_patient_id, name, origin, id);
+
+-- Patients whose values have changed since the worker last compared them with what was scored.
+CREATE TABLE clinical_change (
+    patient_id TEXT NOT NULL,
+    issuer_of_patient_id TEXT NOT NULL,
+    at REAL NOT NULL,
+    PRIMARY KEY (patient_id, issuer_of_patient_id)
+) STRICT, WITHOUT ROWID;
+
+-- Work items whose score would use other clinical values now.
+CREATE TABLE clinical_newer (
+    work_item_id INTEGER PRIMARY KEY REFERENCES work_item (id),
+    names TEXT NOT NULL,               -- of the predictors, with commas
+    at REAL NOT NULL
+) STRICT;
+
+-- Patients whom a FHIR server is asked about, and what came of it.
+CREATE TABLE clinical_pull (
+    patient_id TEXT NOT NULL,
+    issuer_of_patient_id TEXT NOT NULL,
+    server TEXT NOT NULL,
+    wanted_at REAL NOT NULL,           -- when the study that asks began to wait
+    answered_at REAL,                  -- of the last complete answer
+    attempts INTEGER NOT NULL DEFAULT 0,
+    run_after REAL NOT NULL DEFAULT 0,
+    detail TEXT NOT NULL DEFAULT '',   -- why not, without PHI
+    PRIMARY KEY (patient_id, issuer_of_patient_id, server)
+) STRICT, WITHOUT ROWID;
 
 -- Who may use the worklist page.
 CREATE TABLE account (
@@ -77,19 +111,25 @@ CREATE TABLE account (
     password_hash TEXT NOT NULL,       -- argon2id, PHC string
     role TEXT NOT NULL,                -- viewer, operator
     disabled INTEGER NOT NULL DEFAULT 0,
-    failures INTEGER NOT NULL DEFAULT 0,
-    locked_until REAL NOT NULL DEFAULT 0,
     created_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+-- Failed sign-ins by account and by address. A name that no account has is counted like one that is taken.
+CREATE TABLE signin_throttle (
+    subject TEXT PRIMARY KEY,          -- SHA-256: people type passwords into the field of the name
+    failures INTEGER NOT NULL,
+    locked_until REAL NOT NULL,
+    at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX signin_throttle_by_time ON signin_throttle (at);
 CREATE TABLE session (
     token_digest TEXT PRIMARY KEY,     -- SHA-256 of the cookie: the table alone opens nothing
-    account TEXT NOT NULL,
-    role TEXT NOT NULL,
-    origin TEXT NOT NULL,              -- local, oidc
+    account TEXT NOT NULL,             -- of a local user, whose row has the role; or "oidc:<name>"
+    role TEXT NOT NULL,                -- by the provider's claim at sign-in
     csrf TEXT NOT NULL,
     created_at REAL NOT NULL,
     seen_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX session_by_account ON session (account);
 CREATE TABLE api_token (
     digest TEXT PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -116,26 +156,48 @@ CREATE TABLE audit (
 CREATE INDEX audit_by_work_item ON audit (work_item_id) WHERE work_item_id IS NOT NULL;
 CREATE INDEX audit_by_time ON audit (at);
 
--- Unified Procedure Steps: who wants to hear of which, and what has still to be told.
-CREATE TABLE ups_subscription (
-    ae_title TEXT NOT NULL,
-    sop_instance_uid TEXT NOT NULL,    -- of one UPS, or the well-known UID of the (filtered) worklist
-    deletion_lock INTEGER NOT NULL DEFAULT 0,
-    filter TEXT NOT NULL DEFAULT '',
-    created_at REAL NOT NULL,
-    PRIMARY KEY (ae_title, sop_instance_uid)
+-- Unified Procedure Steps (PS3.4 CC): each work item as other AEs see it, made by following the event table, whose
+-- rows stand in the transaction of the change itself. `ups_cursor` is how far it has been followed.
+CREATE TABLE ups (
+    work_item_id INTEGER PRIMARY KEY,
+    sop_instance_uid TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,               -- Procedure Step State
+    readiness TEXT NOT NULL,           -- Input Readiness State
+    modified_at REAL NOT NULL,
+    progress INTEGER NOT NULL,         -- per cent
+    description TEXT NOT NULL,
+    started_at REAL,
+    ended_at REAL,
+    reason TEXT NOT NULL               -- why it was canceled
+) STRICT;
+CREATE INDEX ups_by_state ON ups (state, work_item_id);
+CREATE TABLE ups_cursor (id INTEGER PRIMARY KEY CHECK (id = 1), event_id INTEGER NOT NULL) STRICT;
+
+-- Who hears of which steps, and what has still to be told, in its order.
+CREATE TABLE ups_subscriber (
+    ae_title TEXT PRIMARY KEY,
+    worklist TEXT,                     -- NULL: of single steps only; '': of every new one; else JSON of matching keys
+    worklist_lock INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    run_after REAL NOT NULL DEFAULT 0,
+    detail TEXT NOT NULL DEFAULT ''    -- why the last attempt failed
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE ups_subscription (
+    work_item_id INTEGER NOT NULL,
+    ae_title TEXT NOT NULL,
+    deletion_lock INTEGER NOT NULL,
+    PRIMARY KEY (work_item_id, ae_title)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ups_subscription_by_ae ON ups_subscription (ae_title);
 CREATE TABLE ups_report (
     id INTEGER PRIMARY KEY,
     ae_title TEXT NOT NULL,
     sop_instance_uid TEXT NOT NULL,
     event_type_id INTEGER NOT NULL,
-    information TEXT NOT NULL,         -- DICOM JSON of the Event Information
-    attempts INTEGER NOT NULL DEFAULT 0,
-    run_after REAL NOT NULL DEFAULT 0,
+    information TEXT NOT NULL,         -- JSON of what the Event Information says
     created_at REAL NOT NULL
 ) STRICT;
-CREATE INDEX ups_report_due ON ups_report (run_after, id);
+CREATE INDEX ups_report_by_ae ON ups_report (ae_title, id);
 
 -- What an operator decides about a work item, and what its row on the worklist shows without opening a file.
 ALTER TABLE work_item ADD COLUMN held INTEGER NOT NULL DEFAULT 0;   -- 1: nothing is claimed or sent until released

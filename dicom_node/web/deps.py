@@ -1,0 +1,205 @@
+"""What every endpoint of the page and the API needs: store, spool, settings, who is signed in, templates."""
+
+import hmac
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPBearer
+from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from config.settings import Settings, Web
+from dicom_node.accounts import Role
+from dicom_node.audit import AuditEntry
+from dicom_node.operations import Actor
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.web.errors import NotSignedIn, Problem
+from dicom_node.workitem import ConfigError
+
+TEMPLATES = Path(__file__).with_name("templates")
+STATIC = Path(__file__).with_name("static")
+SAFE_METHODS = ("GET", "HEAD")
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+@dataclass(frozen=True)
+class Signed:
+    """Who is signed in.
+
+    `account`: a local user, "oidc:<name>" of the hospital's sign-in, or "token:<name>" of an API token.
+    `origin`: "web" with a session cookie, "api" with a token; as an AuditEntry has it.
+    `csrf`: to send back with every unsafe method, as form field `csrf` or header X-CSRF-Token; '' with a token.
+    """
+
+    account: str
+    role: Role
+    origin: Literal["web", "api"]
+    csrf: str
+    address: str
+
+    @property
+    def may_act(self) -> bool:
+        return self.role == "operator"
+
+    @property
+    def actor(self) -> Actor:
+        """Who `operations` shall say did it."""
+        return Actor(self.account, self.origin, self.address)
+
+
+# -- settings, spool, store --------------------------------------------------------------------------------------
+
+
+def settings(request: Request) -> Settings:
+    return request.app.state.settings  # type: ignore[no-any-return]
+
+
+def spool(request: Request) -> Spool:
+    return request.app.state.spool  # type: ignore[no-any-return]
+
+
+@contextmanager
+def open_store(app: FastAPI) -> Iterator[Store]:
+    """A store for code that is no endpoint (a stream of events, say). Raises Problem where there is none yet."""
+    path: Path = app.state.spool.store
+    if not path.is_file():
+        raise Problem(503, "this node has no store yet", "start it: prognode serve (or receive and work)")
+    try:
+        opened = Store.open(path, any_thread=True)
+    except ConfigError as error:
+        raise Problem(503, "the store cannot be used by this version of Prognode", str(error)) from error
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def store(request: Request) -> Iterator[Store]:
+    """The store of this request: one thread at a time uses it, but not always the same one of the pool."""
+    with open_store(request.app) as opened:
+        yield opened
+
+
+SettingsDep = Annotated[Settings, Depends(settings)]
+SpoolDep = Annotated[Spool, Depends(spool)]
+StoreDep = Annotated[Store, Depends(store)]
+
+
+# -- who is signed in --------------------------------------------------------------------------------------------
+
+
+def cookie_name(web: Web) -> str:
+    """The __Host- prefix binds the cookie to this host and to TLS; browsers refuse it without."""
+    return "__Host-prognode" if secure(web) else "prognode"
+
+
+def secure(web: Web) -> bool:
+    """Whether browsers reach us by TLS, of ours or of a proxy in front."""
+    return web.certificate is not None or web.public_url.startswith("https://")
+
+
+def address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def who(request: Request, store: Store, *, touch: bool = False) -> Signed | None:
+    """Who a request is from; `touch`: its user is at work, so the idle time begins again.
+
+    A stream that lives long asks this from time to time: a session may end while it runs.
+    """
+    now = time.time()
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        found = store.accounts.token(token.strip(), now)
+        return Signed(f"token:{found.name}", found.role, "api", "", address(request)) if found else None
+    web: Web = request.app.state.settings.web
+    cookie = request.cookies.get(cookie_name(web), "")
+    idle, longest = web.session_idle_minutes * 60, web.session_hours * 3600
+    session = store.accounts.session(cookie, now, idle, longest) if cookie else None
+    if session is None:
+        return None
+    if touch:
+        store.accounts.touch_session(session, now)
+    return Signed(session.account, session.role, "web", session.csrf, address(request))
+
+
+def _signed(request: Request, store: StoreDep, _: Annotated[Any, Depends(HTTPBearer(auto_error=False))]) -> Signed:
+    # A page that lies open and reads what has changed (header X-Background) is no sign that somebody sits before it.
+    background = "x-background" in request.headers or "text/event-stream" in request.headers.get("accept", "")
+    signed = who(request, store, touch=not background)
+    if signed is None:
+        raise NotSignedIn
+    request.state.signed = signed
+    return signed
+
+
+async def viewer(request: Request, signed: Annotated[Signed, Depends(_signed)]) -> Signed:
+    """Anyone who is signed in. Raises NotSignedIn; Problem 403 for an unsafe request another site may have sent."""
+    if request.method not in SAFE_METHODS and signed.origin == "web":
+        same_site(request)
+        given = request.headers.get("x-csrf-token", "")
+        if not given and request.headers.get("content-type", "").partition(";")[0].strip().lower() in FORMS:
+            given = str((await request.form()).get("csrf", ""))
+        if not hmac.compare_digest(given.encode(), signed.csrf.encode()):
+            raise Problem(403, "the form is not from this page, or too old", "load the page again and repeat it")
+    return signed
+
+
+def same_site(request: Request) -> None:
+    """Refuse what a browser says that another site has sent. Raises Problem 403."""
+    public = request.app.state.settings.web.public_url.rstrip("/")
+    expected = public or f"{request.url.scheme}://{request.headers.get('host', '')}"
+    foreign = request.headers.get("origin", expected) != expected
+    if foreign or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise Problem(403, "the request comes from another site", "use the node's own page; see [web] public_url")
+
+
+def operator(signed: Annotated[Signed, Depends(viewer)]) -> Signed:
+    """Whoever may act. Raises Problem 403 for a viewer."""
+    if not signed.may_act:
+        raise Problem(403, "this needs the role operator", "ask an administrator: prognode user role NAME operator")
+    return signed
+
+
+Viewer = Annotated[Signed, Depends(viewer)]
+Operator = Annotated[Signed, Depends(operator)]
+
+
+def opened(store: Store, signed: Signed, study_instance_uid: str, work_item_id: int | None, what: str) -> None:
+    """Audit that somebody has looked at a study ("study.opened") or a result ("result.opened")."""
+    entry = AuditEntry(
+        time.time(),
+        signed.account,
+        signed.origin,
+        what,
+        address=signed.address,
+        work_item_id=work_item_id,
+        study_instance_uid=study_instance_uid,
+    )
+    store.audit.add(entry)
+
+
+# -- templates ---------------------------------------------------------------------------------------------------
+
+
+def _common(request: Request) -> dict[str, Any]:
+    """What every template has: `signed` (None on the sign-in page) and `settings`."""
+    return {"signed": getattr(request.state, "signed", None), "settings": request.app.state.settings}
+
+
+templates = Jinja2Templates(
+    env=Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ),
+    context_processors=[_common],
+)
