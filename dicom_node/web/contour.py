@@ -1,0 +1,135 @@
+"""The mask of a result as outlines over its slices, along the edges of voxels: what is drawn is what was scored.
+
+Pure but for `read`, which streams the NIfTI slice by slice: the whole mask of a chest is eighty megabytes.
+"""
+
+import gzip
+import zlib
+from collections import defaultdict
+from pathlib import Path
+import numpy as np
+from nibabel import Nifti1Header
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+MAXIMUM_EDGES = 20_000  # of one slice; a mask like a chess board would be no outline to anyone
+MAXIMUM_SLICES, MAXIMUM_PIXELS = 20_000, 4096 * 4096
+# Right, down, left, up as (dx, dy) in image coordinates; +1 turns right.
+_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+
+
+class MaskUnreadable(ValueError):
+    """The mask file is not one that the analysis writes."""
+
+
+def read(path: Path, shape: tuple[int, int, int]) -> dict[int, str]:
+    """Outlines of a mask file by slice (from 0), as SVG path data; slices without a voxel of the mask are left out.
+
+    Parameters
+    ----------
+    path : gzipped NIfTI-1, uint8, voxels in (column, row, slice) order as `analysis.contract.MASK_FILE`
+    shape : (slices, rows, columns) that the result states
+
+    Raises
+    ------
+    MaskUnreadable
+    OSError
+    """
+    slices, rows, columns = shape
+    if not (0 < slices <= MAXIMUM_SLICES and 0 < rows * columns <= MAXIMUM_PIXELS):
+        raise MaskUnreadable(f"a mask of {slices} x {rows} x {columns} voxels is not one of a CT")
+    found: dict[int, str] = {}
+    try:
+        with gzip.open(path, "rb") as stream:
+            _skip_header(stream, shape)
+            for number in range(slices):
+                data = stream.read(rows * columns)
+                if len(data) != rows * columns:
+                    raise MaskUnreadable("the mask is shorter than its header says")
+                if data.count(0) != len(data):
+                    found[number] = svg_path(np.frombuffer(data, np.uint8).reshape(rows, columns) != 0)
+            if stream.read(1):  # also checks the sum over all bytes
+                raise MaskUnreadable("the mask is longer than its header says")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise MaskUnreadable(f"the mask is damaged ({type(error).__name__})") from None
+    return found
+
+
+def _skip_header(stream: gzip.GzipFile, shape: tuple[int, int, int]) -> None:
+    try:
+        header = Nifti1Header.from_fileobj(stream)
+        stated = tuple(int(n) for n in header.get_data_shape())
+        offset, kind = int(header.get_data_offset()), header.get_data_dtype()
+    except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
+        raise MaskUnreadable(f"the mask is not NIfTI-1 ({type(error).__name__})") from None
+    if stated != shape[::-1] or kind != np.uint8 or not 0 <= offset - stream.tell() < 1_000_000:
+        raise MaskUnreadable("the mask is not of the size that the result states")
+    stream.read(offset - stream.tell())
+
+
+def svg_path(mask: NDArray[np.bool_]) -> str:
+    """Outlines of a slice as SVG path data in pixels, (0, 0) the outer corner of the first one; '' where too many.
+
+    >>> svg_path(np.array([[0, 1, 1], [0, 0, 0]], bool))
+    'M1 0H3V1H1Z'
+    """
+    loops = outlines(mask)
+    return "".join(_path(loop) for loop in loops)
+
+
+def outlines(mask: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
+    """Closed outlines of a slice, each as its corners (x, y) in pixel edges; voxels that touch by a corner are apart.
+
+    Outer outlines run clockwise on the screen, holes the other way. [] where there are more than MAXIMUM_EDGES edges.
+    """
+    edges = _edges(mask)
+    if sum(map(len, edges.values())) > MAXIMUM_EDGES:
+        return []
+    loops = []
+    while edges:
+        start = next(iter(edges))
+        loops.append(_follow(edges, start))
+    return loops
+
+
+def _edges(mask: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:
+    """Directed unit edges with the mask on their right hand, by their start: the directions that leave there."""
+    padded = np.pad(np.asarray(mask, bool), 1)
+    inside = padded[1:-1, 1:-1]
+    neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])  # above, right, below, left
+    starts = ((0, 0), (1, 0), (1, 1), (0, 1))  # corner (x, y) of the pixel where its edge on that side begins
+    edges: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for direction, (beside, (dx, dy)) in enumerate(zip(neighbours, starts, strict=True)):
+        rows, columns = np.nonzero(inside & ~beside)
+        for x, y in zip((columns + dx).tolist(), (rows + dy).tolist(), strict=True):
+            edges[x, y].append(direction)
+    return dict(edges)
+
+
+def _follow(edges: dict[tuple[int, int], list[int]], start: tuple[int, int]) -> list[tuple[int, int]]:
+    """Walk one loop and take its edges out; gives the corners where it turns."""
+    corners: list[tuple[int, int]] = []
+    at, before = start, -1
+    while at in edges:
+        leaving = edges[at]
+        # The sharpest right turn stays with the same voxel where two touch by a corner.
+        direction = leaving[0] if before < 0 else min(leaving, key=lambda way: (before + 1 - way) % 4)
+        leaving.remove(direction)
+        if not leaving:
+            del edges[at]
+        if direction != before:
+            corners.append(at)
+        dx, dy = _STEPS[direction]
+        at, before = (at[0] + dx, at[1] + dy), direction
+    return corners
+
+
+def _path(corners: list[tuple[int, int]]) -> str:
+    """Path data with H and V only: every edge of a voxel runs along a row or a column."""
+    (x, y), *others = corners
+    parts = [f"M{x} {y}"]
+    for next_x, next_y in others:
+        parts.append(f"V{next_y}" if next_x == x else f"H{next_x}")
+        x, y = next_x, next_y
+    return "".join(parts) + "Z"
