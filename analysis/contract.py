@@ -52,7 +52,6 @@ __all__ = [
     "Severity",
     "SubModel",
     "by_modality",
-    "validation_sentence",
 ]
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -326,19 +325,3 @@ def by_modality(contributions: Iterable[Contribution], endpoint: Endpoint) -> di
         if item.endpoint == endpoint:
             shares[item.modality] = shares.get(item.modality, 0.0) + item.contribution
     return dict(sorted(shares.items(), key=lambda item: -abs(item[1])))
-
-
-def validation_sentence(performance: Performance) -> str:
-    """One line on how well a sub-model did, for people.
-
-    >>> validation_sentence(Performance(endpoint="OS", horizon_months=12, auc=0.701, auc_lower=0.62,
-    ...                                 auc_upper=0.77, patients=240, events=95))
-    'OS 12 mo: AUC 0.70 (0.62-0.77), 240 patients, 95 events'
-    """
-    head = f"{performance.endpoint} {performance.horizon_months} mo: "
-    tail = f"{performance.patients} patients, {performance.events} events"
-    if performance.auc is None:
-        return head + "not evaluable, " + tail
-    if performance.auc_lower is None or performance.auc_upper is None:
-        return head + f"AUC {performance.auc:.2f}, " + tail
-    return head + f"AUC {performance.auc:.2f} ({performance.auc_lower:.2f}-{performance.auc_upper:.2f}), " + tail

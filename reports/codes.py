@@ -50,6 +50,7 @@ STATEMENT_OF_USE: Final = own("USE", "Statement of use")
 WARNING: Final = own("WARNING", "Warning")
 SUB_MODEL: Final = own("SUB_MODEL", "Sub-model that spoke")
 VALIDATION: Final = own("VALIDATION", "Validation of this sub-model")
+NOT_AVAILABLE: Final = own("NOT_AVAILABLE", "Not available for this score")
 CLIPPED: Final = own("CLIPPED", "Raised to the risk of death")
 CLINICAL_VALUE: Final = own("CLINICAL_VALUE", "Clinical value used")
 QUALITY: Final = own("QUALITY", "Quality note")
@@ -111,6 +112,17 @@ def interval(endpoint: Endpoint, horizon_months: int) -> Code:
     """
     meaning = f"Interval, {words.event(endpoint)} within {horizon_months} months"
     return own(f"{endpoint}_{horizon_months}M_RANGE", meaning)
+
+
+def in_words(endpoint: Endpoint, horizon_months: int) -> Code:
+    """Name of the text that says a predicted event probability as people count."""
+    meaning = f"In words, {words.event(endpoint)} within {horizon_months} months"
+    return own(f"{endpoint}_{horizon_months}M_WORDS", meaning)
+
+
+def group_in_words(endpoint: Endpoint) -> Code:
+    """Name of the text that says what a risk group means."""
+    return own(f"{endpoint}_GROUP_WORDS", f"In words, risk group, {words.survival(endpoint)}")
 
 
 def risk_group_name(endpoint: Endpoint) -> Code:

@@ -5,10 +5,30 @@ import json
 import re
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
+from enum import StrEnum
 
 from pydicom.dataset import Dataset
 
 _OFFSET = re.compile(r"([+-])(\d{2})([0-5]\d)")
+
+
+class Change(StrEnum):
+    """What made a revision out of its predecessor."""
+
+    CONTOUR = "contour"
+    IMAGES = "images"
+    CHOICE = "choice"  # another ROI of the same object, or other images of the same ones at hand
+    CLINICAL = "clinical"
+    BUNDLE = "bundle"
+    SOFTWARE = "software"
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One change; `names` are the clinical values that changed, never what they are."""
+
+    kind: Change
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,8 +65,12 @@ class ReportContext:
         Stable per installation (`uids.device_uid`).
     previous_risk_sr, previous_radiomics_sr : DocumentReference or None
         The SRs of revision n-1, which this one replaces.
+    changes : tuple of Changed
+        What has changed since revision n-1.
+    language : str
+        Of every text; codes and their meanings stay English (`language.CODES`).
     series_number : int
-        First of four: risk SR, page, radiomics SR, SEG.
+        First of six: risk SR, pages, radiomics SR, SEG, PDF, presentation state.
     zone : tzinfo or None
         The site's zone, used where the evidence has no Timezone Offset From UTC; None: the host's.
     """
@@ -60,6 +84,8 @@ class ReportContext:
     revision: int = 1
     previous_risk_sr: DocumentReference | None = None
     previous_radiomics_sr: DocumentReference | None = None
+    changes: tuple[Changed, ...] = ()
+    language: str = "en"
     series_number: int = 9000
     zone: tzinfo | None = None
 

@@ -19,10 +19,9 @@ from analysis.contract import (
     RiskGroup,
     RiskScore,
     SubModel,
-    validation_sentence,
 )
 from config.identity import MODEL_NAME
-from reports import words
+from reports import particulars, words
 from reports.context import ReportContext
 from reports.drawing import (
     BAND,
@@ -59,7 +58,7 @@ def about(result: JobResult, image_number: str) -> str:
     if result.roi is None:
         return POPULATION
     place = f"CT image {image_number}" if image_number else f"CT slice {result.roi.largest_slice + 1}"
-    return f"{POPULATION}. Tumour {words.volume(result.roi.volume_ml)}, {place} shown."
+    return f"{POPULATION}. Tumour {particulars.volume(result.roi.volume_ml)}, {place} shown."
 
 
 def header(canvas: Canvas, headline: str, line: str, bundle: BundleIdentity | None, margin: int) -> int:
@@ -84,7 +83,7 @@ def footer(canvas: Canvas, top: int, bundle: BundleIdentity | None, context: Rep
         made = f"Revision {context.revision}, {made}"
     room = width - canvas.text(WIDTH - margin, top + 8, made, _QUIET, width // 2, "right") - 24
     if bundle is not None:
-        digest = f", SHA-256 {words.short_digest(bundle.digest)}"
+        digest = f", SHA-256 {particulars.short_digest(bundle.digest)}"
         name = canvas.fit(f"Bundle {bundle.name} {bundle.version}", room - canvas.length(digest, _QUIET), _QUIET)
         canvas.text(margin, top + 8, name + digest, _QUIET)
     canvas.text(margin, top + 32, RESEARCH_USE, Style(SMALL, bold=True), width)
@@ -211,7 +210,7 @@ def contributions(canvas: Canvas, x: int, y: int, width: int, items: Sequence[Co
         raises = item.contribution > 0
         bar = Box(zero, y + 4, zero + length, y + 15) if raises else Box(zero - length, y + 4, zero, y + 15)
         canvas.fill(bar, RAISES if raises else LOWERS)
-        canvas.text(x + width, y, words.signed(item.contribution), _QUIET, 58, "right")
+        canvas.text(x + width, y, particulars.signed(item.contribution), _QUIET, 58, "right")
         y += 20
     canvas.fill(Box(zero, top, zero + 1, y), QUIET)
     return y + _GAP
@@ -224,8 +223,8 @@ def _strongest(items: Sequence[Contribution], endpoint: Endpoint) -> list[Contri
 
 def _factor(canvas: Canvas, x: int, y: int, width: int, item: Contribution) -> None:
     """Label and value; where there is no room for both, the label gives way."""
-    whole = words.factor(item)
-    bare = words.factor(item.model_copy(update={"unit": ""}))
+    whole = particulars.factor(item)
+    bare = particulars.factor(item.model_copy(update={"unit": ""}))
     value = canvas.fit(whole if canvas.length(whole, _QUIET) <= width // 3 else bare, width // 2, _QUIET)
     room = width - canvas.length(value, _QUIET) - 9
     used = canvas.text(x, y, item.label, _BODY, room)
@@ -239,7 +238,7 @@ def validation(canvas: Canvas, box: Box, model: SubModel) -> None:
     for performance in model.performance:
         if y + 20 > box.bottom:
             break
-        canvas.text(box.left, y, validation_sentence(performance), _BODY, box.width)
+        canvas.text(box.left, y, f"{words.risk(performance)}: {words.ranking(performance)}", _BODY, box.width)
         y += 20
 
 
@@ -255,7 +254,7 @@ def notes(canvas: Canvas, box: Box, flags: Sequence[QualityFlag]) -> None:
         if room < 1:
             canvas.text(box.left, y, f"{left} more in the structured report", _QUIET, box.width)
             return
-        y = canvas.paragraph(box.left, y, box.width, words.quality(flag), _BODY, min(2, room))
+        y = canvas.paragraph(box.left, y, box.width, particulars.quality(flag), _BODY, min(2, room))
 
 
 def refusal(canvas: Canvas, box: Box, item: Refusal) -> int:

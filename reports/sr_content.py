@@ -22,11 +22,12 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as pydicom_codes
 from pydicom.sr.coding import Code
 
-from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING, BundleIdentity
+from analysis.contract import BundleIdentity
 from config.identity import MANUFACTURER, MODEL_NAME
-from reports import codes, words
+from reports import codes, particulars, words
 from reports.context import ReportContext
 from reports.evidence import stand_in
+from reports.language import speaker
 
 
 class ReportError(ValueError):
@@ -62,11 +63,12 @@ def code(name: Code, value: Code) -> CodeContentItem:
 
 def statements(bundle: BundleIdentity | None, context: ReportContext) -> list[ContentItem]:
     """What every SR of ours says of itself first: use, synthetic bundle, revision."""
-    items: list[ContentItem] = [text(codes.STATEMENT_OF_USE, RESEARCH_USE)]
+    language = context.language
+    items: list[ContentItem] = [text(codes.STATEMENT_OF_USE, words.research_use(language))]
     if bundle is not None and bundle.synthetic:
-        items.append(text(codes.WARNING, SYNTHETIC_WARNING))
+        items.append(text(codes.WARNING, words.synthetic_warning(language)))
     if context.revision > 1:
-        items.append(text(codes.REVISION, f"{context.revision}, replaces revision {context.revision - 1}"))
+        items.append(text(codes.REVISION, particulars.revision(context.revision, context.changes, language)))
     return items
 
 
@@ -76,7 +78,7 @@ def provenance(
     """Which bundle and which software, in full; `libraries` are name and version of what computed the result."""
     items: list[ContentItem] = []
     if bundle is not None:
-        items.append(text(codes.BUNDLE, words.bundle(bundle)))
+        items.append(text(codes.BUNDLE, particulars.bundle(bundle)))
     named = {MODEL_NAME: context.software_version} | dict(libraries or {})
     items.append(text(codes.SOFTWARE, ", ".join(f"{name} {version}" for name, version in named.items())))
     return items
@@ -89,7 +91,7 @@ def algorithm(bundle: BundleIdentity, parameters: Sequence[str] = ()) -> Algorit
     """
     return AlgorithmIdentification(
         name=bundle.name,
-        version=f"{bundle.version}, SHA-256 {words.short_digest(bundle.digest)}",
+        version=f"{bundle.version}, SHA-256 {particulars.short_digest(bundle.digest)}",
         parameters=list(parameters) or None,
         family=codes.ARTIFICIAL_INTELLIGENCE,
     )
@@ -109,7 +111,8 @@ def measurement_report(
     """
     root = ContainerContentItem(name=title, template_id="1500")
     items = ContentSequence()
-    items.extend(LanguageOfContentItemAndDescendants(CodedConcept("en", "RFC5646", "English")))
+    language = CodedConcept(context.language, "RFC5646", speaker(context.language).name)
+    items.extend(LanguageOfContentItemAndDescendants(language))
     items.extend(_observer(context))
     procedure = codes.procedure("" if key_image is None else str(key_image.get("Modality", "")))
     items.append(

@@ -14,8 +14,9 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from analysis import contract
-from reports import codes, words
+from reports import codes, particulars
 from reports.context import ReportContext
+from reports.language import speaker
 from reports.sr_content import algorithm, measurement_report, number, provenance, statements, text
 
 
@@ -53,13 +54,13 @@ def _measurements(measurements: Sequence[contract.Measurement]) -> Iterator[Meas
 
 
 def _evaluations(result: contract.JobResult, context: ReportContext) -> list[ContentItem]:
-    items = statements(result.bundle, context)
+    items, voice = statements(result.bundle, context), speaker(context.language)
     if result.roi is not None:
-        items.append(text(codes.REGION, words.roi(result.roi)))
-    items += [text(codes.FAILED_FEATURE, f"{item.name}: {item.why}") for item in result.failed_features]
+        items.append(text(codes.REGION, particulars.roi(result.roi, voice.code)))
+    items += [text(codes.FAILED_FEATURE, f"{item.name}: {voice.retell(item.why)}") for item in result.failed_features]
     items += [text(codes.EXTRACTION, f"{name} = {value}") for name, value in sorted(result.extraction.items())]
     items += [text(codes.LIFEX_NAMES, line) for line in _lifex_names(result.measurements)]
-    items += [text(codes.QUALITY, words.quality(flag)) for flag in result.quality]
+    items += [text(codes.QUALITY, particulars.quality(flag, voice.code)) for flag in result.quality]
     return items + provenance(result.bundle, context, result.software)
 
 

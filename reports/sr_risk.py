@@ -14,9 +14,10 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 
-from analysis.contract import REASONS, Endpoint, JobResult, RiskScore, by_modality, validation_sentence
-from reports import codes, words
+from analysis.contract import Endpoint, JobResult, RiskScore, by_modality
+from reports import codes, particulars, words
 from reports.context import ReportContext
+from reports.language import speaker
 from reports.refusal import Refusal
 from reports.sr_content import algorithm, code, measurement_report, number, provenance, statements, text
 
@@ -44,16 +45,17 @@ def scored(result: JobResult, key_image: KeyImage, tracking_uid: str, context: R
 
 def not_scored(refusal: Refusal, key_image: Dataset | None, context: ReportContext) -> ContainerContentItem:
     """Content of the SR that says why there is no score, and what would make one possible."""
-    wording = REASONS[refusal.reason]
+    language = context.language
+    wording = words.reason(refusal.reason, language)
     verdict: list[ContentItem] = [
         code(codes.OUTCOME, codes.NOT_SCORED),
         code(codes.REASON, codes.reason(refusal.reason)),
     ]
     items: list[ContentItem] = [text(codes.REASON_TEXT, wording.sentence)]
     if refusal.detail:
-        items.append(text(codes.REASON_DETAIL, refusal.detail))
+        items.append(text(codes.REASON_DETAIL, speaker(language).retell(refusal.detail)))
     items.append(text(codes.REMEDY, wording.remedy))
-    items += [text(codes.QUALITY, words.quality(flag)) for flag in refusal.quality]
+    items += [text(codes.QUALITY, particulars.quality(flag, language)) for flag in refusal.quality]
     # TID 1500 row 13 (CODE) comes before row 13b (TEXT).
     everything = [*verdict, *items, *statements(refusal.bundle, context), *provenance(refusal.bundle, context)]
     return measurement_report(codes.ONCOLOGY_REPORT, context, [], everything, key_image)
@@ -93,35 +95,34 @@ def _source_image(key_image: KeyImage) -> SourceImageForMeasurementGroup:
 
 
 def _evaluations(result: JobResult, context: ReportContext) -> list[ContentItem]:
+    language = context.language
     items = statements(result.bundle, context)
-    items += [_interval(score) for score in result.scores]
-    items += [
-        text(codes.CLIPPED, f"{words.risk(score)}: set to the risk of death, which is never the larger one.")
-        for score in result.scores
-        if score.clipped
-    ]
+    items += [text(codes.group_in_words(item.endpoint), words.group_sentence(item, language)) for item in result.groups]
+    for score in result.scores:
+        name = codes.in_words(score.endpoint, score.horizon_months)
+        items.append(text(name, words.natural_frequency(score, language)))
+        name = codes.interval(score.endpoint, score.horizon_months)
+        items.append(text(name, words.interval_sentence(score, language)))
+    items += [text(codes.CLIPPED, words.clipped(score, language)) for score in result.scores if score.clipped]
     if result.sub_model is not None:
-        items.append(text(codes.SUB_MODEL, words.sub_model(result.sub_model)))
-        items += [text(codes.VALIDATION, validation_sentence(p)) for p in result.sub_model.performance]
-    items += _contributions(result)
-    items += [text(codes.CLINICAL_VALUE, words.clinical_value(item)) for item in result.clinical]
-    items += [text(codes.QUALITY, words.quality(flag)) for flag in result.quality]
+        items.append(text(codes.SUB_MODEL, words.sub_model(result.sub_model, language)))
+    items += [text(codes.NOT_AVAILABLE, line) for line in words.not_available(result, language)]
+    if result.sub_model is not None:
+        items += [text(codes.VALIDATION, words.validation(item, language)) for item in result.sub_model.performance]
+    items += _contributions(result, language)
+    items += [text(codes.CLINICAL_VALUE, particulars.clinical_value(item, language)) for item in result.clinical]
+    items += [text(codes.QUALITY, particulars.quality(flag, language)) for flag in result.quality]
     if result.roi is not None:
-        items.append(text(codes.REGION, words.roi(result.roi)))
+        items.append(text(codes.REGION, particulars.roi(result.roi, language)))
     return items + provenance(result.bundle, context)
 
 
-def _interval(score: RiskScore) -> ContentItem:
-    value = f"{words.interval(score)} ({words.level(score.interval_level)} bootstrap interval)"
-    return text(codes.interval(score.endpoint, score.horizon_months), value)
-
-
-def _contributions(result: JobResult) -> list[ContentItem]:
+def _contributions(result: JobResult, language: str) -> list[ContentItem]:
     items: list[ContentItem] = []
     for endpoint in Endpoint:
         mine = [item for item in result.contributions if item.endpoint == endpoint]
         top = sorted(mine, key=lambda item: -abs(item.contribution))[:CONTRIBUTIONS_PER_ENDPOINT]
-        shares = words.shares(by_modality(mine, endpoint))
-        lines = [*([shares] if shares else []), *(words.contribution(item) for item in top)]
+        shares = particulars.shares(by_modality(mine, endpoint), language)
+        lines = [*([shares] if shares else []), *(particulars.contribution(item, language) for item in top)]
         items += [text(codes.contribution_name(endpoint), line) for line in lines]
     return items

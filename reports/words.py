@@ -1,46 +1,56 @@
-"""What the reports say, in words: one wording for SR, page and message. Words come before numbers."""
+"""What the reports say of the result, in words before numbers: one wording for SR, page, PDF, HL7 and FHIR.
 
-from collections.abc import Mapping
+Every function takes the language of the site ([report] language) last; English is the default. The rest of what a
+report says (values, contributions, quality, provenance) is in `particulars`.
+"""
+
 from typing import Final
 
 from analysis.contract import (
-    BundleIdentity,
-    ClinicalValue,
-    Contribution,
+    REASONS,
+    RESEARCH_USE,
+    SYNTHETIC_WARNING,
     Endpoint,
+    EndpointGroup,
+    JobResult,
     Modality,
-    QualityFlag,
+    Performance,
+    Reason,
+    ReasonText,
     RiskGroup,
     RiskScore,
-    RoiFacts,
     SubModel,
 )
+from reports.language import ENGLISH, speaker
 
 NOT_SCORED: Final = "Not scored"
 
 _EVENT: Final = {Endpoint.OS: "death", Endpoint.PFS: "progression or death"}
 _SURVIVAL: Final = {Endpoint.OS: "overall survival", Endpoint.PFS: "progression-free survival"}
 _GROUP: Final = {RiskGroup.LOW: "Low risk", RiskGroup.UNCERTAIN: "Uncertain risk", RiskGroup.HIGH: "High risk"}
-_MODALITY: Final = {
-    Modality.CLINICAL: "clinical",
-    Modality.RADIOMIC: "radiomic",
-    Modality.DEEP: "deep",
-}
+_MODALITY: Final = {Modality.CLINICAL: "clinical", Modality.RADIOMIC: "radiomic", Modality.DEEP: "deep"}
+# Lower limit of the AUC and what it is called (Hosmer, Lemeshow and Sturdivant 2013, 5.2.4).
+_DISCRIMINATION: Final = ((0.9, "very good"), (0.8, "good"), (0.7, "acceptable"), (0.0, "weak"))
 
 
-def event(endpoint: Endpoint) -> str:
+def event(endpoint: Endpoint, language: str = ENGLISH) -> str:
     """The event whose probability is predicted."""
-    return _EVENT[endpoint]
+    return speaker(language).say(_EVENT[endpoint])
 
 
-def survival(endpoint: Endpoint) -> str:
+def survival(endpoint: Endpoint, language: str = ENGLISH) -> str:
     """The endpoint in words."""
-    return _SURVIVAL[endpoint]
+    return speaker(language).say(_SURVIVAL[endpoint])
 
 
-def group(value: RiskGroup) -> str:
-    """A risk group in words; the same as the meaning of its code."""
-    return _GROUP[value]
+def group(value: RiskGroup, language: str = ENGLISH) -> str:
+    """A risk group in words; in English the same as the meaning of its code."""
+    return speaker(language).say(_GROUP[value])
+
+
+def modality(value: Modality, language: str = ENGLISH) -> str:
+    """A family of predictors."""
+    return speaker(language).say(_MODALITY[value])
 
 
 def capital(text: str) -> str:
@@ -52,170 +62,237 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def risk(score: RiskScore) -> str:
+def group_sentence(item: EndpointGroup, language: str = ENGLISH) -> str:
+    """A risk group and what it means.
+
+    >>> group_sentence(EndpointGroup(endpoint="OS", group="HIGH", linear_predictor=0.4, lower=0.2, upper=0.7, cutoff=0))
+    'Overall survival: High risk. The whole interval lies above the median of the training cohort.'
+    """
+    voice = speaker(language)
+    meaning = {
+        RiskGroup.HIGH: voice.say("The whole interval lies above the median of the training cohort."),
+        RiskGroup.LOW: voice.say("The whole interval lies below the median of the training cohort."),
+        RiskGroup.UNCERTAIN: voice.say("The interval spans the median of the training cohort."),
+    }
+    name = capital(survival(item.endpoint, language))
+    head = voice.say("{endpoint}: {group}.", endpoint=name, group=group(item.group, language))
+    return f"{head} {meaning[item.group]}"
+
+
+def risk(score: RiskScore | Performance, language: str = ENGLISH) -> str:
     """The predicted event in words.
 
     >>> risk(RiskScore(endpoint="OS", horizon_months=12, event_probability=0.3, lower=0.2, upper=0.4,
     ...                interval_level=0.9))
     'Death within 12 months'
     """
-    return f"{capital(event(score.endpoint))} within {score.horizon_months} months"
+    if score.endpoint is Endpoint.OS:
+        return speaker(language).count(
+            "Death within {number} month", "Death within {number} months", score.horizon_months
+        )
+    return speaker(language).count(
+        "Progression or death within {number} month",
+        "Progression or death within {number} months",
+        score.horizon_months,
+    )
 
 
-def percent(probability: float) -> str:
+def natural_frequency(score: RiskScore, language: str = ENGLISH) -> str:
+    """A predicted risk as people count, with its interval.
+
+    >>> natural_frequency(RiskScore(endpoint="OS", horizon_months=12, event_probability=0.312, lower=0.22, upper=0.41,
+    ...                             interval_level=0.9))
+    'About 31 of 100 patients like this one are expected to die within 12 months; plausibly 22 to 41.'
+    """
+    voice = speaker(language)
+    shares = {"share": score.event_probability, "lower": score.lower, "upper": score.upper}
+    values = {name: share(number) for name, number in shares.items()}
+    if score.endpoint is Endpoint.OS:
+        return voice.count(
+            "About {share} of 100 patients like this one are expected to die within {number} month; "
+            "plausibly {lower} to {upper}.",
+            "About {share} of 100 patients like this one are expected to die within {number} months; "
+            "plausibly {lower} to {upper}.",
+            score.horizon_months,
+            **values,
+        )
+    return voice.count(
+        "About {share} of 100 patients like this one are expected to have progressed or died within {number} month; "
+        "plausibly {lower} to {upper}.",
+        "About {share} of 100 patients like this one are expected to have progressed or died within {number} months; "
+        "plausibly {lower} to {upper}.",
+        score.horizon_months,
+        **values,
+    )
+
+
+def percent(probability: float, language: str = ENGLISH) -> str:
     """A probability for people; certainty is never claimed.
 
     >>> percent(0.312), percent(0.001), percent(0.999)
     ('31 %', '<1 %', '>99 %')
     """
-    return f"{_share(probability)} %"
+    return speaker(language).say("{number} %", number=share(probability))
 
 
-def _share(probability: float) -> str:
+def share(probability: float) -> str:
+    """A probability as a whole number of a hundred, never 0 or 100.
+
+    >>> share(0.312), share(0.001)
+    ('31', '<1')
+    """
     whole = round(100 * probability)
     if whole < 1:
         return "<1"
     return ">99" if whole > 99 else str(whole)
 
 
-def interval(score: RiskScore) -> str:
+def interval(score: RiskScore, language: str = ENGLISH) -> str:
     """Interval of a predicted probability, in per cent.
 
     >>> interval(RiskScore(endpoint="OS", horizon_months=12, event_probability=0.3, lower=0.22, upper=0.414,
     ...                    interval_level=0.9))
     '22 to 41 %'
     """
-    return f"{_share(score.lower)} to {_share(score.upper)} %"
+    return speaker(language).say("{lower} to {upper} %", lower=share(score.lower), upper=share(score.upper))
 
 
-def level(fraction: float) -> str:
+def interval_sentence(score: RiskScore, language: str = ENGLISH) -> str:
+    """An interval and what kind of interval it is.
+
+    >>> interval_sentence(RiskScore(endpoint="OS", horizon_months=12, event_probability=0.3, lower=0.22, upper=0.414,
+    ...                             interval_level=0.9))
+    '22 to 41 % (90 % bootstrap interval)'
+    """
+    kind = speaker(language).say("{level} bootstrap interval", level=level(score.interval_level, language))
+    return f"{interval(score, language)} ({kind})"
+
+
+def level(fraction: float, language: str = ENGLISH) -> str:
     """An interval level.
 
-    >>> level(0.95), level(0.975)
-    ('95 %', '97.5 %')
+    >>> level(0.95), level(0.975), level(0.975, "de")
+    ('95 %', '97.5 %', '97,5 %')
     """
-    return f"{100 * fraction:g} %"
+    return speaker(language).say("{number} %", number=speaker(language).figure(f"{100 * fraction:g}"))
 
 
-def sub_model(model: SubModel) -> str:
+def clipped(score: RiskScore, language: str = ENGLISH) -> str:
+    """Why a risk of progression or death is not what its own model said."""
+    return speaker(language).say(
+        "{risk}: set to the risk of death, which is never the larger one.", risk=risk(score, language)
+    )
+
+
+def sub_model(model: SubModel, language: str = ENGLISH) -> str:
     """Which sub-model spoke, and what it did without.
 
     >>> sub_model(SubModel(modalities=("radiomic",), missing=("clinical",), performance=()))
     'Radiomic only. Not available: clinical.'
     """
-    names = [_MODALITY[modality] for modality in model.modalities]
-    text = capital(" and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names))
+    voice = speaker(language)
+    named = voice.listed([modality(item, language) for item in model.modalities])
     if not model.missing:
-        return f"{text}."
-    only = " only" if len(names) == 1 else ""
-    return f"{text}{only}. Not available: {', '.join(_MODALITY[m] for m in model.missing)}."
+        return voice.say("{modalities}.", modalities=capital(named))
+    absent = voice.listed([modality(item, language) for item in model.missing])
+    if len(model.modalities) == 1:
+        return voice.say("{modalities} only. Not available: {missing}.", modalities=capital(named), missing=absent)
+    return voice.say("{modalities}. Not available: {missing}.", modalities=capital(named), missing=absent)
 
 
-def value(number: float | str | None, unit: str = "") -> str:
-    """A value with its unit, four significant digits.
+def not_available(result: JobResult, language: str = ENGLISH) -> list[str]:
+    """What the score had to do without: whole families of predictors, and values that the training cohort lent."""
+    voice, said = speaker(language), []
+    if result.sub_model is not None and result.sub_model.missing:
+        names = [modality(item, language) for item in result.sub_model.missing]
+        said.append(voice.say("Not available: {missing}.", missing=voice.listed(names)))
+    lent = dict.fromkeys(voice.retell(item.label) for item in result.contributions if item.imputed)
+    if lent:
+        said.append(
+            voice.say("Not known, so taken from the training cohort: {values}.", values=voice.listed(list(lent)))
+        )
+    return said
 
-    >>> value(358.1234, "mL"), value("adenocarcinoma"), value(12000.0), value(None)
-    ('358.1 mL', 'adenocarcinoma', '12000', 'not known')
+
+def ranking(performance: Performance, language: str = ENGLISH) -> str:
+    """How well a sub-model told patients apart, in few words.
+
+    >>> ranking(Performance(endpoint="OS", horizon_months=12, auc=0.701, auc_lower=0.62, auc_upper=0.77, patients=240,
+    ...                     events=95))
+    '70 of 100 pairs ranked rightly: acceptable'
     """
-    if number is None:
-        return "not known"
-    text = number if isinstance(number, str) else _number(number)
-    return f"{text} {unit}" if unit not in {"", "1"} else text
+    voice = speaker(language)
+    if performance.auc is None:
+        return voice.say("not evaluable")
+    rightly = share(performance.auc)
+    word = discrimination(performance, language)
+    return voice.say("{pairs} of 100 pairs ranked rightly: {word}", pairs=rightly, word=word)
 
 
-def _number(number: float) -> str:
-    if abs(number) >= 1e6:
-        return f"{number:.3g}"
-    if abs(number) >= 1000 or number == int(number):
-        return f"{number:.0f}"
-    return f"{number:.4g}"
+def discrimination(performance: Performance, language: str = ENGLISH) -> str:
+    """A word for an AUC: that of its value, unless chance is within its interval."""
+    voice = speaker(language)
+    if performance.auc is None:
+        return voice.say("not evaluable")
+    if performance.auc_lower is not None and performance.auc_lower <= 0.5:
+        return voice.say("not shown to be better than chance")
+    return voice.say(next(word for limit, word in _DISCRIMINATION if performance.auc >= limit))
 
 
-def factor(item: Contribution) -> str:
-    """The value behind a contribution.
+def validation(performance: Performance, language: str = ENGLISH) -> str:
+    """How well a sub-model did in nested cross-validation, for one endpoint and horizon.
 
-    >>> factor(Contribution(endpoint="OS", modality="clinical", name="a", label="Albumin", value=38.0, unit="g/L",
-    ...                     contribution=-0.05, imputed=True))
-    '38 g/L, imputed'
+    >>> validation(Performance(endpoint="OS", horizon_months=12, auc=0.701, auc_lower=0.62, auc_upper=0.77,
+    ...                        patients=240, events=95))  # doctest: +ELLIPSIS
+    'Death within 12 months: acceptable. Of 100 pairs ... AUC 0.70 (0.62 to 0.77), 240 patients, 95 events.'
     """
-    return value(item.value, item.unit) + (", imputed" if item.imputed else "")
-
-
-def signed(share: float) -> str:
-    """A contribution with its sign and a minus as long as the plus.
-
-    >>> signed(0.314), signed(-0.05), signed(-123.4)
-    ('+0.31', '−0.05', '−123')
-    """
-    return f"{share:+.{2 if abs(share) < 10 else 0}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def shares(by_modality: Mapping[Modality, float]) -> str:
-    """What each modality does to the score; nothing where there is only one.
-
-    >>> shares({Modality.RADIOMIC: 0.43, Modality.DEEP: -0.1})
-    'By modality: radiomic +0.43, deep -0.10'
-    """
-    parts = [f"{_MODALITY[modality]} {share:+.2f}" for modality, share in by_modality.items()]
-    return f"By modality: {', '.join(parts)}" if parts[1:] else ""
-
-
-def contribution(item: Contribution) -> str:
-    """One contribution in words: value, signed share of the linear predictor, direction, caveats."""
-    direction = "raises" if item.contribution > 0 else "lowers"
-    notes = [f"{direction} the risk" if item.contribution else "no influence"]
-    if item.imputed:
-        notes.append("value imputed")
-    if item.out_of_range:
-        notes.append("outside the development range")
-    return f"{item.label} = {value(item.value, item.unit)}: {item.contribution:+.2f} ({', '.join(notes)})"
-
-
-def clinical_value(item: ClinicalValue) -> str:
-    """A clinical value with where it comes from."""
-    dated = f", {item.date}" if item.date else ""
-    return f"{item.name} = {value(item.value, item.unit)} ({item.source}{dated})"
-
-
-def quality(flag: QualityFlag) -> str:
-    """A quality flag; the severity is said, not coloured."""
-    return f"{capital(flag.severity.value)}: {flag.text}"
-
-
-def roi(facts: RoiFacts) -> str:
-    """What was scored.
-
-    >>> roi(RoiFacts(kind="RTSTRUCT", numbers=(1,), combine="single", voxels=125256, volume_ml=358.08, slices=26,
-    ...              largest_slice=30))
-    'RTSTRUCT ROI 1: 358.1 mL, 125,256 voxels in 26 slices'
-    """
-    noun = "ROI" if facts.kind == "RTSTRUCT" else "segment"
-    numbers = ", ".join(str(number) for number in facts.numbers)
-    how = "" if len(facts.numbers) == 1 else f" ({facts.combine.value})"
-    return (
-        f"{facts.kind} {noun} {numbers}{how}: {volume(facts.volume_ml)}, "
-        f"{facts.voxels:,} voxels in {facts.slices} slices"
+    voice = speaker(language)
+    cohort = voice.say(
+        "{patients} patients, {events} events",
+        patients=voice.figure(f"{performance.patients:,}"),
+        events=voice.figure(f"{performance.events:,}"),
     )
+    head = voice.say("{risk}: {word}.", risk=risk(performance, language), word=discrimination(performance, language))
+    if performance.auc is None:
+        return f"{head} {cohort}."
+    pairs = voice.say(
+        "Of 100 pairs of patients, one with the event by then and one without, about {pairs} were ranked rightly "
+        "(50 is chance).",
+        pairs=share(performance.auc),
+    )
+    figures = [auc(performance, language)]
+    if performance.observed_expected is not None:
+        ratio = voice.figure(f"{performance.observed_expected:.2f}")
+        figures.append(voice.say("observed/expected {ratio}", ratio=ratio))
+    return f"{head} {pairs} {', '.join([*figures, cohort])}."
 
 
-def volume(millilitres: float) -> str:
-    """A volume with one decimal.
-
-    >>> volume(358.08)
-    '358.1 mL'
-    """
-    return f"{millilitres:.1f} mL"
-
-
-def bundle(identity: BundleIdentity) -> str:
-    """Name, version and whole digest of the model bundle."""
-    return f"{identity.name} {identity.version}, SHA-256 {identity.digest}"
+def auc(performance: Performance, language: str = ENGLISH) -> str:
+    """The AUC with its interval; `performance.auc` is not None."""
+    voice = speaker(language)
+    value = voice.figure(f"{performance.auc:.2f}")
+    if performance.auc_lower is None or performance.auc_upper is None:
+        return voice.say("AUC {auc}", auc=value)
+    lower, upper = (voice.figure(f"{limit:.2f}") for limit in (performance.auc_lower, performance.auc_upper))
+    return voice.say("AUC {auc} ({lower} to {upper})", auc=value, lower=lower, upper=upper)
 
 
-def short_digest(digest: str) -> str:
-    """First twelve digits, with or without an algorithm prefix.
+def research_use(language: str = ENGLISH) -> str:
+    """The line that no result may lack."""
+    return speaker(language).say(RESEARCH_USE)
 
-    >>> short_digest("sha256:0123456789abcdef")
-    '0123456789ab'
-    """
-    return digest.rpartition(":")[2][:12]
+
+def synthetic_warning(language: str = ENGLISH) -> str:
+    """What is said wherever a bundle was trained on synthetic patients."""
+    return speaker(language).say(SYNTHETIC_WARNING)
+
+
+def not_scored(language: str = ENGLISH) -> str:
+    """The outcome of a study without a score."""
+    return speaker(language).say(NOT_SCORED)
+
+
+def reason(value: Reason, language: str = ENGLISH) -> ReasonText:
+    """Why a study was not scored, and what would make it scorable."""
+    text, voice = REASONS[value], speaker(language)
+    return ReasonText(voice.say(text.sentence), voice.say(text.remedy))
