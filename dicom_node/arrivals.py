@@ -48,7 +48,7 @@ class Arrivals:
             if instance.is_roi and not instance.own:
                 self._add_references(instance)
             if identity is not None and not instance.own:
-                self._patients.received(instance.study_instance_uid, identity, now)
+                self._patients.received(instance.study_instance_uid, identity, now, leading=instance.is_ct)
         return True
 
     def _add_references(self, roi: Instance) -> None:

@@ -18,12 +18,12 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from config.identity import MANUFACTURER
 from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, name_text, raw, texts, uid
 from dicom_node.frames import geometry_of, rescale_of
-from dicom_node.identity import KEYWORDS, Identity
+from dicom_node.identity import KEYWORDS, Identity, patient_digest
 from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, RTSTRUCT, SEG, Instance
 from dicom_node.quiet import quiet_libraries
 from dicom_node.references import References, rtstruct_facts, seg_facts
 
-__all__ = ["UnreadableHeader", "data_set_digest", "read", "read_with_identity"]
+__all__ = ["UnreadableHeader", "data_set_digest", "identity_of", "read", "read_with_identity"]
 
 UNDEFINED = 0xFFFFFFFF
 MAXIMUM_VALUE_BYTES = 65_536  # of an attribute that is no sequence
@@ -67,7 +67,7 @@ def read_with_identity(path: Path, digest: str) -> tuple[Instance, Identity]:
     with _hostile_bytes(), path.open("rb") as stream:
         syntax = _transfer_syntax(stream)
         dataset = _header(stream, syntax, path.stat().st_size)
-        return _instance(dataset, syntax, digest), _identity(dataset)
+        return _instance(dataset, syntax, digest), identity_of(dataset)
 
 
 @contextmanager
@@ -194,7 +194,8 @@ def _instance(dataset: Dataset, syntax: UID, digest: str) -> Instance:
     )
 
 
-def _identity(dataset: Dataset) -> Identity:
+def identity_of(dataset: Dataset) -> Identity:
+    """Whose study a header or an answer to C-FIND is of; what cannot be decoded shows as U+FFFD."""
     encodings = encodings_of(dataset)
     # PN: three groups of 64 characters (PS3.5 section 6.2); everything else is at most 64.
     found = {
@@ -205,10 +206,7 @@ def _identity(dataset: Dataset) -> Identity:
 
 
 def _patient(dataset: Dataset) -> str:
-    """Digest that tells patients apart and nothing else of them."""
-    patient_id = (raw(dataset, "PatientID") or b"").strip(b" \0")
-    issuer = (raw(dataset, "IssuerOfPatientID") or b"").strip(b" \0")
-    return hashlib.sha256(b"patient\0" + patient_id + b"\0" + issuer).hexdigest()[:16] if patient_id else ""
+    return patient_digest(raw(dataset, "PatientID") or b"", raw(dataset, "IssuerOfPatientID") or b"")
 
 
 def _own(dataset: Dataset) -> bool:

@@ -37,9 +37,15 @@ CREATE TABLE patient_merge (
     prior_issuer TEXT NOT NULL,
     patient_id TEXT NOT NULL,
     issuer_of_patient_id TEXT NOT NULL,
+    exact INTEGER NOT NULL,            -- 1: only where the issuer is stated: not the ID that the PACS files by
+    digest TEXT NOT NULL,              -- identity.patient_digest of the prior ID with its issuer, as instances have it
+    bare_digest TEXT NOT NULL,         -- of the prior ID alone; '' where exact
     at REAL NOT NULL,
     PRIMARY KEY (prior_patient_id, prior_issuer)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX patient_merge_by_digest ON patient_merge (digest);
+CREATE INDEX patient_merge_by_bare_digest ON patient_merge (bare_digest) WHERE bare_digest != '';
+CREATE INDEX patient_merge_into ON patient_merge (patient_id);
 
 -- HL7 messages that were taken: the same Message Control ID of a sender is answered again and not applied again.
 CREATE TABLE hl7_message (
@@ -47,11 +53,11 @@ CREATE TABLE hl7_message (
     control_id TEXT NOT NULL,
     digest TEXT NOT NULL,
     message_type TEXT NOT NULL,
-    outcome TEXT NOT NULL,             -- AA, AE, AR
     detail TEXT NOT NULL DEFAULT '',
     at REAL NOT NULL,
     PRIMARY KEY (sender, control_id)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX hl7_message_by_time ON hl7_message (at);
 
 -- Clinical values by patient. Nothing is overwritten: a row ends when another takes its place or it is withdrawn.
 CREATE TABLE clinical_value (
