@@ -3,6 +3,7 @@ out in `deliveries`. All SQL is in these. One `Store` per thread.
 """
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from dicom_node.accounts import Accounts
 from dicom_node.arrivals import Arrivals
 from dicom_node.audit import Audit
 from dicom_node.births import Births
+from dicom_node.clinical_values import ClinicalValues
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
 from dicom_node.patients import Patients
@@ -28,6 +30,7 @@ class Store:
         self.deliveries = Deliveries(database)
         self.patients = Patients(database)
         self.audit = Audit(database)
+        self.clinical = ClinicalValues(database)
         self.accounts = Accounts(database)
         self.worklist = Worklist(database)
 
@@ -45,7 +48,7 @@ class Store:
         """Lease the next runnable work item in `state`, highest priority first; one statement, so never taken twice."""
         rows = self._db.rows(
             "UPDATE work_item SET lease_owner = ?, lease_until = ?, attempts = attempts + 1, updated_at = ?"
-            " WHERE id = (SELECT id FROM work_item WHERE state = ? AND run_after <= ?"
+            " WHERE id = (SELECT id FROM work_item WHERE state = ? AND held = 0 AND run_after <= ?"
             " AND (lease_until IS NULL OR lease_until < ?) ORDER BY priority DESC, id LIMIT 1)"
             f" RETURNING {items.COLUMNS}",
             [owner, now + lease_seconds, now, state, now, now],
@@ -82,9 +85,13 @@ class Store:
         outcome: str | None = None,
         reason: str | None = None,
         hint: str | None = None,
+        summary: str | None = None,
+        held: bool = False,
         deliveries: Collection[tuple[str, str]] = (),
     ) -> None:
         """Move a leased work item on, with its event and its delivery rows (document, destination), in one transaction.
+
+        `held`: what follows waits until an operator releases it.
 
         Raises
         ------
@@ -102,9 +109,20 @@ class Store:
             items.move(self._db, item.id, new, now, detail)
             self._db.execute(
                 "UPDATE work_item SET outcome = coalesce(:outcome, outcome), hint = :hint,"
-                " reason = CASE WHEN :outcome IS NULL THEN reason ELSE :reason END WHERE id = :id",
-                {"outcome": outcome, "reason": reason, "hint": hint, "id": item.id},
+                " reason = CASE WHEN :outcome IS NULL THEN reason ELSE :reason END,"
+                " summary = CASE WHEN :outcome IS NULL THEN summary ELSE :summary END,"
+                " held = max(held, :held) WHERE id = :id",
+                {
+                    "outcome": outcome,
+                    "reason": reason,
+                    "hint": hint,
+                    "summary": summary,
+                    "held": int(held),
+                    "id": item.id,
+                },
             )
+            if held:
+                items.note(self._db, item.id, "held", now, "for review")
             for document, destination in deliveries:
                 self.deliveries.add(item.id, document, destination)
 
@@ -149,6 +167,31 @@ class Store:
                     )
                 finished.append(item_id)
         return finished
+
+    # -- work items: what an operator decides ----------------------------------------------------------------
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """A write transaction around several calls; rolled back when the block raises."""
+        return self._db.immediate()
+
+    def hold(self, item_id: int, held: bool, now: float, detail: str) -> None:
+        """Keep a work item from being claimed and sent, or let it go on. What is at work comes to its stage's end."""
+        self._db.execute("UPDATE work_item SET held = ?, updated_at = ? WHERE id = ?", [int(held), now, item_id])
+        items.note(self._db, item_id, "held" if held else "released", now, detail)
+
+    def set_priority(self, item_id: int, priority: int, now: float, detail: str) -> None:
+        """`priority`: a value of workitem.PRIORITIES."""
+        self._db.execute("UPDATE work_item SET priority = ?, updated_at = ? WHERE id = ?", [priority, now, item_id])
+        items.note(self._db, item_id, "priority", now, detail)
+
+    def cancel(self, item_id: int, now: float, detail: str) -> None:
+        """Withdraw a work item and what is still open of its deliveries. Raises InvalidTransition.
+
+        A worker that is at it finds its lease lost.
+        """
+        with self._db.immediate():
+            items.move(self._db, item_id, State.CANCELED, now, detail)
+            self.deliveries.withdraw(item_id, detail)
 
     # -- queries ---------------------------------------------------------------------------------------------
 

@@ -146,21 +146,42 @@ CREATE TABLE api_token (
     used_at REAL
 ) STRICT, WITHOUT ROWID;
 
--- Who did what, by page, API or command line. Rows are only ever added.
+-- Who did what, by page, API, network or command line. A row gets its line in the audit trail's file and never changes.
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY,
     at REAL NOT NULL,
     actor TEXT NOT NULL,
-    origin TEXT NOT NULL,              -- web, api, cli, hl7, dicom
+    origin TEXT NOT NULL,              -- web, api, cli, hl7, dicom, node
     address TEXT NOT NULL DEFAULT '',
     action TEXT NOT NULL,
     outcome TEXT NOT NULL,             -- done, refused, failed
     work_item_id INTEGER,
     study_instance_uid TEXT NOT NULL DEFAULT '',
-    detail TEXT NOT NULL DEFAULT ''
+    detail TEXT NOT NULL DEFAULT '',
+    facts TEXT NOT NULL DEFAULT '',    -- JSON: what the audit message says beside (peer, SOP classes, query ...)
+    line INTEGER,                      -- number of its line in the trail; NULL: not yet written
+    line_digest TEXT                   -- SHA-256 of that line: what `prognode audit verify` holds the file against
 ) STRICT;
 CREATE INDEX audit_by_work_item ON audit (work_item_id) WHERE work_item_id IS NOT NULL;
+CREATE INDEX audit_unwritten ON audit (id) WHERE line IS NULL;
+CREATE UNIQUE INDEX audit_by_line ON audit (line) WHERE line IS NOT NULL;
 CREATE INDEX audit_by_time ON audit (at);
+
+-- Files of the audit trail, the last of them open: where each ends, so that a cut one is told from a whole one.
+CREATE TABLE audit_file (
+    first INTEGER PRIMARY KEY,         -- number of its first line, and its name
+    previous TEXT NOT NULL,            -- digest of the line before its first
+    last INTEGER NOT NULL,             -- number of its last line; first - 1: it has none yet
+    digest TEXT NOT NULL,              -- of its last line
+    bytes INTEGER NOT NULL,            -- what lies beyond was being written when the node ended
+    closed_at REAL,
+    removed INTEGER NOT NULL DEFAULT 0 -- 1: retention is removing it
+) STRICT;
+-- How far a collector certainly has the lines.
+CREATE TABLE audit_sent (
+    collector TEXT PRIMARY KEY,
+    line INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- Unified Procedure Steps (PS3.4 CC): each work item as other AEs see it, made by following the event table, whose
 -- rows stand in the transaction of the change itself. `ups_cursor` is how far it has been followed.
@@ -210,3 +231,42 @@ ALTER TABLE work_item ADD COLUMN held INTEGER NOT NULL DEFAULT 0;   -- 1: nothin
 ALTER TABLE work_item ADD COLUMN summary TEXT;                      -- JSON: groups and scores of a scored result
 ALTER TABLE work_item ADD COLUMN identity TEXT;                     -- JSON of the Identity that its objects were made under
 CREATE INDEX work_item_by_update ON work_item (updated_at);
+
+-- Retention: the rows stay when their files go, so that what is sent again is known and makes no second result.
+ALTER TABLE instance ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;  -- retention.Removed: 0 here, 1 going, 2 gone
+ALTER TABLE instance ADD COLUMN association TEXT NOT NULL DEFAULT '';-- that brought it, until the audit has its row
+CREATE INDEX instance_here ON instance (received_at, study_instance_uid) WHERE removed = 0;
+CREATE INDEX instance_going ON instance (id) WHERE removed = 1;
+CREATE INDEX instance_unaudited ON instance (association) WHERE association != '';
+ALTER TABLE work_item ADD COLUMN results_removed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE work_item ADD COLUMN documents TEXT;                    -- JSON: the SRs of removed results, for a successor
+CREATE INDEX work_item_going ON work_item (id) WHERE results_removed = 1;
+-- The worklist: each filter and each order has an index, so that a page takes milliseconds however long the list is.
+ALTER TABLE work_item ADD COLUMN risk_group TEXT GENERATED ALWAYS AS (json_extract(summary, '$.group')) VIRTUAL;
+CREATE INDEX work_item_by_creation ON work_item (created_at);
+CREATE INDEX work_item_by_priority ON work_item (priority, id);
+CREATE INDEX work_item_held ON work_item (id) WHERE held = 1;
+CREATE INDEX work_item_by_result ON work_item (state, outcome, risk_group);
+CREATE INDEX study_by_name ON study (patient_name);
+
+-- Search by the beginning of a word of a name in any script, of an ID or an accession number. Kept by the triggers.
+CREATE TABLE study_number (id INTEGER PRIMARY KEY, study_instance_uid TEXT NOT NULL UNIQUE) STRICT;
+CREATE VIRTUAL TABLE study_search USING fts5 (
+    patient_name, patient_id, accession_number,
+    prefix = '1 2 3', detail = 'full', tokenize = 'unicode61 remove_diacritics 2'
+);
+CREATE TRIGGER study_search_insert AFTER INSERT ON study BEGIN
+    INSERT INTO study_number (study_instance_uid) VALUES (new.study_instance_uid);
+    INSERT INTO study_search (rowid, patient_name, patient_id, accession_number)
+        SELECT id, new.patient_name, new.patient_id, new.accession_number FROM study_number
+        WHERE study_instance_uid = new.study_instance_uid;
+END;
+CREATE TRIGGER study_search_update AFTER UPDATE OF patient_name, patient_id, accession_number ON study BEGIN
+    UPDATE study_search SET patient_name = new.patient_name, patient_id = new.patient_id,
+        accession_number = new.accession_number
+        WHERE rowid = (SELECT id FROM study_number WHERE study_instance_uid = new.study_instance_uid);
+END;
+CREATE TRIGGER study_search_delete AFTER DELETE ON study BEGIN
+    DELETE FROM study_search WHERE rowid = (SELECT id FROM study_number WHERE study_instance_uid = old.study_instance_uid);
+    DELETE FROM study_number WHERE study_instance_uid = old.study_instance_uid;
+END;

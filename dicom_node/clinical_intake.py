@@ -1,0 +1,93 @@
+"""Observations of a feed (HL7 v2, FHIR) -> clinical values in the store."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dicom_node.clinical_codes import Codes, NotTaken, Observed
+from dicom_node.clinical_values import ClinicalEntry, ClinicalValues, Kind
+from dicom_node.observation import Observation
+
+FINAL = frozenset({"", "F", "C", "A"})  # HL7 table 0085: final, corrected, appended (and not said)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of observations. `refused` names predictor and reason, never a value; unmapped codes are no refusal."""
+
+    recorded: int = 0  # new and changed
+    unchanged: int = 0
+    retracted: int = 0
+    refused: tuple[NotTaken, ...] = ()
+    unmapped: int = 0
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where observations come from: for the precedence, for people, and for the record."""
+
+    kind: Kind
+    source: str  # "HL7 ORU^R01", "FHIR Observation"
+    recorded_by: str  # the sending application, the server's name
+
+
+def take(
+    values: ClinicalValues,
+    codes: Codes,
+    observations: Iterable[Observation],
+    feed: Feed,
+    now: float,
+    as_of: float | None = None,
+) -> Taken:
+    """Record what is mapped and final, and end what its source takes back; safe to do again.
+
+    `as_of`: when the source said all this (seconds since the epoch), so that an old message that comes again does not
+    take the place of a newer one.
+    """
+    entries: list[ClinicalEntry] = []
+    refused: list[NotTaken] = []
+    retracted = 0
+    for observation in observations:
+        if observation.withdrawn:
+            whose = (observation.patient_id, observation.issuer_of_patient_id)
+            retracted += values.retract(feed.kind, observation.origin, now, feed.recorded_by, whose)
+            continue
+        read = entry_of(observation, codes, feed, as_of)
+        if isinstance(read, NotTaken):
+            refused.append(read)
+        else:
+            entries.append(read)
+    counts = values.record(entries, now) if entries else {}
+    return Taken(
+        recorded=counts.get("new", 0) + counts.get("changed", 0),
+        unchanged=sum(counts.get(verdict, 0) for verdict in ("unchanged", "withdrawn", "outdated")),
+        retracted=retracted,
+        refused=tuple(each for each in refused if each.name),
+        unmapped=sum(1 for each in refused if not each.name),
+    )
+
+
+def entry_of(
+    observation: Observation, codes: Codes, feed: Feed, as_of: float | None = None
+) -> ClinicalEntry | NotTaken:
+    """One observation as a value to record, or why it is none."""
+    said = codes.read(observation)
+    if isinstance(said, Observed) and not observation.patient_id:
+        return NotTaken(said.name, "its patient is not named")
+    if isinstance(said, Observed) and observation.status not in FINAL:
+        return NotTaken(said.name, "it is not final")
+    if isinstance(said, NotTaken):
+        return said
+    return ClinicalEntry(
+        patient_id=observation.patient_id,
+        issuer_of_patient_id=observation.issuer_of_patient_id,
+        name=said.name,
+        value=said.value,
+        unit=said.unit,
+        stated=said.stated,
+        observed_on=observation.observed_on,
+        kind=feed.kind,
+        source=feed.source,
+        origin=observation.origin,
+        as_of=as_of,
+        recorded_by=feed.recorded_by,
+    )
