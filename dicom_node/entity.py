@@ -1,7 +1,5 @@
 """The listening AE: its titles, time-outs, presentation contexts and transfer syntaxes, from the settings."""
 
-import secrets
-
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     UID,
@@ -17,11 +15,10 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from config.settings import Settings
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES
-from dicom_node.limits import may_associate
 
 
 def application_entity(settings: Settings) -> AE:
-    """The listening AE: titles, limits, time-outs and presentation contexts as the settings have them."""
+    """The listening AE: title, time-outs and presentation contexts. Who may call is the door's business."""
     entity = AE(settings.node.ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -30,11 +27,6 @@ def application_entity(settings: Settings) -> AE:
     entity.acse_timeout = settings.receive.acse_timeout_seconds
     entity.dimse_timeout = settings.receive.dimse_timeout_seconds
     entity.network_timeout = settings.receive.network_timeout_seconds
-    entity.require_called_aet = True
-    if settings.receive.known_callers_only:
-        known = [peer.ae_title for peer in settings.peers if may_associate(peer)]
-        # pynetdicom takes an empty list for "everybody": with no known sender, nobody guesses this title
-        entity.require_calling_aet = known or [secrets.token_hex(8)]
     syntaxes = transfer_syntaxes()
     for sop_class_uid in sorted(CT_CLASSES | ROI_CLASSES):
         entity.add_supported_context(sop_class_uid, syntaxes)

@@ -7,7 +7,6 @@ when the sender aborts. Here its DIMSE provider is subclassed, and nothing of an
 import hashlib
 import logging
 import os
-import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,9 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from config.settings import Receive
+from dicom_node.connection import accepted
+from dicom_node.door import Arrived
 from dicom_node.elements import is_uid
 from dicom_node.spool import Spool
 
@@ -183,20 +185,21 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
             incoming.discard()
 
 
-def request_handler(spool: Spool, reserve_bytes: int, stall_seconds: float) -> type[RequestHandler]:
+def request_handler(spool: Spool, limits: Receive) -> type[RequestHandler]:
     """A request handler whose associations write into this spool (socketserver wants a class, so it is made here).
 
-    A peer that stops in the middle of a PDU for `stall_seconds` is dropped: pynetdicom reads a begun PDU to its end, so
-    four bytes would hold an association for as long as the connection lives.
+    Its `request` is what the door has let in.
     """
 
     class SpoolingRequestHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom is not typed here
+        request: Any  # an Arrived; pynetdicom expects the connection itself
+
         def _create_association(self) -> Association:
-            # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
-            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.request.settimeout(stall_seconds)
+            arrived: Arrived = self.request
+            self.request = arrived.connection
             association = super()._create_association()
-            association.dimse = SpoolingProvider(association, spool, reserve_bytes)
+            accepted(association, arrived.connection, arrived.caller, arrived.request, limits)
+            association.dimse = SpoolingProvider(association, spool, limits.reserve_disk_bytes)
             return association
 
     return SpoolingRequestHandler

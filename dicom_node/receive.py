@@ -4,7 +4,7 @@ A success is answered only when file, file name and row are all on disk. What is
 """
 
 import logging
-import threading
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,22 +14,23 @@ from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
 )
-from pynetdicom import _config, evt
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom import AE, _config, evt
 
 from config.settings import Settings
 from dicom_node import headers
 from dicom_node.commitment import read_report
+from dicom_node.door import Door, Listener
 from dicom_node.elements import UnreadableHeader, escaped
 from dicom_node.entity import application_entity
 from dicom_node.identity import Identity
 from dicom_node.incoming import Incoming, request_handler
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
 from dicom_node.ledger import Ledger
-from dicom_node.limits import peer_of, refusal_words
+from dicom_node.limits import peer_of
 from dicom_node.quiet import quiet_libraries
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.tls import complaints, server_context
 
 LOGGER = logging.getLogger(__name__)
 
@@ -69,10 +70,12 @@ class Receiver:
         self._settings = settings
         self._spool = spool
         self._clock = clock
-        self._server: ThreadedAssociationServer | None = None
+        self._door: Door | None = None
+        self._listeners: list[Listener] = []
         self._ledger: Ledger | None = None
         self._locked = ExitStack()
         self.port = settings.node.port
+        self.tls_port = settings.tls.port
 
     def start(self) -> None:
         """Open the port. Raises OSError when it is taken or the spool cannot be written, ConfigError for the store."""
@@ -86,62 +89,66 @@ class Receiver:
         try:
             self._ledger = Ledger(self._spool)
             self._ledger.call(lambda store: None)  # a store that cannot be opened must stop the start, not a sender
-            self._server = self._listen()
+            self._listen()
         except BaseException:
             self.stop()
             raise
-        self.port = int(self._server.server_address[1])
-        LOGGER.info("receive.listening AE title %s, port %d", self._settings.node.ae_title, self.port)
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Close the port, let running associations end for `grace_seconds`, abort the rest, close the store."""
-        if self._server is not None:
-            server, self._server = self._server, None
-            server.shutdown()
-            # A connection that never asked for an association has nothing to lose; it ends at its time-out.
-            running = [association for association in server.active_associations if association.is_established]
-            end = time.monotonic() + grace_seconds
-            for association in running:
-                association.join(max(0.0, end - time.monotonic()))
-            for association in running:
-                if association.is_alive():
-                    association.abort()
-                    association.join(self._settings.receive.network_timeout_seconds)
+        if self._door is not None:
+            door, self._door = self._door, None
+            door.close()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.server_close()
+        # A connection that never asked for an association has nothing to lose.
+        running = [one for listener in listeners for one in listener.active_associations if one.is_established]
+        end = time.monotonic() + grace_seconds
+        for association in running:
+            association.join(max(0.0, end - time.monotonic()))
+        for association in running:
+            if association.is_alive():
+                association.abort()
+                association.join(self._settings.receive.network_timeout_seconds)
         if self._ledger is not None:
             ledger, self._ledger = self._ledger, None
             ledger.close()
         self._locked.close()
 
-    def _listen(self) -> ThreadedAssociationServer:
+    def _listen(self) -> None:
+        """Open the plain port, the TLS port or both, and the door behind them. Raises OSError and ConfigError."""
+        node, tls = self._settings.node, self._settings.tls
+        if tls.certificate is not None:
+            for complaint in complaints(tls, time.time()):
+                LOGGER.warning("tls.certificate %s", complaint)
         entity = application_entity(self._settings)
+        if tls.listen != "only":
+            self.port = self._open(entity, node.port, None)
+            LOGGER.info("receive.listening AE title %s, port %d", node.ae_title, self.port)
+        if tls.listen != "off":
+            self.tls_port = self._open(entity, tls.port, server_context(tls))
+            whom = "callers with a certificate" if tls.client_ca else "any caller"
+            LOGGER.info("receive.listening AE title %s, TLS port %d, %s", node.ae_title, self.tls_port, whom)
+        self._door = Door(self._settings)
+        self._door.open(self._listeners)
+
+    def _open(self, entity: AE, port: int, context: ssl.SSLContext | None) -> int:
         handlers = [
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, self._on_event_report),
-            (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_ESTABLISHED, self._on_established),
             (evt.EVT_CONN_CLOSE, self._on_closed),
         ]
-        server = entity.make_server(
-            (self._settings.node.host, self._settings.node.port),
+        listener = entity.make_server(
+            (self._settings.node.host, port),
+            ssl_context=context,
             evt_handlers=handlers,
-            server_class=_Server,
-            request_handler=request_handler(
-                self._spool,
-                self._settings.receive.reserve_disk_bytes,
-                self._settings.receive.dimse_timeout_seconds,
-            ),
+            server_class=Listener,
+            request_handler=request_handler(self._spool, self._settings.receive),
         )
-        entity._servers.append(server)  # as AE.start_server does; its shutdown() takes it out again
-        threading.Thread(target=server.serve_forever, args=(0.1,), name="receive", daemon=True).start()
-        return server
-
-    def _on_rejected(self, event: evt.Event) -> None:
-        calling = str(event.assoc.requestor.ae_title)
-        called = str(event.assoc.requestor.primitive.called_ae_title)
-        LOGGER.warning(
-            "association.refused %s",
-            refusal_words(self._settings, calling, called, event.assoc.requestor.address_info.address),
-        )
+        self._listeners.append(listener)
+        return int(listener.server_address[1])
 
     def _on_established(self, event: evt.Event) -> None:
         calling = escaped(str(event.assoc.requestor.ae_title))
@@ -246,11 +253,6 @@ class Receiver:
             LOGGER.warning("commitment.unknown from %s: no open delivery has this transaction", calling)
         LOGGER.info("commitment.reported by %s: %d committed, %d failed", calling, len(committed), len(failed))
         return SUCCESS, None
-
-
-class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is not typed here
-    request_queue_size = 128  # idle connections must not fill the queue of the port
-    daemon_threads = True
 
 
 def _answer(status: int, comment: str) -> Dataset:
