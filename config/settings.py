@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from config.clinical import Clinical
 from config.keeping import AuditTrail, Storage
 from config.toml_values import SettingsError as SettingsError
 from config.toml_values import build
@@ -23,6 +24,8 @@ _MAY_BE_ZERO = frozenset(
         "missing_instances_hours",
         "quiet_seconds",
         "commitment_wait_seconds",
+        "used_days_after_ct",
+        "fhir_wait_seconds",
         "maximum_pdu_bytes",
         *(key for key in vars(Storage()) if key != "pressure_days"),
         "keep_days",
@@ -129,18 +132,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Clinical:
-    """Clinical values: a table of the site (CSV) keyed by Patient ID, beside those in the store.
-
-    `revise`: a value that comes after the score makes a new revision; off: it waits for an operator's rescore.
-    """
-
-    table: Path | None = None
-    patient_id_column: str = "patient_id"
-    revise: bool = False
-
-
-@dataclass(frozen=True)
 class Report:
     """What the emitted objects say of themselves, and which of the optional ones are made."""
 
@@ -243,6 +234,7 @@ class FhirServer:
     receives_results: bool = False
     clinical_values: bool = False
     patient_identifier_system: str = ""
+    issuer_of_patient_id: str = ""  # only patients of this issuer are asked about; "": of any
 
 
 @dataclass(frozen=True)
@@ -371,7 +363,7 @@ def _check_ranges(settings: Settings) -> None:
     for name, port in ports:
         if not 0 <= port <= 65535:
             raise SettingsError(f"'{name}' must be from 0 to 65535, not {port}")
-    for section in ("receive", "tls", "plan", "job", "deliver", "web", "hl7", "storage", "audit"):
+    for section in ("receive", "tls", "plan", "job", "clinical", "deliver", "web", "hl7", "storage", "audit"):
         for key, value in vars(getattr(settings, section)).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
@@ -389,6 +381,7 @@ def _check_lists(settings: Settings) -> None:
         ("node.spool", settings.node.spool),
         ("bundle", settings.bundle),
         ("clinical.table", settings.clinical.table),
+        ("clinical.codes", settings.clinical.codes),
     ):
         if path is not None and "\0" in str(path):
             raise SettingsError(f"'{name}' holds a NUL character; it is no path")

@@ -66,7 +66,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("[plan]\nroi_name_pattern = ['x']", "unknown key 'plan.roi_name_pattern' (did you mean 'roi_name_patterns'?)"),
         ("[nodes]\nport = 1", "unknown key 'nodes' (did you mean 'node'?)"),
         ("[[peers]]\nae_title = 'A'\nsend = true", "unknown key 'peers[0].send' (did you mean 'sends'?)"),
-        ("[clinical]\nzzz = 1", "unknown key 'clinical.zzz' (known: patient_id_column, revise, table)"),
+        ("[ups]\nzzz = 1", "unknown key 'ups.zzz' (known: enabled)"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_or_all(text: str, message: str) -> None:
