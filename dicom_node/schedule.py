@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.contract import ClinicalValue, Reason
 from config.identity import VERSION
@@ -117,14 +117,22 @@ class Scheduler:
 
     def _decide(self, roi: Instance) -> None:
         images = self._store.arrivals.images_for(roi)
+        here, *others = self._merged([roi, *images])
         decision = plan.decide(
-            roi, images, self._settings.plan, waited_seconds=self._waited(roi), quiet=self._quiet(roi, images)
+            here, others, self._settings.plan, waited_seconds=self._waited(roi), quiet=self._quiet(roi, images)
         )
         if isinstance(decision, Waiting):
             study, series = decision.study_instance_uid, decision.ct_series_instance_uid
             self._store.births.wait(roi, study, series, decision.reason, decision.detail, self._clock())
         else:
             self._schedule(roi, decision, {item.sop_instance_uid: item.digest for item in [roi, *images]})
+
+    def _merged(self, instances: list[Instance]) -> list[Instance]:
+        """The same instances, with patients that were merged into one (HL7 A40) as that one: no reason to refuse."""
+        into = self._store.patients.same_person({instance.patient for instance in instances} - {""})
+        if not into:
+            return instances
+        return [replace(instance, patient=into.get(instance.patient, instance.patient)) for instance in instances]
 
     def _schedule(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str]) -> None:
         uid = roi.sop_instance_uid
