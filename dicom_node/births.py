@@ -13,7 +13,10 @@ from dicom_node.database import Database
 from dicom_node.instance import Instance
 from dicom_node.workitem import State, WorkItem
 
-_LEFT_A_RESULT = "(state != 'CANCELED' OR EXISTS (SELECT 1 FROM delivery d WHERE d.work_item_id = work_item.id))"
+_LEFT_A_RESULT = (
+    "(state != 'CANCELED' OR EXISTS"
+    " (SELECT 1 FROM delivery d WHERE d.work_item_id = work_item.id AND d.state != 'CANCELED'))"
+)
 _OF_THE_STUDY = ("roi_sop_instance_uid", "study_instance_uid", "ct_series_instance_uid")
 
 
@@ -133,7 +136,7 @@ class Births:
         """
         with self._db.immediate():
             (item,) = self._items("id = ?", [item_id])
-            if item.roi_sop_instance_uid is None or item.state in (State.ANALYSED, State.REPORTED, State.CANCELED):
+            if item.roi_sop_instance_uid is None or item.state in (State.ANALYSED, State.REPORTED):
                 return False
             if item.state in (State.SCHEDULED, State.FAILED):
                 items.move(self._db, item.id, State.CANCELED, now, why)

@@ -55,8 +55,9 @@ class Deliveries:
     def due(self, now: float) -> list[Delivery]:
         """The open deliveries of the (work item, destination) pair that has been due longest; [] when none is."""
         first = self._db.rows(
-            "SELECT work_item_id, destination FROM delivery WHERE final = 0"
-            " AND run_after <= ? ORDER BY run_after, id LIMIT 1",
+            "SELECT work_item_id, destination FROM delivery d WHERE final = 0 AND run_after <= ?"
+            " AND NOT EXISTS (SELECT 1 FROM work_item w WHERE w.id = d.work_item_id AND w.held = 1)"
+            " ORDER BY run_after, id LIMIT 1",
             [now],
         )
         if not first:
@@ -142,6 +143,14 @@ class Deliveries:
             "UPDATE delivery SET state = ?, final = 0, run_after = 0, attempts = 0"
             " WHERE work_item_id = ? AND state = ?",
             [PENDING, work_item_id, FAILED],
+        )
+
+    def withdraw(self, work_item_id: int, detail: str) -> int:
+        """End what has not been sent; how many. What was sent is still followed to its proof."""
+        return self._db.execute(
+            "UPDATE delivery SET state = ?, final = 1, detail = ? WHERE work_item_id = ? AND sent_at IS NULL"
+            " AND state IN (?, ?)",
+            [DeliveryState.CANCELED, detail, work_item_id, PENDING, FAILED],
         )
 
     def finished_items(self) -> list[tuple[int, str]]:

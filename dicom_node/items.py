@@ -32,7 +32,7 @@ def move(db: Database, item_id: int, new: State, now: float, detail: str = "") -
         raise InvalidTransition(f"work item {item_id}: {old} -> {new} is not in TRANSITIONS")
     db.execute(
         "UPDATE work_item SET state = ?, updated_at = ?, lease_owner = NULL, lease_until = NULL, attempts = 0,"
-        " run_after = 0, hint = NULL WHERE id = ?",
-        [new, now, item_id],
+        " run_after = 0, hint = NULL, held = CASE WHEN ? THEN 0 ELSE held END WHERE id = ?",
+        [new, now, new in (State.COMPLETED, State.CANCELED), item_id],
     )
     note(db, item_id, new.lower(), now, detail)

@@ -101,10 +101,10 @@ class Store:
             When another worker holds the item or has moved it already.
         """
         with self._db.immediate():
-            held = self._db.rows(
+            ours = self._db.rows(
                 "SELECT 1 FROM work_item WHERE id = ? AND state = ? AND lease_owner = ?", [item.id, item.state, owner]
             )
-            if not held:
+            if not ours:
                 raise LeaseLost(f"work item {item.id} is no longer ours in state {item.state}")
             items.move(self._db, item.id, new, now, detail)
             self._db.execute(
@@ -140,7 +140,7 @@ class Store:
                 raise LeaseLost(f"work item {item.id} is no longer ours")
             items.note(self._db, item.id, "postponed", now, detail)
 
-    def retry(self, item_id: int, now: float) -> bool:
+    def retry(self, item_id: int, now: float, detail: str = "retry asked for by an operator") -> bool:
         """An operator's retry of a FAILED work item; False when it is not FAILED (any more).
 
         What was composed is sent again as it is: a destination that took some of it must get the rest of the same.
@@ -151,7 +151,7 @@ class Store:
                 return False
             reopened = self.deliveries.reopen_failed(item_id)
             new = State.REPORTED if reopened else State.SCHEDULED
-            items.move(self._db, item_id, new, now, "retry asked for by an operator")
+            items.move(self._db, item_id, new, now, detail)
         return True
 
     def complete_delivered(self, now: float) -> list[int]:

@@ -27,6 +27,7 @@ from dicom_node.messages import MESSAGE
 from dicom_node.schedule import Scheduler, Ticket
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.summary import summary_of
 from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, State, StoreBusy, WorkItem
 from models.bundle import Bundle
 from reports.context import ReportContext
@@ -97,6 +98,7 @@ class Worker:
             result.outcome if result.outcome is Outcome.SCORED else reason or "",
             outcome=result.outcome,
             reason=reason,
+            summary=summary.model_dump_json() if (summary := summary_of(result)) else None,
         )
 
     def _report(self, item: WorkItem) -> None:
@@ -112,7 +114,8 @@ class Worker:
         destinations = [peer.ae_title for peer in self._settings.destinations()]
         rows = [(document, destination) for destination in destinations for document in documents]
         rows += [(MESSAGE, destination) for destination in self._settings.message_destinations()]
-        self._advance(item, State.REPORTED, f"{len(documents)} objects", deliveries=rows)
+        review = self._settings.deliver.hold_for_review and bool(rows)
+        self._advance(item, State.REPORTED, f"{len(documents)} objects", deliveries=rows, held=review)
 
     # -- claim, do, advance ----------------------------------------------------------------------------------
 

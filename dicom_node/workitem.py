@@ -22,8 +22,8 @@ class State(StrEnum):
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.SCHEDULED, State.CANCELED, State.FAILED}),
     State.SCHEDULED: frozenset({State.ANALYSED, State.CANCELED, State.FAILED}),
-    State.ANALYSED: frozenset({State.REPORTED, State.FAILED}),
-    State.REPORTED: frozenset({State.COMPLETED, State.FAILED}),
+    State.ANALYSED: frozenset({State.REPORTED, State.CANCELED, State.FAILED}),
+    State.REPORTED: frozenset({State.COMPLETED, State.CANCELED, State.FAILED}),  # canceled: before anything was sent
     State.COMPLETED: frozenset({State.REPORTED}),  # a storage commitment report that fails comes late
     State.CANCELED: frozenset(),
     # Back to REPORTED where objects were sent already: the same bytes go out again, never other ones under their UIDs.
@@ -56,6 +56,7 @@ class DeliveryState(StrEnum):
     SEEN = "SEEN"  # found by C-FIND in the right study
     ACKNOWLEDGED = "ACKNOWLEDGED"  # the application at the other end has taken it (HL7 AA, FHIR 2xx)
     FAILED = "FAILED"  # refused for good; an operator has to act
+    CANCELED = "CANCELED"  # withdrawn with its work item before it was sent
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """Rows of the worklist: work items with their study's identity, filtered and sorted. Reached as `store.worklist`."""
 
+import re
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, Literal
 
 from dicom_node.database import Database
@@ -8,7 +12,8 @@ from dicom_node.summary import Summary
 from dicom_node.workitem import State, ups_state
 
 Sort = Literal["received", "updated", "study_date", "patient_name", "priority"]
-COUNTED = 1000  # rows are counted up to here; beyond, the page says "more than"
+COUNTED = 2000  # rows are counted up to here; beyond, the page says "more than"
+SEARCHED = 2000  # studies that a search looks at, the newest first: one letter may match a million
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,7 @@ class DeliveryCounts:
 
     open: int
     refused: int
+    sent: int
     proved: int
     total: int
 
@@ -93,26 +99,179 @@ class WorklistPage:
 
 
 class Worklist:
-    """Reads; never writes."""
+    """Reads; never writes.
+
+    Each page is found in one of two ways, so that its time does not grow with the list. What a filter leaves few of is
+    fetched by the filter's index and sorted; what it leaves many of is met soon enough on a walk in the wanted order.
+    """
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def find(self, query: WorklistQuery) -> WorklistPage:
         """One page of the worklist."""
-        raise NotImplementedError
+        where, arguments = _conditions(query)
+        few = f"work_item w {_index(query)}"
+        counted = self._db.rows(
+            f"SELECT count(*) AS n FROM (SELECT 1 FROM {few} WHERE {where} LIMIT {COUNTED + 1})", arguments
+        )[0]["n"]
+        order, walk = _SORTS[query.sort]
+        by_filter = counted <= COUNTED or bool(query.text)
+        source = f"{few} LEFT JOIN study s ON s.study_instance_uid = w.study_instance_uid" if by_filter else walk
+        direction = "DESC" if query.descending else "ASC"
+        rows = self._db.rows(
+            f"SELECT w.id FROM {source} WHERE {where} ORDER BY {order} {direction}, w.id {direction} LIMIT ? OFFSET ?",
+            [*arguments, query.limit, query.offset],
+        )
+        found = self._rows("w.id IN (SELECT value FROM json_each(?))", [str([row["id"] for row in rows])])
+        by_id = {row.id: row for row in found}
+        page = tuple(by_id[row["id"]] for row in rows if row["id"] in by_id)
+        return WorklistPage(page, min(counted, COUNTED), counted > COUNTED or self._too_many(query.text))
+
+    def _too_many(self, text: str) -> bool:
+        """Whether a search leaves out some of what it matches."""
+        match = _match(text)
+        sql = f"SELECT count(*) AS n FROM (SELECT 1 FROM study_search WHERE study_search MATCH ? LIMIT {SEARCHED + 1})"
+        return bool(match) and self._db.rows(sql, [match])[0]["n"] > SEARCHED
 
     def of_study(self, study_instance_uid: str) -> list[Row]:
         """Work items of a study (the CT's or the contour's), newest first."""
-        raise NotImplementedError
+        where = (
+            "w.id IN (SELECT id FROM work_item WHERE study_instance_uid = ? UNION SELECT o.id FROM instance i"
+            " JOIN work_item o ON o.roi_sop_instance_uid = i.sop_instance_uid WHERE i.study_instance_uid = ?)"
+        )
+        return sorted(self._rows(where, [study_instance_uid] * 2), key=lambda row: -row.id)
 
     def row(self, work_item_id: int) -> Row | None:
-        raise NotImplementedError
+        found = self._rows("w.id = ?", [work_item_id])
+        return found[0] if found else None
 
     def changed(self) -> int:
         """Differs after another connection has written anything. Means something on one open store only; poll it."""
-        raise NotImplementedError
+        return int(self._db.rows("PRAGMA data_version")[0]["data_version"])
 
     def events(self, work_item_id: int) -> list[dict[str, Any]]:
         """History of a work item: at, name, detail; oldest first."""
-        raise NotImplementedError
+        return self._db.rows(
+            "SELECT at, name, detail FROM event WHERE work_item_id = ? ORDER BY id LIMIT 1000", [work_item_id]
+        )
+
+    def _rows(self, where: str, arguments: Sequence[Any]) -> list[Row]:
+        sql = (
+            f"SELECT {_COLUMNS} FROM work_item w LEFT JOIN study s ON s.study_instance_uid = w.study_instance_uid"
+            f" WHERE {where}"
+        )
+        return [_row(row) for row in self._db.rows(sql, [time.time(), *arguments])]
+
+
+# Of the rows of one contour, the newest that is not CANCELED; and a CT without contour only while none has come.
+_NEWEST = (
+    "(NOT EXISTS (SELECT 1 FROM work_item n WHERE n.roi_sop_instance_uid = w.roi_sop_instance_uid"
+    " AND (n.state != 'CANCELED', n.id) > (w.state != 'CANCELED', w.id))"
+    " AND NOT (w.roi_sop_instance_uid IS NULL AND EXISTS (SELECT 1 FROM work_item n"
+    " WHERE n.ct_series_instance_uid = w.ct_series_instance_uid AND n.roi_sop_instance_uid IS NOT NULL)))"
+)
+_OF_STUDY = (
+    "patient_name", "patient_id", "issuer_of_patient_id", "patient_birth_date", "patient_sex", "accession_number",
+    "study_date", "study_time", "study_description",
+)  # fmt: skip
+_COMPUTED = {"newest", "leased", "deliveries", *_OF_STUDY}
+_DELIVERED = {
+    "open": "d.final = 0",
+    "refused": "d.state = 'FAILED'",
+    "sent": "d.sent_at IS NOT NULL",
+    "proved": "d.proved_at IS NOT NULL",
+    "total": "1",
+}
+_COLUMNS = ", ".join(
+    [
+        *(f"w.{field.name}" for field in dataclass_fields(Row) if field.name not in _COMPUTED),
+        *(f"coalesce(s.{name}, '') AS {name}" for name in _OF_STUDY),
+        "w.lease_owner IS NOT NULL AND w.lease_until >= ? AS leased",
+        f"{_NEWEST} AS newest",
+        *(
+            f"(SELECT count(*) FROM delivery d WHERE d.work_item_id = w.id AND {what}) AS delivered_{name}"
+            for name, what in _DELIVERED.items()
+        ),
+    ]
+)
+# What a sort orders by, and the walk that meets the rows in that order.
+_BY_STUDY = (
+    "study s INDEXED BY {index} CROSS JOIN work_item w INDEXED BY work_item_by_study"
+    " ON w.study_instance_uid = s.study_instance_uid"
+)
+_SORTS: dict[Sort, tuple[str, str]] = {
+    "received": ("w.created_at", "work_item w INDEXED BY work_item_by_creation"),
+    "updated": ("w.updated_at", "work_item w INDEXED BY work_item_by_update"),
+    "priority": ("w.priority", "work_item w INDEXED BY work_item_by_priority"),
+    "patient_name": ("s.patient_name", _BY_STUDY.format(index="study_by_name")),
+    "study_date": ("s.study_date", _BY_STUDY.format(index="study_by_date")),
+}
+
+
+def _index(query: WorklistQuery) -> str:
+    """The index that leaves the fewest rows, as far as one can say without statistics."""
+    if query.text:
+        return "INDEXED BY work_item_by_study"
+    if query.held:
+        return "INDEXED BY work_item_held"
+    if query.since is not None or query.until is not None:
+        return "INDEXED BY work_item_by_creation"
+    return "INDEXED BY work_item_by_result" if query.states or query.outcome or query.group else "NOT INDEXED"
+
+
+def _conditions(query: WorklistQuery) -> tuple[str, list[Any]]:
+    """The filters as SQL over `work_item w`, and what is bound to it."""
+    parts, arguments = ["1"], list[Any]()
+
+    def add(sql: str, *values: object) -> None:
+        parts.append(sql)
+        arguments.extend(values)
+
+    states = query.states or (tuple(State) if query.outcome or query.group else ())
+    outcome = "SCORED" if query.group and not query.outcome else query.outcome  # only scored results have a group
+    if states:
+        add(f"w.state IN ({', '.join('?' * len(states))})", *states)
+    for column, value in (("outcome = ?", outcome), ("risk_group = ?", query.group)):
+        if value:
+            add(f"w.{column}", value)
+    if query.held is not None:
+        parts.append("w.held = 1" if query.held else "w.held = 0")
+    for column, bound in (("created_at >=", query.since), ("created_at <", query.until)):
+        if bound is not None:
+            add(f"w.{column} ?", bound)
+    if query.newest_only:
+        parts.append(_NEWEST)
+    if query.text:
+        add(*_search(query.text))
+    return " AND ".join(parts), arguments
+
+
+def _is_uid(text: str) -> bool:
+    return re.fullmatch(r"[0-2](\.[0-9]*){2,}", text) is not None
+
+
+def _match(text: str) -> str:
+    """The words of a text as a query of FTS5, each as a beginning; '' where there is none, or where it is a UID."""
+    words = [] if _is_uid(text.strip()) else re.split(r"[\s^=,]+", text)
+    return " AND ".join('"' + word.replace('"', '""') + '" *' for word in words if any(c.isalnum() for c in word))
+
+
+def _search(text: str) -> tuple[str, ...]:
+    """Studies that a text names, as a condition and what is bound to it."""
+    text = text.strip()
+    if _is_uid(text):
+        return "w.study_instance_uid >= ? AND w.study_instance_uid < ?", text, f"{text}:"  # ":" comes after "9"
+    match = _match(text)
+    found = (
+        "w.study_instance_uid IN (SELECT study_instance_uid FROM study_number WHERE id IN"
+        f" (SELECT rowid FROM study_search WHERE study_search MATCH ? ORDER BY rowid DESC LIMIT {SEARCHED}))"
+    )
+    return (found, match) if match else ("0",)
+
+
+def _row(row: dict[str, Any]) -> Row:
+    deliveries = DeliveryCounts(**{name: row.pop(f"delivered_{name}") for name in _DELIVERED})
+    flags = {name: bool(row[name]) for name in ("newest", "leased", "held")}
+    summary = Summary.model_validate_json(row["summary"]) if row["summary"] else None
+    return Row(**{**row, **flags, "state": State(row["state"]), "summary": summary, "deliveries": deliveries})
