@@ -7,9 +7,9 @@ unknown keys; the JSON Schemas in config/schema are generated from these classes
 import os
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from analysis.reasons import REASONS, Reason, ReasonText
 
@@ -29,6 +29,7 @@ __all__ = [
     "Combine",
     "Contribution",
     "CtInput",
+    "Curve",
     "Endpoint",
     "EndpointGroup",
     "ExitCode",
@@ -201,6 +202,29 @@ class RiskScore(_Frozen):
     clipped: bool = False  # raised to OS so that predicted PFS is never above predicted OS
 
 
+class Curve(_Frozen):
+    """Predicted probability of an endpoint's event by whole month, with the band of the scores' interval level.
+
+    It passes through the scores at their horizons and ends at the last one. `population` is what happened to the
+    training cohort (1 - Kaplan-Meier) by the same months, as far as anybody was followed; () where the bundle does
+    not say.
+    """
+
+    endpoint: Endpoint
+    months: tuple[int, ...] = Field(min_length=2)
+    event_probability: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    population: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        lengths = {len(self.months), len(self.event_probability), len(self.lower), len(self.upper)}
+        if len(lengths) > 1 or len(self.population) > len(self.months):
+            raise ValueError(f"curve of {self.endpoint}: months and probabilities differ in number")
+        return self
+
+
 class EndpointGroup(_Frozen):
     """Risk group of one endpoint: the linear predictor against the training cut-off."""
 
@@ -305,6 +329,7 @@ class JobResult(_Frozen):
     reason_detail: str = ""
     bundle: BundleIdentity
     scores: tuple[RiskScore, ...] = ()
+    curves: tuple[Curve, ...] = ()
     groups: tuple[EndpointGroup, ...] = ()
     sub_model: SubModel | None = None
     contributions: tuple[Contribution, ...] = ()

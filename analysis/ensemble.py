@@ -16,6 +16,7 @@ from analysis import clinical, outliers
 from analysis.contract import (
     ClinicalValue,
     Contribution,
+    Curve,
     Endpoint,
     EndpointGroup,
     Modality,
@@ -26,6 +27,7 @@ from analysis.contract import (
     RiskScore,
     SubModel,
 )
+from analysis.curve import Patient, curves, event_probability, interval
 from analysis.feature_names import label_of, unit_of
 from analysis.learner import Said, Value, say
 from analysis.reasons import Reason
@@ -41,6 +43,7 @@ class EnsembleResult:
     """What the ensemble says about one patient, in the terms of the job's contract."""
 
     scores: tuple[RiskScore, ...]
+    curves: tuple[Curve, ...]
     groups: tuple[EndpointGroup, ...]
     sub_model: SubModel
     contributions: tuple[Contribution, ...]
@@ -109,6 +112,7 @@ def score(
     )
     return EnsembleResult(
         scores=scores,
+        curves=_curves(bundle, endpoints, modalities, scores),
         groups=_groups(manifest, endpoints, modalities),
         sub_model=_sub_model(manifest, modalities),
         contributions=contributions,
@@ -141,11 +145,6 @@ def endpoint_score(bundle: Bundle, endpoint: Endpoint, inputs: Inputs, modalitie
         probability_rows=event_probability(hazard_rows, linear_predictor_rows[:, None]),
         shares=shares,
     )
-
-
-def event_probability(cumulative_hazard: Array | np.float64, linear_predictor: Array | np.float64) -> Array:
-    """1 - exp(-H0(t) exp(eta)): the chance of the event by t in a proportional hazards model."""
-    return np.asarray(-np.expm1(-cumulative_hazard * np.exp(np.minimum(linear_predictor, 50.0))))
 
 
 def _inputs(
@@ -211,14 +210,6 @@ def _horizons(manifest: Manifest, endpoint: Endpoint) -> tuple[int, ...]:
     return next(facts.horizons_months for facts in manifest.endpoints if facts.name == endpoint)
 
 
-def _interval(point: float, rows: Array, level: float) -> tuple[float, float]:
-    """Percentile interval of the refits, widened to hold the point itself."""
-    if not rows.size:
-        return point, point
-    lower, upper = np.quantile(rows, [(1 - level) / 2, (1 + level) / 2])
-    return min(float(lower), point), max(float(upper), point)
-
-
 def _risk_scores(
     bundle: Bundle, endpoints: Mapping[Endpoint, EndpointScore], modalities: Sequence[Modality]
 ) -> tuple[RiskScore, ...]:
@@ -235,7 +226,7 @@ def _risk_scores(
             # Never falling in time, where OS holds it up at one horizon and says nothing of the next.
             before = max(own, floor, before)
             before_rows = np.maximum(np.maximum(result.probability_rows[:, index], floor_rows), before_rows)
-            lower, upper = _interval(before, before_rows, level)
+            lower, upper = interval(before, before_rows, level)
             scores.append(
                 RiskScore(
                     endpoint=endpoint,
@@ -248,6 +239,24 @@ def _risk_scores(
                 )
             )
     return tuple(scores)
+
+
+def _curves(
+    bundle: Bundle,
+    endpoints: Mapping[Endpoint, EndpointScore],
+    modalities: Sequence[Modality],
+    scores: Sequence[RiskScore],
+) -> tuple[Curve, ...]:
+    patients = {
+        endpoint: Patient(
+            *_recalibration(bundle, endpoint, modalities),
+            _horizons(bundle.manifest, endpoint),
+            result.linear_predictor,
+            result.linear_predictor_rows,
+        )
+        for endpoint, result in endpoints.items()
+    }
+    return curves(bundle.model, patients, scores, bundle.manifest.interval_level)
 
 
 def _death_by(bundle: Bundle, death: EndpointScore, modalities: Sequence[Modality], months: int) -> tuple[float, Array]:
@@ -273,7 +282,7 @@ def _groups(
     groups = []
     for endpoint, result in endpoints.items():
         cutoff = cutoffs[endpoint.value]
-        lower, upper = _interval(result.linear_predictor, result.linear_predictor_rows, manifest.interval_level)
+        lower, upper = interval(result.linear_predictor, result.linear_predictor_rows, manifest.interval_level)
         group = RiskGroup.HIGH if lower > cutoff else RiskGroup.LOW if upper < cutoff else RiskGroup.UNCERTAIN
         groups.append(
             EndpointGroup(

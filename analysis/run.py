@@ -165,6 +165,7 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
         outcome=Outcome.SCORED,
         bundle=identity_of(bundle),
         scores=scored.scores,
+        curves=scored.curves,
         groups=scored.groups,
         sub_model=scored.sub_model,
         contributions=scored.contributions,

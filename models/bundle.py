@@ -305,6 +305,9 @@ def _check_rows(bundle: Bundle) -> None:
             raise BundleError(
                 f"{BOOTSTRAP}: {learner.modality} {learner.endpoint}: row count or width differs; {_REINSTALL}"
             )
+    for population in bundle.model.population:
+        if len(population.event_probability) > longest.get(population.endpoint, -1) + 1:
+            raise BundleError(f"{MODEL}: population {population.endpoint} runs beyond the last horizon; {_REINSTALL}")
     for recalibration, again in zip(bundle.model.recalibration, bundle.bootstrap.recalibration, strict=True):
         if len(recalibration.cumulative_hazard) <= longest[recalibration.endpoint]:
             raise BundleError(

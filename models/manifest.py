@@ -228,12 +228,30 @@ class Outliers(_Frozen):
         return self
 
 
+class Population(_Frozen):
+    """What happened to the training cohort: 1 - Kaplan-Meier of an endpoint at 0, 1, 2 ... whole months.
+
+    It ends at the endpoint's last horizon, or where nobody was followed any longer.
+    """
+
+    endpoint: EndpointName
+    event_probability: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        risk = self.event_probability
+        if risk[0] != 0 or any(after < before for before, after in pairwise(risk)):
+            raise ValueError(f"population {self.endpoint}: the event probability does not rise from 0")
+        return self
+
+
 class Model(_Frozen):
-    """`model.json`."""
+    """`model.json`. `population` came later: a bundle without it is shown without the cohort's curve."""
 
     learners: tuple[Learner, ...]
     recalibration: tuple[Recalibration, ...]
     outliers: tuple[Outliers, ...] = ()
+    population: tuple[Population, ...] = ()
 
 
 class LearnerRows(_Frozen):

@@ -101,12 +101,12 @@ class Speaker:
         with file.open("rb") as stream:
             catalogue = read_po(stream, locale=self.code)
         self.reviewed = "machine" not in catalogue.last_translator
-        self._form = gettext.c2py(catalogue.plural_expr)  # type: ignore[attr-defined]  # not in its stub
+        self._form = gettext.c2py(catalogue.plural_expr)
         for message in catalogue:
             if not message.id:
                 continue
             key = message.id if isinstance(message.id, str) else message.id[0]
-            self._messages[key] = message.string
+            self._messages[key] = message.string if isinstance(message.string, str) else tuple(message.string or ())
             if message.context == TOLD and _HOLE.search(key):
                 self._told.append((_pattern(key), str(message.string)))
         self._told.sort(key=lambda item: -len(item[0].pattern))  # the most definite first

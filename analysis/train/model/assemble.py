@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from analysis.contract import SYNTHETIC_WARNING
+from analysis.train.data.cohort import Outcome
 from analysis.train.data.features import settings_of
-from analysis.train.judging import judge
+from analysis.train.judging import judge, km
 from analysis.train.judging.validation import cohort_facts
 from analysis.train.model.fit import LearnerFit
 from analysis.train.model.learners import Linear
@@ -23,6 +24,7 @@ from models.manifest import (
     Learner,
     LearnerRows,
     Model,
+    Population,
     Recalibration,
     RecalibrationRows,
     SubModelFacts,
@@ -43,7 +45,17 @@ def model_of(trained: Trained) -> Model:
             for (subset, endpoint), found in _ordered(trained, trained.fitted.recalibration)
         ),
         outliers=trained.outliers,
+        population=tuple(_population(endpoint, outcome) for endpoint, outcome in trained.cohort.outcomes.items()),
     )
+
+
+def _population(endpoint: EndpointName, outcome: Outcome) -> Population:
+    """1 - Kaplan-Meier by whole month, up to the last horizon or the last patient."""
+    times, survival, _, _ = km.curve(outcome.time, outcome.event)
+    followed = max(outcome.horizons) if survival[-1] == 0 else min(max(outcome.horizons), int(times[-1]))
+    at = np.searchsorted(times, np.arange(followed + 1), side="right") - 1
+    surviving = np.where(at < 0, 1.0, survival[np.maximum(at, 0)])
+    return Population(endpoint=endpoint, event_probability=_short(1 - surviving))
 
 
 def bootstrap_of(trained: Trained) -> Bootstrap:
