@@ -1,12 +1,14 @@
 """Requests an association with a peer, for `deliver`; when there is none, says why in words and what to do."""
 
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
 
@@ -14,7 +16,8 @@ from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 from config.settings import Peer, Settings
 from dicom_node.elements import escaped
 from dicom_node.quiet import quiet_libraries
-from dicom_node.workitem import Retryable
+from dicom_node.tls import client_context
+from dicom_node.workitem import ConfigError, Retryable
 
 
 @contextmanager
@@ -23,12 +26,15 @@ def association_with(
     settings: Settings,
     contexts: list[PresentationContext],
     handlers: Sequence[tuple[Any, ...]] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Iterator[Association]:
-    """An association with the peer, released at the end. Raises Retryable with what to do.
+    """An association with the peer, over TLS where its entry says so; released at the end.
+
+    Raises Retryable with what to do.
 
     Verification is proposed beside `contexts`, so that a peer that accepts none of those still answers.
     """
-    association = _request(peer, settings, contexts, handlers)
+    association = _request(peer, settings, contexts, handlers, roles)
     accepted = association.acceptor.primitive is not None and association.acceptor.primitive.result == 0
     if not association.is_established and not (accepted and not association.accepted_contexts):
         raise _why_not(association, peer, settings)
@@ -40,7 +46,11 @@ def association_with(
 
 
 def _request(
-    peer: Peer, settings: Settings, contexts: list[PresentationContext], handlers: Sequence[tuple[Any, ...]]
+    peer: Peer,
+    settings: Settings,
+    contexts: list[PresentationContext],
+    handlers: Sequence[tuple[Any, ...]],
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation],
 ) -> Association:
     quiet_libraries()
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers would log names and numbers
@@ -59,7 +69,9 @@ def _request(
             contexts=[*contexts, build_context(Verification)],
             ae_title=peer.ae_title,
             max_pdu=settings.receive.maximum_pdu_bytes,
-            evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, _send_at_once)],
+            ext_neg=[*roles],
+            evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, _prepare, [settings.receive.dimse_timeout_seconds])],
+            tls_args=(_tls_context(settings), peer.tls_name or peer.host) if peer.tls else None,
         )
     except socket.gaierror as error:
         raise Retryable(
@@ -68,9 +80,18 @@ def _request(
         ) from error
 
 
-def _send_at_once(event: evt.Event) -> None:
+def _prepare(event: evt.Event, seconds: float) -> None:
+    connection = event.assoc.dul.socket.socket
     # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.settimeout(seconds)  # pynetdicom lets a peer that stops in the middle of a PDU hold us for ever
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    try:
+        return client_context(settings.tls)
+    except ConfigError as error:
+        raise Retryable(str(error), "correct [tls] in the settings; run: prognode check") from None
 
 
 def _why_not(association: Association, peer: Peer, settings: Settings) -> Retryable:
@@ -100,13 +121,19 @@ def _why_not(association: Association, peer: Peer, settings: Settings) -> Retrya
 
 
 def _why_unreachable(peer: Peer, settings: Settings, where: str) -> Retryable:
-    """pynetdicom does not say why a connection failed; one bare connect does."""
+    """pynetdicom does not say why a connection failed; one bare connect (and TLS handshake) does."""
     try:
-        with socket.create_connection((peer.host, peer.port), settings.deliver.connect_timeout_seconds):
+        with socket.create_connection((peer.host, peer.port), settings.deliver.connect_timeout_seconds) as bare:
+            if peer.tls:
+                with _tls_context(settings).wrap_socket(bare, server_hostname=peer.tls_name or peer.host):
+                    pass
+            tls = "with TLS" if peer.tls else "without TLS"
             return Retryable(
                 f"{where} took the connection, but did not answer the association request",
-                f"look whether a DICOM service (without TLS) listens on port {peer.port} there",
+                f"look whether a DICOM service ({tls}) listens on port {peer.port} there",
             )
+    except ssl.SSLError as error:
+        return _why_no_tls(error, peer, where)
     except ConnectionRefusedError:
         return Retryable(
             f"{where} refused the connection: nothing listens on port {peer.port}",
@@ -122,3 +149,19 @@ def _why_unreachable(peer: Peer, settings: Settings, where: str) -> Retryable:
             f"{where} cannot be reached: {error.strerror or type(error).__name__}",
             "look at the network and at host in the [[peers]] entry",
         )
+
+
+def _why_no_tls(error: ssl.SSLError, peer: Peer, where: str) -> Retryable:
+    """What is wrong between the peer's certificate, ours and the settings."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        # The name is ours; the rest are OpenSSL's fixed sentences.
+        return Retryable(
+            f"{where} shows a certificate that is not accepted: {escaped(error.verify_message)}",
+            "give its authority as [tls] ca, or its name as tls_name in the [[peers]] entry",
+        )
+    word = escaped((error.reason or type(error).__name__).replace("_", " ").lower())
+    return Retryable(
+        f"{where} and this node found no common TLS ({word})",
+        f"look whether {peer.ae_title} speaks TLS 1.2 or newer on port {peer.port} and wants a certificate of ours "
+        "([tls] certificate)",
+    )

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import StateMachine
 from pynetdicom.transport import AssociationSocket
 
 from config.settings import Receive
@@ -25,7 +26,7 @@ LOGGER = logging.getLogger(__name__)
 LARGEST_PDU_BYTES = 16_777_216  # taken where no limit is announced; real ones have 16 to 128 KiB, some 1 MiB
 SLOWEST_BYTES_PER_SECOND = 32_768.0  # of a PDU, on top of its time-out
 READ_BYTES = 262_144
-IDLE_MILLISECONDS = 50  # between two looks at the timers
+IDLE_MILLISECONDS = 100  # between two looks at the timers
 
 
 class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is not typed here
@@ -105,11 +106,20 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
             self.event_queue.put("Evt17")
 
 
+class NewsGivingMachine(StateMachine):  # type: ignore[misc]  # pynetdicom is not typed here
+    """Tells the association's own thread that something has happened, so that it need not look all the time."""
+
+    def do_action(self, event: str) -> None:
+        super().do_action(event)
+        self.dul.assoc.dimse.news.set()
+
+
 class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not typed here
     """A DUL provider that sleeps until something comes, and never leaves a connection or a thread behind."""
 
     def __init__(self, association: Association) -> None:
         super().__init__(association)
+        self.state_machine = NewsGivingMachine(self)
         self._run_loop_delay = 0.0
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 

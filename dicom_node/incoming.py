@@ -22,7 +22,7 @@ from pynetdicom.transport import RequestHandler
 
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from config.settings import Receive
-from dicom_node.connection import accepted
+from dicom_node.connection import IDLE_MILLISECONDS, accepted
 from dicom_node.door import Arrived
 from dicom_node.elements import is_uid
 from dicom_node.spool import Spool
@@ -128,8 +128,16 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
         self._reserve_bytes = reserve_bytes
         self.stored = 0
         self.refused = 0
+        self.news = threading.Event()  # set by the upper layer when anything has happened
         self._lock = threading.Lock()
         self._open: set[Incoming] = set()
+
+    def get_msg(self, block: bool = False) -> Any:
+        """The next message, (None, None) without one. pynetdicom asks 1000 times a second: it is made to wait."""
+        if not block and self.msg_queue.empty():
+            self.news.wait(IDLE_MILLISECONDS / 1000)
+            self.news.clear()
+        return super().get_msg(block)
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take P-DATA, one PDV at a time: the file has to stand before the first byte of its data set."""
