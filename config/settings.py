@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from config import hl7
 from config.clinical import Clinical
+from config.hl7 import Hl7 as Hl7
+from config.hl7 import Hl7Peer as Hl7Peer
 from config.keeping import AuditTrail, Storage
 from config.toml_values import SettingsError as SettingsError
 from config.toml_values import build
@@ -190,39 +193,6 @@ class Web:
 
 
 @dataclass(frozen=True)
-class Hl7:
-    """HL7 v2 over MLLP: how we name ourselves, and the listener for ADT and ORU (off unless `listen`)."""
-
-    sending_application: str = "PROGNODE"
-    sending_facility: str = ""
-    listen: bool = False
-    host: str = "127.0.0.1"
-    port: int = 2575
-    certificate: Path | None = None
-    private_key: Path | None = None
-    client_ca: Path | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    maximum_message_bytes: int = 1_000_000
-
-
-@dataclass(frozen=True)
-class Hl7Peer:
-    """A RIS that gets results as ORU^R01 over MLLP, or MLLPS with `tls`."""
-
-    name: str
-    host: str = "127.0.0.1"
-    port: int = 2575
-    receiving_application: str = ""
-    receiving_facility: str = ""
-    tls: bool = False
-    ca: Path | None = None
-    certificate: Path | None = None
-    private_key: Path | None = None
-    timeout_seconds: float = 30.0
-    receives_results: bool = True
-
-
-@dataclass(frozen=True)
 class FhirServer:
     """A FHIR R4 server that gets results, or that clinical values are read from, or both."""
 
@@ -311,6 +281,7 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     _check_ranges(settings)
     _check_lists(settings)
     _check_network(settings)
+    hl7.check(settings.hl7, settings.hl7_peers)
     doubles = sorted({title for title in titles if titles.count(title) > 1})
     if doubles:
         raise SettingsError(f"[[peers]] names {', '.join(doubles)} more than once; merge the entries")
