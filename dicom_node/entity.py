@@ -10,7 +10,14 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 from pynetdicom import AE
-from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    UnifiedProcedureStepPull,
+    UnifiedProcedureStepPush,
+    UnifiedProcedureStepQuery,
+    UnifiedProcedureStepWatch,
+    Verification,
+)
 
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from config.settings import Settings
@@ -33,6 +40,10 @@ def application_entity(settings: Settings) -> AE:
     entity.add_supported_context(Verification)
     # The peer is the SCP of storage commitment and reports with the SCP role proposed; some propose no role at all.
     entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    if settings.ups.enabled:
+        for ups_class in (UnifiedProcedureStepPull, UnifiedProcedureStepWatch, UnifiedProcedureStepQuery,
+                          UnifiedProcedureStepPush):  # fmt: skip
+            entity.add_supported_context(ups_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     return entity
 
 

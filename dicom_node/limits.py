@@ -153,7 +153,7 @@ class Gate:
         peer = peer_of(self._settings, caller.calling)
         if caller.called != self._settings.node.ae_title.strip():
             reason = 7
-        elif self._settings.receive.known_callers_only and not may_associate(peer):
+        elif self._settings.receive.known_callers_only and not may_associate(peer, self._settings):
             reason = 3
         elif peer is not None and not comes_from(peer, caller.address):
             words = (
@@ -171,7 +171,7 @@ class Gate:
     def _room_for(self, caller: Caller) -> int:
         """Strangers (where they are let in at all) get half, so that they cannot keep the known out."""
         most = self._settings.receive.maximum_associations
-        return most if may_associate(peer_of(self._settings, caller.calling)) else max(1, most // 2)
+        return most if may_associate(peer_of(self._settings, caller.calling), self._settings) else max(1, most // 2)
 
 
 def network_of(address: str) -> str:
@@ -199,7 +199,7 @@ def refusal_words(settings: Settings, calling: str, called: str, host: str) -> s
             f'this node\'s AE title to "{ours}" (case counts), or set [node] ae_title = "{escaped(called)}" here'
         )
     peer = peer_of(settings, calling)
-    if settings.receive.known_callers_only and not may_associate(peer):
+    if settings.receive.known_callers_only and not may_associate(peer, settings):
         near = [p.ae_title for p in settings.peers if p.ae_title.lower() == calling.strip().lower()]
         if peer is not None:
             remedy = f'set sends = true in the [[peers]] entry with ae_title = "{escaped(calling)}"'
@@ -221,6 +221,9 @@ def peer_of(settings: Settings, ae_title: str) -> Peer | None:
     return next((peer for peer in settings.peers if peer.ae_title.strip() == ae_title.strip()), None)
 
 
-def may_associate(peer: Peer | None) -> bool:
-    """A destination may call too: it reports storage commitment on an association of its own."""
-    return peer is not None and (peer.sends or peer.receives_results)
+def may_associate(peer: Peer | None, settings: Settings) -> bool:
+    """A destination may call too: it reports storage commitment on an association of its own.
+
+    While the worklist is open, any peer may ask it; one without `sends` still stores nothing.
+    """
+    return peer is not None and (peer.sends or peer.receives_results or settings.ups.enabled)

@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -31,6 +31,7 @@ from dicom_node.quiet import quiet_libraries
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.tls import complaints, server_context
+from dicom_node.ups_scp import UpsScp
 
 LOGGER = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class Receiver:
             (evt.EVT_N_EVENT_REPORT, self._on_event_report),
             (evt.EVT_ESTABLISHED, self._on_established),
             (evt.EVT_CONN_CLOSE, self._on_closed),
+            *self._worklist_handlers(),
         ]
         listener = entity.make_server(
             (self._settings.node.host, port),
@@ -149,6 +151,14 @@ class Receiver:
         )
         self._listeners.append(listener)
         return int(listener.server_address[1])
+
+    def _worklist_handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
+        """Those of the UPS worklist; with a store of their own, so that no C-STORE waits for a query."""
+        if not self._settings.ups.enabled:
+            return []
+        ledger = Ledger(self._spool)
+        self._locked.callback(ledger.close)
+        return UpsScp(self._settings, self._spool, ledger.call, self._clock).handlers()
 
     def _on_established(self, event: evt.Event) -> None:
         calling = escaped(str(event.assoc.requestor.ae_title))

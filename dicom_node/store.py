@@ -16,6 +16,8 @@ from dicom_node.clinical_values import ClinicalValues
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
 from dicom_node.patients import Patients
+from dicom_node.procedure_steps import ProcedureSteps
+from dicom_node.subscriptions import Subscriptions
 from dicom_node.workitem import LeaseLost, State, WorkItem
 from dicom_node.worklist import Worklist
 
@@ -33,6 +35,8 @@ class Store:
         self.clinical = ClinicalValues(database)
         self.accounts = Accounts(database)
         self.worklist = Worklist(database)
+        self.steps = ProcedureSteps(database)
+        self.subscriptions = Subscriptions(database)
 
     @classmethod
     def open(cls, path: Path, *, any_thread: bool = False) -> "Store":

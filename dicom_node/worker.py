@@ -28,6 +28,7 @@ from dicom_node.schedule import Scheduler, Ticket
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.summary import summary_of
+from dicom_node.ups_events import UpsTeller
 from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, State, StoreBusy, WorkItem
 from models.bundle import Bundle
 from reports.context import ReportContext
@@ -80,6 +81,10 @@ class Worker:
         self._store.complete_delivered(self._clock())
         return Dispatcher(self._store, self._spool, self._settings, self._clock).deliver_due()
 
+    def step_tell(self) -> bool:
+        """Subscribers of the UPS worklist hear of what has happened. False also where there is no such worklist."""
+        return self._settings.ups.enabled and self._teller.tell_due()
+
     def _analyse(self, item: WorkItem) -> None:
         ticket = Ticket.from_json(item.plan or "")
         key = item.key or ""
@@ -88,7 +93,9 @@ class Worker:
             self._store.births.replan(item.id, "the bundle has changed", self._clock())
             return
         if isinstance(ticket.decision, Plan):
-            result = self._runner.analyse(key, ticket.decision, ticket.clinical, self._path_of(ticket))
+            result = self._runner.analyse(
+                key, ticket.decision, ticket.clinical, self._path_of(ticket), ticket.quality
+            )
         else:
             result = self._runner.state_not_eligible(key, ticket.decision)
         reason = str(result.reason) if result.reason else None
@@ -207,8 +214,12 @@ class Worker:
         if freed:
             LOGGER.info("lease.freed %d work items of a worker that is gone", freed)
         LOGGER.info("worker.started job isolation: %s", self._runner.isolation.text)
-        clock = BackgroundScheduler(timezone="UTC", executors={"default": {"type": "threadpool", "max_workers": 4}})
-        for step in (self.step_plan, self.step_analyse, self.step_report, self.step_deliver):
+        if self._settings.ups.enabled:
+            self._teller.announce("RESTARTED")
+        steps = (self.step_plan, self.step_analyse, self.step_report, self.step_deliver, self.step_tell)
+        pool = {"type": "threadpool", "max_workers": len(steps)}
+        clock = BackgroundScheduler(timezone="UTC", executors={"default": pool})
+        for step in steps:
             clock.add_job(
                 self._drain,
                 "interval",
@@ -227,6 +238,8 @@ class Worker:
         self._stopping.set()
         if self._clock_work is not None:
             self._clock_work.shutdown(wait=True)
+            if self._settings.ups.enabled:
+                self._teller.say_going_down()
         self._locked.close()
 
     def _drain(self, step: Callable[[], bool]) -> None:
@@ -240,6 +253,10 @@ class Worker:
 
     def _running(self) -> bool:
         return not self._stopping.is_set()
+
+    @property
+    def _teller(self) -> UpsTeller:
+        return UpsTeller(self._store, self._spool, self._settings, self._clock)
 
     @property
     def _store(self) -> Store:
