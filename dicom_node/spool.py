@@ -4,6 +4,8 @@ instances/<xx>/<digest of the SOP Instance UID>-<digest of the bytes>.dcm   what
 jobs/<key>/in, jobs/<key>/out                                              one analysis (hard links, no copies)
 results/<key>/                                                             result.json and the DICOM objects
 incoming/                                                                  half-written files; swept at start
+audit/                                                                     the audit trail
+quarantine/                                                                what `prognode fsck` found and nobody knows
 store.sqlite                                                               the store
 """
 
@@ -41,12 +43,14 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()  # a job runs in a folder of its own: relative paths would lose their meaning
         self.incoming = self.root / "incoming"
+        self.audit = self.root / "audit"
+        self.quarantine = self.root / "quarantine"
         self.store = self.root / "store.sqlite"
 
     def create(self) -> None:
         """Make the folders, readable by the service's user only. Raises OSError."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in ("incoming", "instances", "jobs", "results"):
+        for name in ("incoming", "instances", "jobs", "results", "audit"):
             (self.root / name).mkdir(exist_ok=True, mode=0o700)
         # All at once: a folder made on the way in could be seen by another association before its own name is durable.
         for number in range(256):
