@@ -1,5 +1,6 @@
 """Requests an association with a peer, for `deliver`; when there is none, says why in words and what to do."""
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -125,8 +126,10 @@ def _why_unreachable(peer: Peer, settings: Settings, where: str) -> Retryable:
     try:
         with socket.create_connection((peer.host, peer.port), settings.deliver.connect_timeout_seconds) as bare:
             if peer.tls:
-                with _tls_context(settings).wrap_socket(bare, server_hostname=peer.tls_name or peer.host):
-                    pass
+                with _tls_context(settings).wrap_socket(bare, server_hostname=peer.tls_name or peer.host) as secure:
+                    secure.settimeout(1.0)
+                    with contextlib.suppress(TimeoutError):
+                        secure.recv(1)  # in TLS 1.3 a server says only now that it wants a certificate of ours
             tls = "with TLS" if peer.tls else "without TLS"
             return Retryable(
                 f"{where} took the connection, but did not answer the association request",

@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from config.settings import Settings
-from dicom_node import candidates, clinical_table, deliver, job
+from dicom_node import candidates, clinical_table, deliver, job, tls
 from dicom_node.executors import process
+from dicom_node.limits import may_associate
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import ConfigError, StageError
@@ -35,6 +37,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _clinical(settings)
     yield from _spool(settings)
     yield _isolation(settings)
+    yield from _tls(settings)
+    yield _callers(settings)
     if not settings.peers:
         yield Finding("peers", False, "no peer is configured", "add [[peers]] for the PACS and each sender")
     for peer in settings.peers:
@@ -119,6 +123,37 @@ def _spool(settings: Settings) -> Iterator[Finding]:
         f"{free / 1e9:.1f} GB free, {settings.receive.reserve_disk_bytes / 1e9:.1f} GB kept in reserve",
         "" if enough else "free some space: C-STORE is answered with A700 until then",
     )
+
+
+def _tls(settings: Settings) -> Iterator[Finding]:
+    """Files, permissions and expiry, as the node will need them to listen and to call."""
+    if settings.tls.certificate is None and settings.tls.ca is None:
+        return
+    now = time.time()
+    try:
+        if settings.tls.certificate is not None:
+            tls.server_context(settings.tls)
+        tls.client_context(settings.tls)
+        found = tls.certificates(settings.tls)
+    except ConfigError as error:
+        yield Finding("TLS", False, str(error), "correct [tls] in the settings")
+        return
+    for one in found:
+        complaint = one.complaint(now, settings.tls.expiry_warning_days)
+        name = "TLS certificate" if one.setting == "certificate" else f"TLS {one.setting}"
+        days = f"{one.path}: {int(one.days_left(now))} days left"
+        yield Finding(name, not complaint, complaint or days, "install a new certificate" if complaint else "")
+
+
+def _callers(settings: Settings) -> Finding:
+    """An AE title is anybody's claim; the address that it must come from is not."""
+    senders = [peer for peer in settings.peers if may_associate(peer, settings)]
+    anywhere = ", ".join(peer.ae_title for peer in senders if not peer.addresses)
+    if not settings.receive.known_callers_only:
+        return Finding("callers", True, "anybody may call ([receive] known_callers_only = false)")
+    if anywhere:
+        return Finding("callers", True, f"may call from any address: {anywhere} (restrict it: addresses in [[peers]])")
+    return Finding("callers", True, "each known AE title from its own addresses only")
 
 
 def _isolation(settings: Settings) -> Finding:

@@ -6,7 +6,7 @@ meet it, the retired AES profile (TLS_RSA_WITH_AES_128_CBC_SHA) does not.
 
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -41,7 +41,7 @@ class Certificate:
         if left < 0:
             return f"{where} ran out on {self.ends:%Y-%m-%d}: peers refuse it; install a new one and restart"
         if left < warning_days:
-            return f"{where} runs out on {self.ends:%Y-%m-%d}, in {left:.0f} days; install a new one and restart"
+            return f"{where} runs out on {self.ends:%Y-%m-%d}, in {int(left)} days; install a new one and restart"
         return ""
 
 
@@ -122,7 +122,3 @@ def _read(setting: str, path: Path) -> list[Certificate]:
     except ValueError:
         raise ConfigError(f"[tls] {setting} {path} holds no certificate in PEM (-----BEGIN CERTIFICATE-----)") from None
     return [Certificate(setting, path, one.not_valid_before_utc, one.not_valid_after_utc) for one in found]
-
-
-def now() -> float:
-    return datetime.now(UTC).timestamp()
