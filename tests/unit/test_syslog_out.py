@@ -1,4 +1,4 @@
-"""Audit messages to a collector over real TLS: framed as RFC 5425 says, and none is lost, whatever the collector does."""
+"""Audit messages to a collector over real TLS: framed as RFC 5425 says; none is lost, whatever the collector does."""
 
 import itertools
 import re
