@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from analysis.reasons import REASONS, Reason, ReasonText
+from analysis.reasons import REASONS, Code, FailureReason, Reason, ReasonText, WaitingReason, wording
 
 __all__ = [
     "FEATURES_FILE",
@@ -26,6 +26,7 @@ __all__ = [
     "VIEWS",
     "BundleIdentity",
     "ClinicalValue",
+    "Code",
     "Combine",
     "Contribution",
     "CtInput",
@@ -34,6 +35,7 @@ __all__ = [
     "EndpointGroup",
     "ExitCode",
     "FailedFeature",
+    "FailureReason",
     "GeometryFacts",
     "JobRequest",
     "JobResult",
@@ -52,7 +54,9 @@ __all__ = [
     "RoiKind",
     "Severity",
     "SubModel",
+    "WaitingReason",
     "by_modality",
+    "wording",
 ]
 
 SCHEMA_VERSION: Literal[1] = 1

@@ -142,11 +142,16 @@ class Births:
                 items.move(self._db, item.id, State.CANCELED, now, why)
             waiting = self._waiting(item.roi_sop_instance_uid)
             if waiting is not None:
-                self._update(waiting.id, {"replan": 1})
+                self._update(waiting.id, {"replan": 1, "updated_at": now})
             else:
                 columns = {name: getattr(item, name) for name in _OF_THE_STUDY}
                 items.insert(self._db, State.WAITING, now, why, replan=1, **columns)
         return True
+
+    def asked_again_at(self, roi_sop_instance_uid: str) -> float | None:
+        """When somebody asked for a contour to be planned once more, with what is true then; None when nobody did."""
+        waiting = self._waiting(roi_sop_instance_uid)
+        return waiting.updated_at if waiting is not None and waiting.replan else None
 
     # -- rows ------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, JobResult, Outcome, Reason
-from config.settings import Clinical, Node, Peer, Planning, Settings
+from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, JobResult, Outcome, wording
+from config.clinical import Clinical
+from config.settings import Node, Peer, Planning, Settings
 from dicom_node import deliver
 from dicom_node.compose import PAGE_PICTURE
 from dicom_node.demo_pacs import DemoPacs
@@ -157,7 +158,7 @@ def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> 
     for number, item in enumerate(items, 1):
         if item.state is State.FAILED or item.key is None:
             failed |= item.state is State.FAILED
-            text = REASONS[Reason(item.reason)] if item.reason in set(Reason) else None
+            text = wording(item.reason)
             _say(f"\nwork item {item.id}: {item.state} {f'- {text.sentence} {text.remedy}' if text else ''}")
             continue
         result = JobResult.model_validate_json((spool.results(item.key, "analysis") / "result.json").read_bytes())

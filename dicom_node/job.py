@@ -13,12 +13,14 @@ from analysis.contract import (
     JOB_FILE,
     MASK_FILE,
     PICTURES_FILE,
+    REASONS,
     RESULT_FILE,
     TIMING_FILE,
     BundleIdentity,
     ClinicalValue,
     CtInput,
     ExitCode,
+    FailureReason,
     JobRequest,
     JobResult,
     Outcome,
@@ -30,7 +32,7 @@ from config.settings import Job
 from dicom_node.decision import NotEligible, Plan
 from dicom_node.executors import process
 from dicom_node.spool import Spool, link_or_copy, write_atomically
-from dicom_node.workitem import Permanent, Retryable
+from dicom_node.workitem import Permanent, Retryable, StageError
 from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
@@ -46,15 +48,19 @@ class Runner:
         self._spool, self._limits, self._bundle = spool, limits, bundle
         self.isolation = process.probe()
         if limits.isolation == "required" and not self.isolation.namespace:
-            raise Permanent(
-                f"job isolation is required but not to be had ({self.isolation.text})",
-                'allow network namespaces, or set [job] isolation = "preferred"',
+            raise _failed(
+                FailureReason.JOB_NOT_ISOLATED, f"job isolation is required but not to be had ({self.isolation.text})"
             )
         if not self.isolation.namespace:
             LOGGER.warning("job.not_isolated jobs can reach the network here: %s", self.isolation.text)
 
     def analyse(
-        self, key: str, plan: Plan, clinical: tuple[ClinicalValue, ...], path_of: Callable[[str], Path]
+        self,
+        key: str,
+        plan: Plan,
+        clinical: tuple[ClinicalValue, ...],
+        path_of: Callable[[str], Path],
+        quality: tuple[QualityFlag, ...] = (),
     ) -> JobResult:
         """Run the job of a plan and keep its results in the spool.
 
@@ -65,7 +71,7 @@ class Runner:
         Permanent
             The job broke its promise (bug, unreadable input, bundle mismatch).
         """
-        folder_in, folder_out = self._prepare(key, plan, clinical, path_of)
+        folder_in, folder_out = self._prepare(key, plan, clinical, path_of, quality)
         ended = process.run(folder_in, folder_out, self._limits, self.isolation)
         result = classify(ended.exit_code, folder_out, key)
         with self._spool.replace_results(key, "analysis") as folder:
@@ -89,7 +95,12 @@ class Runner:
         return result
 
     def _prepare(
-        self, key: str, plan: Plan, clinical: tuple[ClinicalValue, ...], path_of: Callable[[str], Path]
+        self,
+        key: str,
+        plan: Plan,
+        clinical: tuple[ClinicalValue, ...],
+        path_of: Callable[[str], Path],
+        quality: tuple[QualityFlag, ...],
     ) -> tuple[Path, Path]:
         folder_in, folder_out = self._spool.fresh_job(key)
         names = [self._spool.ct_name(position) for position in range(len(plan.ct_sop_instance_uids))]
@@ -104,7 +115,7 @@ class Runner:
             ct=CtInput(files=tuple(names)),
             roi=RoiInput(kind=plan.roi_kind, file="roi.dcm", numbers=plan.roi_numbers, combine=plan.combine),
             clinical=clinical,
-            quality=_planner_flags(plan),
+            quality=_planner_flags(plan) + quality,
             bundle_digest=self._bundle.digest,
         )
         write_atomically(folder_in / JOB_FILE, request.model_dump_json(indent=1).encode())
@@ -121,31 +132,31 @@ def _planner_flags(plan: Plan) -> tuple[QualityFlag, ...]:
 def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
     """Exit status and result.json -> the result, or the decision as an exception. Pure but for reading the file."""
     if exit_code is None:
-        raise Retryable(
-            "the job ran out of wall-clock time", "raise [job] wall_clock_seconds if studies are this large"
-        )
+        raise _failed(FailureReason.JOB_OUT_OF_TIME, "the job ran out of wall-clock time", Retryable)
     if exit_code in _TRY_AGAIN:
-        raise Retryable(
-            f"the job ended with status {exit_code} (killed, or out of memory or disk)", "raise [job] memory_bytes"
-        )
+        text = f"the job ended with status {exit_code} (killed, or out of memory or disk)"
+        raise _failed(FailureReason.JOB_KILLED, text, Retryable)
     if exit_code in (126, 127):
-        raise Permanent("the job could not be started", "reinstall Prognode: its Python or util-linux is incomplete")
+        raise _failed(FailureReason.JOB_NOT_STARTED, "the job could not be started")
     if exit_code == ExitCode.CONFIG:
-        raise Permanent("the bundle or its schema does not fit this version", "run: prognode bundle verify")
+        raise _failed(FailureReason.BUNDLE_MISMATCH, "the bundle or its schema does not fit this version")
     if exit_code in (ExitCode.DATA_ERROR, ExitCode.NO_INPUT):
-        raise Permanent("the job could not read its input", f"read {process.LOG_FILE} in the job folder")
+        raise _failed(FailureReason.JOB_INPUT_UNREADABLE, "the job could not read its input")
     if exit_code != ExitCode.OK:
-        raise Permanent(f"the job failed with status {exit_code}", f"read {process.LOG_FILE} in the job folder")
+        raise _failed(FailureReason.JOB_FAILED, f"the job failed with status {exit_code}")
     try:
         result = JobResult.model_validate_json((folder_out / RESULT_FILE).read_bytes())
     except (OSError, ValidationError) as error:
-        raise Permanent(
-            f"the job ended well but its result is not valid ({type(error).__name__})",
-            f"read {process.LOG_FILE} in the job folder",
-        ) from None
+        text = f"the job ended well but its result is not valid ({type(error).__name__})"
+        raise _failed(FailureReason.JOB_FAILED, text) from None
     if result.key != key:
-        raise Permanent("the job's result belongs to another work item", "report this: it is a bug")
+        raise _failed(FailureReason.JOB_FAILED, "the job's result belongs to another work item")
     return result
+
+
+def _failed(code: FailureReason, text: str, kind: type[StageError] = Permanent) -> StageError:
+    """The exception for a code of the table, with its remedy; the text has the figures."""
+    return kind(text, REASONS[code].remedy, code)
 
 
 def verify_golden(bundle: Bundle, limits: Job) -> str:
@@ -162,10 +173,7 @@ def verify_golden(bundle: Bundle, limits: Job) -> str:
     if code == ExitCode.OK:
         return said
     why = said.splitlines()[-1] if said else ("it did not end in time" if code is None else f"status {code}")
-    raise Permanent(
-        f"the bundle's golden case failed: {why}",
-        "install the bundle again, or train it again with this release; run: prognode bundle verify",
-    )
+    raise _failed(FailureReason.BUNDLE_GOLDEN_CASE_FAILED, f"the bundle's golden case failed: {why}")
 
 
 def run_tool(module: str, arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.contract import ClinicalValue, Reason, RoiKind
+from analysis.contract import ClinicalValue, QualityFlag, Reason, RoiKind
 from config.identity import VERSION
 from config.settings import Planning
 from dicom_node import candidates, gates
@@ -269,6 +269,7 @@ def key(
     clinical: Iterable[ClinicalValue],
     bundle_digest: str,
     *,
+    quality: Iterable[QualityFlag] = (),
     pipeline_version: str = VERSION,
     config: Mapping[str, Any] | None = None,
 ) -> str:
@@ -284,6 +285,7 @@ def key(
         "inputs": [[uid, digests[uid]] for uid in inputs],
         "decision": json.loads(decision.to_json()),
         "clinical": values,
+        "quality": [flag.model_dump(mode="json") for flag in quality],
         "bundle": bundle_digest,
         "pipeline": pipeline_version,
         "config": dict(config or {}),

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from analysis.contract import ClinicalValue, Reason
+from analysis.contract import ClinicalValue, QualityFlag, Reason, WaitingReason
 from config.identity import VERSION
 from config.settings import Settings
-from dicom_node import clinical_table, plan
+from dicom_node import clinical_sources, plan
 from dicom_node.births import Birth
+from dicom_node.clinical_snapshot import Snapshot, Snapshots
 from dicom_node.decision import NotEligible, Plan, Waiting, from_json
 from dicom_node.instance import Instance
 from dicom_node.spool import Spool
@@ -33,18 +34,21 @@ class Ticket:
     clinical: tuple[ClinicalValue, ...]
     digests: dict[str, str]
     bundle_digest: str
+    quality: tuple[QualityFlag, ...] = ()  # of the clinical values
 
     def to_json(self) -> str:
         values = [value.model_dump(mode="json") for value in self.clinical]
+        flags = [flag.model_dump(mode="json") for flag in self.quality]
         decision = json.loads(self.decision.to_json())
         frozen = {"decision": decision, "clinical": values, "digests": self.digests, "bundle": self.bundle_digest}
-        return json.dumps(frozen, separators=(",", ":"))
+        return json.dumps(frozen | {"quality": flags}, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "Ticket":
         data = json.loads(text)
         clinical = tuple(ClinicalValue.model_validate(value) for value in data["clinical"])
-        return Ticket(from_json(json.dumps(data["decision"])), clinical, data["digests"], data["bundle"])
+        quality = tuple(QualityFlag.model_validate(flag) for flag in data.get("quality", ()))
+        return Ticket(from_json(json.dumps(data["decision"])), clinical, data["digests"], data["bundle"], quality)
 
 
 class Scheduler:
@@ -63,6 +67,7 @@ class Scheduler:
         """`final`: nothing more will come (`prognode score`), so nothing is waited for."""
         self._store, self._spool, self._settings, self._bundle = store, spool, settings, bundle
         self._clock, self._final = clock, final
+        self._snapshots = Snapshots(store, settings.clinical, bundle.manifest.clinical)
 
     def take_arrivals(self) -> bool:
         """Plan everything that the arrivals since the last call touch. False when there were none."""
@@ -100,7 +105,9 @@ class Scheduler:
                 ct_series_instance_uid=item.ct_series_instance_uid,
             )
             digests = {"": "", **{image.sop_instance_uid: image.digest for image in images}}
-            self._store.births.schedule_without_contour(item.id, self._birth(refusal, digests, ()), self._clock())
+            self._store.births.schedule_without_contour(
+                item.id, self._birth(refusal, digests, Snapshot()), self._clock()
+            )
 
     def look_at(self, roi_sop_instance_uid: str) -> None:
         """Decide one contour object and write the decision down. One that cannot be decided waits, and says why."""
@@ -110,10 +117,10 @@ class Scheduler:
         try:
             self._decide(roi)
         except StageError as error:
-            self._wait(roi, "CLINICAL_VALUES_UNAVAILABLE", f"{error}; {error.hint}")
+            self._wait(roi, WaitingReason.CLINICAL_VALUES_UNAVAILABLE, f"{error}; {error.hint}")
         except Exception as error:
             LOGGER.debug("plan.held", exc_info=True)
-            self._wait(roi, "PLANNING_FAILED", f"{type(error).__name__}; report this: it is a bug")
+            self._wait(roi, WaitingReason.PLANNING_FAILED, f"{type(error).__name__}; report this: it is a bug")
 
     def _decide(self, roi: Instance) -> None:
         images = self._store.arrivals.images_for(roi)
@@ -136,24 +143,24 @@ class Scheduler:
 
     def _schedule(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str]) -> None:
         uid = roi.sop_instance_uid
-        if self._store.births.is_answered(uid, self._key(decision, digests, (), ""), self._clock()):
+        if self._store.births.is_answered(uid, self._key(decision, digests, Snapshot(), ""), self._clock()):
             return
-        clinical = self._clinical(decision, digests) if isinstance(decision, Plan) else ()
-        birth = self._birth(decision, digests, clinical)
+        snapshot = self._clinical(roi, decision, digests) if isinstance(decision, Plan) else Snapshot()
+        if snapshot is None:
+            return
+        birth = self._birth(decision, digests, snapshot)
         if self._store.births.schedule(uid, birth, self._clock()):
             LOGGER.info("plan.scheduled work item %s: %s", birth.key[:12], birth.reason or "eligible")
 
-    def _birth(
-        self, decision: Plan | NotEligible, digests: dict[str, str], clinical: tuple[ClinicalValue, ...]
-    ) -> Birth:
+    def _birth(self, decision: Plan | NotEligible, digests: dict[str, str], snapshot: Snapshot) -> Birth:
         used = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
         frozen = {uid: digests[uid] for uid in (*used, decision.roi_sop_instance_uid)}
         return Birth(
             study_instance_uid=decision.study_instance_uid,
             ct_series_instance_uid=decision.ct_series_instance_uid,
-            key=self._key(decision, digests, clinical, self._bundle.digest),
-            inputs_digest=self._key(decision, digests, (), ""),
-            plan=Ticket(decision, clinical, frozen, self._bundle.digest).to_json(),
+            key=self._key(decision, digests, snapshot, self._bundle.digest),
+            inputs_digest=self._key(decision, digests, Snapshot(), ""),
+            plan=Ticket(decision, snapshot.values, frozen, self._bundle.digest, snapshot.quality).to_json(),
             reason=None if isinstance(decision, Plan) else str(decision.reason),
         )
 
@@ -161,7 +168,7 @@ class Scheduler:
         self,
         decision: Plan | NotEligible,
         digests: dict[str, str],
-        clinical: tuple[ClinicalValue, ...],
+        snapshot: Snapshot,
         bundle_digest: str,
     ) -> str:
         written: dict[str, str | int] = {
@@ -172,17 +179,27 @@ class Scheduler:
         return plan.key(
             decision,
             digests,
-            clinical=clinical,
+            clinical=snapshot.values,
+            quality=snapshot.quality,
             bundle_digest=bundle_digest,
             pipeline_version=VERSION,
             config=written if bundle_digest else None,
         )
 
-    def _clinical(self, decision: Plan, digests: dict[str, str]) -> tuple[ClinicalValue, ...]:
-        wanted = frozenset(predictor.name for predictor in self._bundle.manifest.clinical)
-        uid = decision.ct_sop_instance_uids[0]
-        path = self._spool.instance_path(uid, digests[uid])
-        return clinical_table.snapshot(path, self._settings.clinical, wanted)
+    def _clinical(self, roi: Instance, plan: Plan, digests: dict[str, str]) -> Snapshot | None:
+        """The clinical values of this moment; None while a FHIR server is asked: then the contour waits."""
+        asked = clinical_sources.Asked()
+        if not self._final:
+            again = self._store.births.asked_again_at(roi.sop_instance_uid)
+            asked = clinical_sources.ask(self._store, self._settings, plan.study_instance_uid, self._clock(), again)
+        if asked.awaited:
+            study, series, detail = plan.study_instance_uid, plan.ct_series_instance_uid, ", ".join(asked.awaited)
+            reason = WaitingReason.CLINICAL_VALUES_AWAITED
+            self._store.births.wait(roi, study, series, reason, detail, self._clock())
+            return None
+        uid = plan.ct_sop_instance_uids[0]
+        taken = self._snapshots.take(plan.study_instance_uid, self._spool.instance_path(uid, digests[uid]))
+        return replace(taken, quality=asked.quality + taken.quality)
 
     def _wait(self, roi: Instance, reason: str, detail: str) -> None:
         series = next(iter(roi.referenced_series_instance_uids), None)

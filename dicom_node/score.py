@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.contract import FEATURES_FILE, MASK_FILE, REASONS, RESULT_FILE, JobResult, Reason
+from analysis.contract import FEATURES_FILE, MASK_FILE, RESULT_FILE, JobResult, wording
 from config.settings import Settings
 from dicom_node import headers
 from dicom_node.compose import PAGE, PAGE_PICTURE, RADIOMICS_SR, RISK_SR, SEGMENTATION
@@ -147,8 +147,7 @@ def _entry(item: WorkItem, store: Store, spool: Spool, out: Path) -> dict[str, A
         "ct_series_instance_uid": item.ct_series_instance_uid,
         "roi_sop_instance_uid": item.roi_sop_instance_uid,
     }
-    if item.reason in set(Reason):
-        text = REASONS[Reason(item.reason)]
+    if text := wording(item.reason):
         entry |= {"sentence": text.sentence, "remedy": text.remedy}
     if item.state is not State.COMPLETED or not _KEY.fullmatch(key):
         row = store.details(item.id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from analysis.contract import REASONS, TIMING_FILE, Reason
+from analysis.contract import TIMING_FILE, wording
 from dicom_node.deliveries import Delivery
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -47,8 +47,7 @@ def _way(item: WorkItem, store: Store, spool: Spool) -> str:
     lines = [head]
     if item.state is State.CANCELED:
         lines.append(f"  {row['events'][-1]['detail']}")
-    elif item.reason in set(Reason):
-        text = REASONS[Reason(item.reason)]
+    elif text := wording(item.reason):
         lines.append(f"  {text.sentence} {text.remedy}")
     if row["hint"]:
         lines.append(f"  {'waits' if item.state is State.WAITING else 'to do'}: {row['hint']}")

@@ -7,15 +7,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from analysis.contract import REASONS, FailureReason
 from dicom_node import items
 from dicom_node.accounts import Accounts
 from dicom_node.arrivals import Arrivals
 from dicom_node.audit import Audit
 from dicom_node.births import Births
+from dicom_node.clinical_pulls import ClinicalPulls
 from dicom_node.clinical_values import ClinicalValues
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
 from dicom_node.patients import Patients
+from dicom_node.vitals import Vitals
 from dicom_node.procedure_steps import ProcedureSteps
 from dicom_node.subscriptions import Subscriptions
 from dicom_node.workitem import LeaseLost, State, WorkItem
@@ -33,8 +36,10 @@ class Store:
         self.patients = Patients(database)
         self.audit = Audit(database)
         self.clinical = ClinicalValues(database)
+        self.pulls = ClinicalPulls(database)
         self.accounts = Accounts(database)
         self.worklist = Worklist(database)
+        self.vitals = Vitals(database)
         self.steps = ProcedureSteps(database)
         self.subscriptions = Subscriptions(database)
 
@@ -163,11 +168,12 @@ class Store:
         finished: list[int] = []
         with self._db.immediate():
             for item_id, refused in self.deliveries.finished_items():
-                items.move(self._db, item_id, State.FAILED if refused else State.COMPLETED, now, refused)
+                said = f"{FailureReason.DELIVERY_REFUSED}: {refused}" if refused else ""
+                items.move(self._db, item_id, State.FAILED if refused else State.COMPLETED, now, said)
                 if refused:
                     self._db.execute(
                         "UPDATE work_item SET hint = ? WHERE id = ?",
-                        ["correct the destination, then: prognode retry", item_id],
+                        [REASONS[FailureReason.DELIVERY_REFUSED].remedy, item_id],
                     )
                 finished.append(item_id)
         return finished

@@ -10,18 +10,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from analysis.contract import Outcome
+from analysis.contract import REASONS, FailureReason, Outcome
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import candidates, compose
 from dicom_node.decision import Plan
 from dicom_node.dispatch import Dispatcher
+from dicom_node.heartbeat import BEAT_SECONDS, ECHO_SECONDS, Heartbeat
 from dicom_node.job import Runner
 from dicom_node.messages import MESSAGE
 from dicom_node.schedule import Scheduler, Ticket
@@ -29,7 +30,7 @@ from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.summary import summary_of
 from dicom_node.ups_events import UpsTeller
-from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, State, StoreBusy, WorkItem
+from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, StageError, State, StoreBusy, WorkItem
 from models.bundle import Bundle
 from reports.context import ReportContext
 from reports.uids import device_uid
@@ -46,9 +47,15 @@ class Worker:
     """One worker of one node. `step_*` take the next thing of a stage and say whether there was one."""
 
     def __init__(
-        self, settings: Settings, spool: Spool, bundle: Bundle, runner: Runner, clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        spool: Spool,
+        bundle: Bundle,
+        runner: Runner,
+        clock: Callable[[], float] = time.time,
+        golden: str = "",
     ) -> None:
-        """Raises ConfigError when the settings cannot be used."""
+        """`golden`: how the bundle's golden case went, for the system page. Raises ConfigError for bad settings."""
         self._settings, self._spool, self._bundle, self._runner, self._clock = settings, spool, bundle, runner, clock
         candidates.choose((), settings.plan)  # a pattern that is no regular expression is said now, not per study
         self._owner = uuid.uuid4().hex
@@ -56,6 +63,15 @@ class Worker:
         self._stopping = threading.Event()
         self._local = threading.local()
         self._looked = 0.0
+        isolation = runner.isolation
+        facts = {
+            "executor": settings.job.executor,
+            "isolation": isolation.text,
+            "isolated": bool(isolation.namespace),
+            "bundle": bundle.digest,
+            "golden": golden,
+        }
+        self._heartbeat = Heartbeat(settings, lambda: self._store, facts, clock)
         self._clock_work: BackgroundScheduler | None = None
 
     # -- stages ----------------------------------------------------------------------------------------------
@@ -93,9 +109,7 @@ class Worker:
             self._store.births.replan(item.id, "the bundle has changed", self._clock())
             return
         if isinstance(ticket.decision, Plan):
-            result = self._runner.analyse(
-                key, ticket.decision, ticket.clinical, self._path_of(ticket), ticket.quality
-            )
+            result = self._runner.analyse(key, ticket.decision, ticket.clinical, self._path_of(ticket), ticket.quality)
         else:
             result = self._runner.state_not_eligible(key, ticket.decision)
         reason = str(result.reason) if result.reason else None
@@ -141,7 +155,8 @@ class Worker:
 
     def _attempt(self, item: WorkItem, state: State, work: Callable[[WorkItem], None]) -> None:
         if item.attempts > self._settings.job.attempts:  # claimed before and never given back: it ended the node
-            self._fail(item, f"the node ended {item.attempts - 1} times in this stage", "report this: it is a bug")
+            text = f"the node ended {item.attempts - 1} times in this stage"
+            self._fail(item, _failure(FailureReason.NODE_ENDED, text))
             return
         try:
             with self._kept_alive(item):
@@ -151,18 +166,18 @@ class Worker:
         except Retryable as error:
             self._postpone(item, error)
         except Permanent as error:
-            self._fail(item, str(error), error.hint)
+            self._fail(item, error)
         except OSError as error:  # a full or broken disk may pass; the text of an OSError holds no PHI but a path
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            self._postpone(item, Retryable(f"disk: {error.strerror}", "check the spool's disk"), counts=not full)
+            self._postpone(item, _failure(FailureReason.DISK_FAILED, f"disk: {error.strerror}"), counts=not full)
         except Exception as error:  # the boundary of a stage: one bad study must not stop the node
             # The text may quote a header: only its type is logged, the trace goes to debug.
             LOGGER.debug("stage.bug", exc_info=True)
-            self._fail(item, f"{type(error).__name__} in stage {state}", "report this: it is a bug")
+            self._fail(item, _failure(FailureReason.STAGE_FAILED, f"{type(error).__name__} in stage {state}"))
 
-    def _postpone(self, item: WorkItem, error: Retryable, *, counts: bool = True) -> None:
+    def _postpone(self, item: WorkItem, error: StageError, *, counts: bool = True) -> None:
         if counts and item.attempts >= self._settings.job.attempts:
-            self._fail(item, f"{error} ({item.attempts} attempts)", error.hint)
+            self._fail(item, StageError(f"{error} ({item.attempts} attempts)", error.hint, error.code))
             return
         wait = min(FIRST_RETRY_SECONDS * 2.0 ** min(item.attempts - 1, 20), LONGEST_RETRY_SECONDS)
         LOGGER.warning("stage.postponed work item %s by %.0f s: %s; %s", _short(item), wait, error, error.hint)
@@ -170,9 +185,10 @@ class Worker:
             item, self._owner, self._clock() + wait, self._clock(), f"{error}; {error.hint}", counts=counts
         )
 
-    def _fail(self, item: WorkItem, text: str, hint: str) -> None:
-        LOGGER.error("stage.failed work item %s: %s; %s", _short(item), text, hint)
-        self._advance(item, State.FAILED, text, hint=hint)
+    def _fail(self, item: WorkItem, error: StageError) -> None:
+        text = f"{error.code}: {error}" if error.code else str(error)
+        LOGGER.error("stage.failed work item %s: %s; %s", _short(item), text, error.hint)
+        self._advance(item, State.FAILED, text, hint=error.hint)
 
     def _advance(self, item: WorkItem, state: State, detail: str, **columns: object) -> None:
         self._store.advance(item, state, self._owner, self._clock(), detail, **columns)  # type: ignore[arg-type]
@@ -217,18 +233,24 @@ class Worker:
         if self._settings.ups.enabled:
             self._teller.announce("RESTARTED")
         steps = (self.step_plan, self.step_analyse, self.step_report, self.step_deliver, self.step_tell)
-        pool = {"type": "threadpool", "max_workers": len(steps)}
+        begin = datetime.now(UTC)
+        turns = [
+            *((step, TICK_SECONDS, begin) for step in steps),
+            (self._heartbeat.beat, BEAT_SECONDS, begin),
+            (self._heartbeat.echo, ECHO_SECONDS, begin + timedelta(seconds=BEAT_SECONDS)),
+        ]
+        pool = {"type": "threadpool", "max_workers": len(turns)}
         clock = BackgroundScheduler(timezone="UTC", executors={"default": pool})
-        for step in steps:
+        for turn, seconds, first in turns:
             clock.add_job(
                 self._drain,
                 "interval",
-                args=[step],
-                seconds=TICK_SECONDS,
+                args=[turn],
+                seconds=seconds,
                 coalesce=True,
                 max_instances=1,
                 misfire_grace_time=None,
-                next_run_time=datetime.now(UTC),
+                next_run_time=first,
             )
         clock.start()
         self._clock_work = clock
@@ -290,6 +312,10 @@ class Worker:
     def _path_of(self, ticket: Ticket) -> Callable[[str], Path]:
         """Where the inputs of a work item lie, by their frozen content: a later content of a UID is another input."""
         return lambda uid: self._spool.instance_path(uid, ticket.digests[uid])
+
+
+def _failure(code: FailureReason, text: str) -> StageError:
+    return StageError(text, REASONS[code].remedy, code)
 
 
 def _short(item: WorkItem) -> str:

@@ -101,11 +101,15 @@ class LeaseLost(Exception):
 
 
 class StageError(Exception):
-    """A stage could not do its work. `hint` tells the operator what to do; no PHI in either text."""
+    """A stage could not do its work. `hint` tells the operator what to do; no PHI in either text.
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    `code`: of FailureReason in analysis/reasons.py, '' where it is not one of a work item.
+    """
+
+    def __init__(self, message: str, hint: str = "", code: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.code = code
 
 
 class Retryable(StageError):

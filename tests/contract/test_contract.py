@@ -1,6 +1,7 @@
 """The contract between node and job: generated schemas, exit codes that decide, requests that carry no name."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,13 @@ from analysis.contract import (
     BundleIdentity,
     CtInput,
     ExitCode,
+    FailureReason,
     JobRequest,
     JobResult,
     Outcome,
     Reason,
     RoiInput,
+    WaitingReason,
 )
 from dicom_node.job import classify
 from dicom_node.workitem import Permanent, Retryable
@@ -67,11 +70,13 @@ def test_an_unknown_key_is_refused_on_both_sides() -> None:
 
 
 def test_every_reason_has_a_sentence_and_a_remedy() -> None:
-    assert set(REASONS) == set(Reason)
+    assert set(REASONS) == {*Reason, *WaitingReason, *FailureReason}
+    assert len({str(code) for code in REASONS}) == len(REASONS)
+    assert len({text.sentence for text in REASONS.values()}) == len(REASONS)
     for text in REASONS.values():
-        assert text.sentence.endswith(".")
-        assert text.remedy.endswith(".")
-    assert len({text.sentence for text in REASONS.values()}) == len(Reason)
+        assert re.fullmatch(r"[A-Z][^.]*\.", text.sentence), f"not one sentence: {text.sentence}"
+        who = "Contouring team|Imaging team|Clinical team|Administrator|Nobody"
+        assert re.fullmatch(rf"({who}): [a-z].*\.", text.remedy), f"does not say who does what: {text.remedy}"
 
 
 @pytest.mark.parametrize("code", [None, ExitCode.TEMPORARY, 125, 137, 143, -9, -15])

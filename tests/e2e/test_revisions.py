@@ -11,7 +11,8 @@ import pytest
 from pydicom import Dataset
 
 from analysis.contract import JobResult, Outcome, Reason
-from config.settings import Clinical, Deliver, Peer
+from config.clinical import Clinical
+from config.settings import Deliver, Peer
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.workitem import State
 from tests import synthetic
