@@ -180,11 +180,15 @@ class Oidc:
 
 @dataclass(frozen=True)
 class Web:
-    """The worklist page and the JSON API. `public_url` is what browsers call, where a proxy stands in front."""
+    """The worklist page and the JSON API. `public_url` is what browsers call, where a proxy stands in front.
+
+    `trusted_proxies`: addresses whose X-Forwarded-For and X-Forwarded-Proto are believed.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8443
     public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()
     certificate: Path | None = None
     private_key: Path | None = None
     session_idle_minutes: float = 30.0

@@ -92,8 +92,8 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
                 from dicom_node.worker import Worker
 
                 bundle = bundle_of(settings)
-                verify_golden(bundle, settings.job)
-                worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle))
+                golden = verify_golden(bundle, settings.job)
+                worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle), golden=golden)
             if receiving:  # the port first: a node that cannot be called must not begin to work
                 from dicom_node.receive import Receiver
 

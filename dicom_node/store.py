@@ -18,9 +18,9 @@ from dicom_node.clinical_values import ClinicalValues
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
 from dicom_node.patients import Patients
-from dicom_node.vitals import Vitals
 from dicom_node.procedure_steps import ProcedureSteps
 from dicom_node.subscriptions import Subscriptions
+from dicom_node.vitals import Vitals
 from dicom_node.workitem import LeaseLost, State, WorkItem
 from dicom_node.worklist import Worklist
 

@@ -22,7 +22,7 @@ from config.settings import Settings
 from dicom_node import candidates, compose
 from dicom_node.decision import Plan
 from dicom_node.dispatch import Dispatcher
-from dicom_node.heartbeat import BEAT_SECONDS, ECHO_SECONDS, Heartbeat
+from dicom_node.heartbeat import ECHO_SECONDS, Heartbeat
 from dicom_node.job import Runner
 from dicom_node.messages import MESSAGE
 from dicom_node.schedule import Scheduler, Ticket
@@ -30,6 +30,7 @@ from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.summary import summary_of
 from dicom_node.ups_events import UpsTeller
+from dicom_node.vitals import BEAT_SECONDS
 from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, StageError, State, StoreBusy, WorkItem
 from models.bundle import Bundle
 from reports.context import ReportContext

@@ -13,7 +13,7 @@ from dicom_node.workitem import State, ups_state
 
 Sort = Literal["received", "updated", "study_date", "patient_name", "priority"]
 COUNTED = 2000  # rows are counted up to here; beyond, the page says "more than"
-SEARCHED = 2000  # studies that a search looks at, the newest first: one letter may match a million
+SEARCHED = COUNTED + 1  # studies that a search looks at, the newest first: one letter may match a million
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Worklist:
     def _too_many(self, text: str) -> bool:
         """Whether a search leaves out some of what it matches."""
         match = _match(text)
-        sql = f"SELECT count(*) AS n FROM (SELECT 1 FROM study_search WHERE study_search MATCH ? LIMIT {SEARCHED + 1})"
-        return bool(match) and self._db.rows(sql, [match])[0]["n"] > SEARCHED
+        sql = f"SELECT count(*) AS n FROM (SELECT 1 FROM study_search WHERE study_search MATCH ? LIMIT {SEARCHED})"
+        return bool(match) and self._db.rows(sql, [match])[0]["n"] == SEARCHED
 
     def of_study(self, study_instance_uid: str) -> list[Row]:
         """Work items of a study (the CT's or the contour's), newest first."""
@@ -212,7 +212,7 @@ _SORTS: dict[Sort, tuple[str, str]] = {
 def _index(query: WorklistQuery) -> str:
     """The index that leaves the fewest rows, as far as one can say without statistics."""
     if query.text:
-        return "INDEXED BY work_item_by_study"
+        return "NOT INDEXED" if _is_uid(query.text.strip()) else "INDEXED BY work_item_by_study"
     if query.held:
         return "INDEXED BY work_item_held"
     if query.since is not None or query.until is not None:
@@ -261,7 +261,11 @@ def _search(text: str) -> tuple[str, ...]:
     """Studies that a text names, as a condition and what is bound to it."""
     text = text.strip()
     if _is_uid(text):
-        return "w.study_instance_uid >= ? AND w.study_instance_uid < ?", text, f"{text}:"  # ":" comes after "9"
+        found = (
+            "w.id IN (SELECT id FROM work_item INDEXED BY work_item_by_study"
+            f" WHERE study_instance_uid >= ? AND study_instance_uid < ? LIMIT {SEARCHED})"
+        )
+        return found, text, f"{text}:"  # ":" comes after "9"
     match = _match(text)
     found = (
         "w.study_instance_uid IN (SELECT study_instance_uid FROM study_number WHERE id IN"

@@ -270,3 +270,26 @@ CREATE TRIGGER study_search_delete AFTER DELETE ON study BEGIN
     DELETE FROM study_search WHERE rowid = (SELECT id FROM study_number WHERE study_instance_uid = old.study_instance_uid);
     DELETE FROM study_number WHERE study_instance_uid = old.study_instance_uid;
 END;
+
+-- What each process says of itself, and when a peer was last heard of: for the system page.
+CREATE TABLE node_status (
+    component TEXT PRIMARY KEY,        -- work
+    version TEXT NOT NULL,
+    started_at REAL NOT NULL,
+    seen_at REAL NOT NULL,
+    facts TEXT NOT NULL                -- JSON
+) STRICT, WITHOUT ROWID;
+CREATE TABLE peer_contact (
+    peer TEXT NOT NULL,                -- AE title, or the destination of a message
+    kind TEXT NOT NULL,                -- received, delivered, echo
+    at REAL NOT NULL,
+    well INTEGER NOT NULL DEFAULT 1,
+    detail TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (peer, kind)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER peer_contact_received AFTER INSERT ON instance BEGIN
+    INSERT OR REPLACE INTO peer_contact (peer, kind, at) VALUES (new.calling_ae_title, 'received', new.received_at);
+END;
+CREATE TRIGGER peer_contact_delivered AFTER UPDATE OF sent_at ON delivery WHEN new.sent_at IS NOT NULL BEGIN
+    INSERT OR REPLACE INTO peer_contact (peer, kind, at) VALUES (new.destination, 'delivered', new.sent_at);
+END;

@@ -1,21 +1,65 @@
 """The application behind `prognode web`: who may reach what, in one place."""
 
-from fastapi import Depends, FastAPI
+import threading
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node.spool import Spool
-from dicom_node.web import deps, errors
+from dicom_node.web import api, deps, errors, facts, images, live, pages, signin
+from dicom_node.web.security import Guard
+
+# The only places that answer without a sign-in; a test asks every other one.
+OPEN = ("/health", "/ready", "/signin", "/signin/oidc", "/signin/oidc/callback", "/static")
+
+monitoring = APIRouter(include_in_schema=False)
+
+
+@monitoring.get("/health")
+def health() -> Response:
+    """The process answers."""
+    return JSONResponse({"status": "up"})
+
+
+@monitoring.get("/ready")
+def ready(store: deps.StoreDep) -> Response:
+    """The store can be read, so that pages can be served; 503 where not."""
+    store.item(0)
+    return JSONResponse({"status": "ready"})
 
 
 def create_app(settings: Settings, spool: Spool) -> FastAPI:
-    """Build the application. Everything that is included with `behind_signin` refuses whoever is not signed in."""
-    app = FastAPI(title="Prognode", version=VERSION, openapi_url=None, docs_url=None, redoc_url=None)
+    """Build the application. Raises ConfigError for settings that cannot be used.
+
+    All but the routers of OPEN are hung on with `deps.viewer`: an endpoint that forgets to ask is closed all the same.
+    """
+    app = FastAPI(
+        title="Prognode",
+        version=VERSION,
+        description="The worklist, its work items and an operator's actions. Research use only.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.settings, app.state.spool, app.state.templates = settings, spool, deps.templates
+    app.state.models = facts.Models(settings)
+    app.state.oidc = signin.provider_of(settings)
+    app.state.stopping = threading.Event()  # set when the process is told to end: for streams
+    app.add_middleware(Guard, web=settings.web)
     errors.add_to(app)
+    for router in (monitoring, signin.router):
+        app.include_router(router)
     behind_signin = [Depends(deps.viewer)]
-    # pages.router, images.router, live.router, clinical.router: include_in_schema=False; fhir.router
-    _ = behind_signin
+    app.include_router(api.router, dependencies=behind_signin)
+    for router in (pages.router, images.router, live.router):
+        app.include_router(router, dependencies=behind_signin, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=deps.STATIC), name="static")
     return app
+
+
+def openapi_document() -> dict[str, object]:
+    """The description of the API, as /api/v1/openapi.json gives it."""
+    return create_app(Settings(), Spool(Settings().node.spool)).openapi()

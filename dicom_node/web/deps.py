@@ -104,6 +104,12 @@ def secure(web: Web) -> bool:
     return web.certificate is not None or web.public_url.startswith("https://")
 
 
+def public_url(web: Web) -> str:
+    """What browsers call, without a slash at the end."""
+    host = f"[{web.host}]" if ":" in web.host else web.host
+    return web.public_url.rstrip("/") or f"{'https' if secure(web) else 'http'}://{host}:{web.port}"
+
+
 def address(request: Request) -> str:
     return request.client.host if request.client else ""
 

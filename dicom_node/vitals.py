@@ -1,0 +1,79 @@
+"""What the node's processes say of themselves, and when each peer was last heard of. Reached as `store.vitals`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dicom_node.database import Database
+
+BEAT_SECONDS = 60.0
+GONE_SECONDS = 3 * BEAT_SECONDS  # a process that has said nothing for so long has ended
+
+
+@dataclass(frozen=True)
+class Component:
+    """A process of the node: `seen_at` is renewed each minute, so an old one is of a process that is gone."""
+
+    component: str
+    version: str
+    started_at: float
+    seen_at: float
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contact:
+    """The last time that a peer sent to us, took something from us, or answered (or did not answer) a C-ECHO."""
+
+    peer: str
+    kind: Literal["received", "delivered", "echo"]
+    at: float
+    well: bool
+    detail: str
+
+
+_COMPONENT = "component, version, started_at, seen_at, facts"
+
+
+class Vitals:
+    """The tables node_status and peer_contact; triggers on `instance` and `delivery` write most of the latter."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def beat(self, component: str, version: str, started_at: float, now: float, facts: Mapping[str, Any]) -> None:
+        """Say that a process is alive, and what it knows of itself."""
+        text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
+        self._db.execute(
+            f"INSERT OR REPLACE INTO node_status ({_COMPONENT}) VALUES (?, ?, ?, ?, ?)",
+            [component, version, started_at, now, text],
+        )
+
+    def echoed(self, peer: str, well: bool, detail: str, now: float) -> None:
+        """How a C-ECHO to a peer went."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO peer_contact (peer, kind, at, well, detail) VALUES (?, 'echo', ?, ?, ?)",
+            [peer, now, int(well), detail],
+        )
+
+    def components(self) -> list[Component]:
+        rows = self._db.rows(
+            "SELECT component, version, started_at, seen_at, facts FROM node_status ORDER BY component"
+        )
+        return [Component(**{**row, "facts": json.loads(row["facts"])}) for row in rows]
+
+    def contacts(self) -> list[Contact]:
+        rows = self._db.rows("SELECT peer, kind, at, well, detail FROM peer_contact ORDER BY peer, kind")
+        return [Contact(**{**row, "well": bool(row["well"])}) for row in rows]
+
+    def oldest(self) -> dict[str, float]:
+        """State -> when the oldest of its work items came; of the states that are not an end."""
+        rows = self._db.rows(
+            "SELECT state, created_at FROM work_item WHERE id IN (SELECT min(id) FROM work_item"
+            " WHERE state IN ('WAITING', 'SCHEDULED', 'ANALYSED', 'REPORTED', 'FAILED') GROUP BY state)"
+        )
+        return {row["state"]: row["created_at"] for row in rows}
+
+    def held(self) -> int:
+        return int(self._db.rows("SELECT count(*) AS n FROM work_item WHERE held = 1")[0]["n"])

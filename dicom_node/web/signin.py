@@ -1,0 +1,202 @@
+"""Signing in and out: local users with a password, or the hospital's OpenID Connect provider. Sessions are rows."""
+
+import hmac
+import logging
+import secrets
+import time
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import RedirectResponse, Response
+
+from config.settings import Settings, Web
+from dicom_node import passwords
+from dicom_node.accounts import FREE_FAILURES, FREE_FAILURES_OF_ADDRESS, Role
+from dicom_node.audit import AuditEntry, AuditOutcome
+from dicom_node.elements import escaped
+from dicom_node.store import Store
+from dicom_node.web.deps import (
+    SettingsDep,
+    StoreDep,
+    Viewer,
+    address,
+    cookie_name,
+    public_url,
+    same_site,
+    secure,
+    templates,
+    who,
+)
+from dicom_node.web.errors import Problem
+from dicom_node.web.oidc import Provider, SignInFailed
+
+LOGGER = logging.getLogger(__name__)
+WRONG = "This name and password do not belong together."
+
+router = APIRouter(include_in_schema=False)
+
+
+# -- local users -------------------------------------------------------------------------------------------------
+
+
+@router.get("/signin")
+def page(request: Request, store: StoreDep, settings: SettingsDep, next: str = "/") -> Response:
+    """The sign-in page; whoever is signed in already goes on."""
+    if who(request, store) is not None:
+        return RedirectResponse(inside(next), 303)
+    return _page(request, settings, inside(next))
+
+
+@router.post("/signin")
+def sign_in(
+    request: Request,
+    store: StoreDep,
+    settings: SettingsDep,
+    name: Annotated[str, Form(max_length=256)] = "",
+    password: Annotated[str, Form(max_length=4096)] = "",
+    csrf: Annotated[str, Form(max_length=256)] = "",
+    next: Annotated[str, Form(max_length=2048)] = "/",
+) -> Response:
+    """Check a password. A wrong one, an unknown name and a disabled user get the same answer after the same time."""
+    same_site(request)
+    expected = request.cookies.get(_form_cookie(settings.web), "")
+    if not expected or not hmac.compare_digest(csrf.encode(), expected.encode()):
+        return _page(request, settings, inside(next), "This page was open too long. Try again.", 403)
+    account, now = name.strip().casefold(), time.time()
+    by_account, by_address = f"account {account}", f"address {address(request)}"
+    wait = store.accounts.attempt({by_account: FREE_FAILURES, by_address: FREE_FAILURES_OF_ADDRESS}, now)
+    if wait > 0:
+        LOGGER.warning("signin.throttled from %s", escaped(address(request)))
+        answer = _page(request, settings, inside(next), f"Too many attempts. Wait {wait:.0f} seconds.", 429, name)
+        answer.headers["Retry-After"] = f"{wait:.0f}"
+        return answer
+    found = store.accounts.of(account)
+    right = passwords.is_right(found.password_hash if found else None, password)
+    if found is None or not right or found.disabled:
+        LOGGER.warning("signin.refused from %s", escaped(address(request)))
+        # What is no user may be a password, typed into the wrong field.
+        _audit(store, request, account if found else "", "signin", "refused", "" if found else "no such user")
+        return _page(request, settings, inside(next), WRONG, 401, name)
+    store.accounts.forgive(by_account)
+    store.accounts.give_back(by_address)
+    if passwords.is_outdated(found.password_hash):
+        store.accounts.set_password(account, passwords.hashed(password), end_sessions=False)
+    return _begin(request, store, settings, account, found.role, inside(next))
+
+
+@router.post("/signout")
+def sign_out(request: Request, store: StoreDep, settings: SettingsDep, signed: Viewer) -> Response:
+    """End the session, here and in the browser."""
+    store.accounts.end_session(request.cookies.get(cookie_name(settings.web), ""))
+    _audit(store, request, signed.account, "signout", "done")
+    answer = RedirectResponse("/signin", 303, headers={"Clear-Site-Data": '"cache", "storage"'})
+    answer.delete_cookie(cookie_name(settings.web), secure=secure(settings.web), httponly=True, samesite="lax")
+    return answer
+
+
+# -- the hospital's sign-in --------------------------------------------------------------------------------------
+
+
+def provider_of(settings: Settings) -> Provider | None:
+    """The provider of the settings. Raises ConfigError."""
+    oidc = settings.web.oidc
+    return Provider(oidc, f"{public_url(settings.web)}/signin/oidc/callback") if oidc.issuer else None
+
+
+@router.get("/signin/oidc")
+def to_provider(request: Request, settings: SettingsDep, next: str = "/") -> Response:
+    """Send the browser to the hospital's sign-in."""
+    provider = _provider(request)
+    try:
+        where, cookie = provider.begin(inside(next))
+    except SignInFailed as error:
+        LOGGER.warning("signin.oidc_failed %s", error)
+        return _page(request, settings, inside(next), _sentence(error), 502)
+    answer = RedirectResponse(where, 303)
+    _set_cookie(answer, settings.web, _flow_cookie(settings.web), cookie, 600)
+    return answer
+
+
+@router.get("/signin/oidc/callback")
+def from_provider(request: Request, store: StoreDep, settings: SettingsDep) -> Response:
+    """The browser comes back from the hospital's sign-in."""
+    provider, cookie = _provider(request), request.cookies.get(_flow_cookie(settings.web), "")
+    try:
+        person, where = provider.finish(cookie, dict(request.query_params))
+    except SignInFailed as error:
+        LOGGER.warning("signin.oidc_failed %s", error)
+        _audit(store, request, "", "signin", "refused", f"oidc: {error}")
+        return _page(request, settings, "/", _sentence(error), 403)
+    account = f"oidc:{person.name}"
+    return _begin(request, store, settings, account, person.role, inside(where), f"sub {person.subject}")
+
+
+def _provider(request: Request) -> Provider:
+    provider: Provider | None = request.app.state.oidc
+    if provider is None:
+        raise Problem(404, "this node has no sign-in of the hospital", "set [web.oidc]")
+    return provider
+
+
+# -- both --------------------------------------------------------------------------------------------------------
+
+
+def inside(where: str) -> str:
+    """A place of ours to go to, or the worklist: never another site.
+
+    >>> inside("/studies/1.2.3"), inside("//evil.example"), inside("/\\\\evil.example"), inside("https://evil.example")
+    ('/studies/1.2.3', '/', '/', '/')
+    """
+    ours = where.startswith("/") and not where.startswith(("//", "/\\", "/signin")) and where.isprintable()
+    return where if ours and len(where) <= 2048 else "/"
+
+
+def _begin(
+    request: Request, store: Store, settings: Settings, account: str, role: Role, where: str, detail: str = ""
+) -> Response:
+    """A session of its own for each sign-in: what a cookie was before opens nothing afterwards."""
+    web, now, cookie = settings.web, time.time(), secrets.token_urlsafe(32)
+    with store.transaction():
+        store.accounts.sweep(now, web.session_idle_minutes * 60, web.session_hours * 3600)
+        store.accounts.end_session(request.cookies.get(cookie_name(web), ""))
+        store.accounts.begin_session(cookie, account, role, secrets.token_urlsafe(32), now)
+        _audit(store, request, account, "signin", "done", detail or role)
+    answer = RedirectResponse(where, 303)
+    _set_cookie(answer, web, cookie_name(web), cookie, int(web.session_hours * 3600))
+    for name in (_form_cookie(web), _flow_cookie(web)):
+        answer.delete_cookie(name, secure=secure(web), httponly=True, samesite="lax")
+    return answer
+
+
+def _page(
+    request: Request, settings: Settings, where: str, detail: str = "", status: int = 200, name: str = ""
+) -> Response:
+    csrf = request.cookies.get(_form_cookie(settings.web)) or secrets.token_urlsafe(32)
+    context = {"name": name[:64], "next": where, "oidc": bool(settings.web.oidc.issuer), "csrf": csrf, "detail": detail}
+    answer = templates.TemplateResponse(request, "signin.html", context, status)
+    _set_cookie(answer, settings.web, _form_cookie(settings.web), csrf, 3600, "strict")
+    return answer
+
+
+def _set_cookie(
+    answer: Response, web: Web, name: str, value: str, seconds: int, samesite: Literal["lax", "strict"] = "lax"
+) -> None:
+    """`lax` lets a link in the RIS and the provider's redirect arrive signed in; unsafe methods need the token too."""
+    answer.set_cookie(name, value, seconds, path="/", secure=secure(web), httponly=True, samesite=samesite)
+
+
+def _form_cookie(web: Web) -> str:
+    return f"{cookie_name(web)}-form"
+
+
+def _flow_cookie(web: Web) -> str:
+    return f"{cookie_name(web)}-flow"
+
+
+def _sentence(error: SignInFailed) -> str:
+    text = str(error)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _audit(store: Store, request: Request, account: str, action: str, outcome: AuditOutcome, detail: str = "") -> None:
+    store.audit.add(AuditEntry(time.time(), account, "web", action, outcome, address(request), detail=detail))
