@@ -159,12 +159,15 @@ class _Choice:
 
     def _differing(self) -> list[str]:
         """Sources that say something else of the same time, the cheapest sign of a wrong patient."""
+        assert self.best is not None
         others = (each for each in self._usable[1:] if self._of_one_time(each) and self._differs(each))
-        return list(dict.fromkeys(each.source for each in others))
+        return list(dict.fromkeys(each.source for each in others if each.source != self.best.source))
 
     def _of_one_time(self, other: Candidate) -> bool:
         assert self.best is not None
-        return self.timeless or None in (self.best.day, other.day) or self.best.day == other.day
+        if self.timeless or self.best.day == other.day:
+            return True
+        return None in (self.best.day, other.day) and self._tier(other) != _OLD
 
     def _differs(self, other: Candidate) -> bool:
         assert self.best is not None
