@@ -7,6 +7,7 @@ import gzip
 import zlib
 from collections import defaultdict
 from pathlib import Path
+
 import numpy as np
 from nibabel import Nifti1Header
 from nibabel.spatialimages import HeaderDataError

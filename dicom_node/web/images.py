@@ -2,22 +2,30 @@
 
 import hashlib
 import io
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import iter_pixels
 
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.web import results
+from dicom_node.web.cache import Cache
+from dicom_node.web.contour import MaskUnreadable
+from dicom_node.web.deps import SpoolDep, StoreDep, Viewer
+from dicom_node.web.errors import Problem
 from dicom_node.web.stack import Slice, Stack
+from dicom_node.workitem import WorkItem
 
 RENDERING = 1  # part of the ETag: raise it when the same slice gives another picture
 CACHE_BYTES = 64_000_000  # of decoded slices: 120 of 512 x 512
@@ -29,7 +37,10 @@ _UNREADABLE = (
 )  # fmt: skip
 
 Hounsfield = NDArray[np.int16]
-T = TypeVar("T")
+# A browser may keep pictures, but asks each time whether they may still be shown: after the sign-out they may not.
+PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Cookie, Authorization"}
+
+router = APIRouter(include_in_schema=False)
 
 
 @dataclass(frozen=True)
@@ -50,31 +61,6 @@ WINDOWS = {
 
 class SliceUnreadable(Exception):
     """The slice cannot be shown; the text is a sentence for people, without PHI."""
-
-
-class Cache(Generic[T]):
-    """The values used last, up to `limit` by their own sizes. Safe for threads; a value may be made twice."""
-
-    def __init__(self, limit: int, size: Callable[[T], int]) -> None:
-        self._limit, self._size = limit, size
-        self._held: OrderedDict[Hashable, T] = OrderedDict()
-        self._sum = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of a key, made where it is not held. An error of `make` is passed on and nothing is kept."""
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
-        value = make()
-        with self._lock:
-            if key not in self._held and self._size(value) <= self._limit:
-                self._held[key] = value
-                self._sum += self._size(value)
-            while self._sum > self._limit:
-                self._sum -= self._size(self._held.popitem(last=False)[1])
-        return value
 
 
 _decoded: Cache[Hounsfield] = Cache(CACHE_BYTES, lambda array: array.nbytes)
@@ -146,3 +132,75 @@ def _rescale(holder: Dataset) -> tuple[float, float]:
 
 def _number(value: Any, absent: float) -> float:
     return absent if value in (None, "") else float(value)
+
+
+# -- endpoints ---------------------------------------------------------------------------------------------------
+
+
+@router.get("/items/{item_id}/slices.json")
+def slices(item_id: int, signed: Viewer, store: StoreDep, spool: SpoolDep) -> dict[str, Any]:
+    """What the viewer needs to scroll: positions in mm, and the outline of each slice that bears one."""
+    item, found = _stack(item_id, store, spool)
+    try:
+        paths, said = results.outlines(item, results.result_of(item, spool), spool), ""
+    except (MaskUnreadable, OSError):
+        paths, said = {}, "The contour cannot be drawn: the mask of this result cannot be read."
+    return {
+        "z": [item.z for item in found.slices],
+        "headLast": found.head_last,
+        "largest": found.largest,
+        "contours": {str(number): path for number, path in paths.items() if number < len(found.slices)},
+        "said": said,
+    }
+
+
+@router.get("/items/{item_id}/slices/{number}.png")
+def slice_picture(
+    item_id: int, number: int, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep, window: str = "lung"
+) -> Response:
+    """Slice `number` (from 1) as a PNG; 422 with a sentence where it cannot be shown."""
+    _, found = _stack(item_id, store, spool)
+    if window not in WINDOWS or not 1 <= number <= len(found.slices):
+        raise Problem(404, "there is no such slice or window", f"slices are 1 to {len(found.slices)}")
+    tag = etag(found, number, window)
+    return _picture(request, tag, lambda: png(found.slices[number - 1], WINDOWS[window]))
+
+
+@router.get("/items/{item_id}/pages/{number}.png")
+def page_picture(
+    item_id: int, number: int, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep
+) -> Response:
+    """A page of the report as it is in the PACS."""
+    item = _item(item_id, store)
+    if number not in results.pages(item, spool):
+        raise Problem(404, "there is no such page")
+    path = results.page_picture(item, number, spool)
+    facts = path.stat()
+    tag = hashlib.sha256(f"{item.key} {number} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:32]
+    return _picture(request, f'"{tag}"', path.read_bytes)
+
+
+def _picture(request: Request, tag: str, make: Callable[[], bytes]) -> Response:
+    headers = {**PRIVATE, "ETag": tag}
+    known = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}
+    if tag in known:
+        return Response(status_code=304, headers=headers)
+    try:
+        return Response(make(), media_type="image/png", headers=headers)
+    except SliceUnreadable as error:
+        return PlainTextResponse(str(error), 422, headers={"Cache-Control": "no-store"})
+
+
+def _item(item_id: int, store: Store) -> WorkItem:
+    item = store.item(item_id)
+    if item is None:
+        raise Problem(404, f"there is no work item {item_id}", "open it from the worklist")
+    return item
+
+
+def _stack(item_id: int, store: Store, spool: Spool) -> tuple[WorkItem, Stack]:
+    item = _item(item_id, store)
+    found = results.stack(item, results.result_of(item, spool), store, spool)
+    if found is None:
+        raise Problem(404, "no CT image of this work item is here")
+    return item, found
