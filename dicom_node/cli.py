@@ -11,9 +11,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from config.settings import Settings, SettingsError, load
-from dicom_node import cli_models
-from dicom_node.cli_models import bundle_of, stop
+from config.settings import Settings
+from dicom_node import cli_items, cli_models, cli_web
+from dicom_node.cli_common import Config, log, settings_of, stop, store_of
+from dicom_node.cli_models import bundle_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,8 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="A DICOM node that scores a CT and its tumour contour. Research use only.",
 )
-
-Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_CONFIG", help="Settings file (TOML).")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -41,22 +40,6 @@ def _prognode(
     ] = False,
 ) -> None:
     pass
-
-
-def _settings(config: Path | None) -> Settings:
-    try:
-        return load(config) if config else Settings()
-    except SettingsError as error:
-        stop(str(error), os.EX_CONFIG)
-
-
-def _log(level: int = logging.INFO) -> None:
-    from dicom_node.quiet import quiet_libraries
-
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    quiet_libraries()
-    for name in ("apscheduler", "numexpr"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _wait_for_signal() -> None:
@@ -80,8 +63,8 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
     from dicom_node.spool import Spool
     from dicom_node.workitem import ConfigError, StageError
 
-    settings = _settings(config)
-    _log()
+    settings = settings_of(config)
+    log()
     spool = Spool(settings.node.spool)
     try:
         spool.create()
@@ -158,8 +141,8 @@ def score(
     from dicom_node.score import score as run
     from dicom_node.workitem import StageError
 
-    settings = _settings(config)
-    _log(logging.WARNING)
+    settings = settings_of(config)
+    log(logging.WARNING)
     bundle = bundle_of(settings)
     try:
         summary = run(folder, out, settings, bundle)
@@ -198,7 +181,7 @@ def demo(
     from dicom_node.demo import DemoError
     from dicom_node.demo import demo as run
 
-    _log(logging.WARNING)
+    log(logging.WARNING)
     try:
         run(folder, source, bundle_of(Settings()))
     except DemoError as error:
@@ -215,13 +198,9 @@ def status(
     """
     from dicom_node import status as shown
     from dicom_node.spool import Spool
-    from dicom_node.store import Store
 
-    settings = _settings(config)
-    spool = Spool(settings.node.spool)
-    if not spool.store.is_file():
-        stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
-    store = Store.open(spool.store)
+    settings = settings_of(config)
+    store, spool = store_of(settings), Spool(settings.node.spool)
     if study is None:
         print(shown.overview(store, bundle_of(settings).manifest.synthetic))
         return
@@ -229,40 +208,6 @@ def status(
     if text is None:
         stop("this study is not known here: nothing of it has been received", os.EX_DATAERR)
     print(text)
-
-
-@app.command()
-def retry(
-    study: Annotated[str | None, typer.Option("--study", help="Only work items of this Study Instance UID.")] = None,
-    config: Config = None,
-) -> None:
-    """Run failed work items again; with --study, also plan what was not scored once more.
-
-    Example: prognode retry --study 1.2.840.113619.2.55.3
-    """
-    import time
-
-    from dicom_node.spool import Spool
-    from dicom_node.store import Store
-    from dicom_node.workitem import State
-
-    spool = Spool(_settings(config).node.spool)
-    if not spool.store.is_file():
-        stop(f"{spool.store}: no store here; give the node's settings with --config", os.EX_NOINPUT)
-    store = Store.open(spool.store)
-    again = 0
-    seen: set[str | None] = set()
-    for item in store.items(study, limit=1_000_000):  # the newest of each contour first
-        if item.key is None or item.state is State.CANCELED or item.roi_sop_instance_uid in seen:
-            continue  # an older revision is not sent after its successor
-        seen.add(item.roi_sop_instance_uid)
-        if item.state is State.FAILED:
-            again += store.retry(item.id, time.time())
-        elif study and item.state is State.COMPLETED and item.outcome == "NOT_SCORED":
-            again += store.births.replan(item.id, "retry asked for by an operator", time.time())
-    print(f"{again} work items will run again")
-    if not again and study is None:
-        print("nothing has failed; give --study to plan a study that was not scored once more")
 
 
 @app.command()
@@ -278,7 +223,7 @@ def check(
     from dicom_node.check import check as run
 
     findings = []
-    for finding in run(_settings(config)):
+    for finding in run(settings_of(config)):
         findings.append(finding)
         if not as_json:
             print(f"{'ok  ' if finding.well else 'FAIL'} {finding.name}: {finding.text}")
@@ -291,6 +236,8 @@ def check(
 
 
 cli_models.add_to(app)
+cli_items.add_to(app)
+cli_web.add_to(app)
 
 
 def main() -> None:

@@ -4,13 +4,13 @@ Training is a tool of the analysis package and runs as a child: the node itself 
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from config.settings import Settings
+from dicom_node.cli_common import stop as stop
 
 bundle_app = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
 cohort_app = typer.Typer(no_args_is_help=True, help="Make cohorts.")
@@ -24,12 +24,6 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(cohort_app, name="cohort")
     for command in (train, evaluate, pretrain):
         app.command(context_settings=PASS_ON)(command)
-
-
-def stop(message: str, code: int) -> NoReturn:
-    """End with a message and an exit status (sysexits.h)."""
-    print(f"prognode: {message}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 def bundle_of(settings: Settings):  # type: ignore[no-untyped-def]  # models is imported only by commands that need it

@@ -1,0 +1,67 @@
+"""What every command needs: settings, logging, the store, who calls, and how to end. Heavy imports inside."""
+
+import logging
+import os
+import pwd
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from config.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from dicom_node.operations import Actor
+    from dicom_node.store import Store
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_CONFIG", help="Settings file (TOML).")]
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End with a message and an exit status (sysexits.h)."""
+    print(f"prognode: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def settings_of(config: Path | None) -> Settings:
+    """The settings of a file, or the built-in ones; ends the program where they cannot be used."""
+    try:
+        return load(config) if config else Settings()
+    except SettingsError as error:
+        stop(str(error), os.EX_CONFIG)
+
+
+def log(level: int = logging.INFO) -> None:
+    """Log lines to standard error; libraries that would quote headers are kept quiet."""
+    from dicom_node.quiet import quiet_libraries
+
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    quiet_libraries()
+    for name in ("apscheduler", "numexpr"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def store_of(settings: Settings) -> "Store":
+    """The node's store; ends the program where there is none yet."""
+    from dicom_node.spool import Spool
+    from dicom_node.store import Store
+
+    path = Spool(settings.node.spool).store
+    if not path.is_file():
+        stop(f"{path}: no store here; give the node's settings with --config, or start it once", os.EX_NOINPUT)
+    return Store.open(path)
+
+
+def caller() -> "Actor":
+    """Who runs the command, for the audit trail: the system user; with sudo, also the one who called it."""
+    from dicom_node.operations import Actor
+
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user may have no entry
+        name = f"uid {os.getuid()}"
+    behind = os.environ.get("SUDO_USER", "")[:64]
+    if os.getuid() == 0 and behind and behind.isprintable():
+        name = f"{name} (sudo: {behind})"
+    return Actor(name, "cli")

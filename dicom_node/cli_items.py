@@ -1,0 +1,147 @@
+"""An operator's commands for work items: `prognode retry`, `rescore`, `hold`, `release`, `cancel`, `priority`."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicom_node.cli_common import Config, caller, settings_of, stop, store_of
+
+if TYPE_CHECKING:
+    from dicom_node.store import Store
+    from dicom_node.worklist import Row
+
+Items = Annotated[
+    list[int] | None, typer.Argument(help="Numbers of work items, as `prognode status` prints them.", metavar="ITEM...")
+]
+Study = Annotated[str | None, typer.Option("--study", help="The newest work items of this Study Instance UID.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang these commands on the program."""
+    for command in (retry, rescore, hold, release, cancel, priority):
+        app.command()(command)
+
+
+def retry(items: Items = None, study: Study = None, config: Config = None) -> None:
+    """Run failed work items again: those named, or all. With --study, also plan once more what was not scored.
+
+    Example: prognode retry --study 1.2.840.113619.2.55.3
+    """
+    from dicom_node.workitem import State
+
+    store = store_of(settings_of(config))
+    if items:
+        _act(store, "retry", items)
+        return
+    rows = [row for row in _newest(store, study) if row.state is State.FAILED]
+    again = [
+        row
+        for row in (_newest(store, study) if study else [])
+        if row.state is State.COMPLETED and row.outcome == "NOT_SCORED" and row.roi_sop_instance_uid
+    ]
+    done = _each(store, "retry", (row.id for row in rows)) + _each(store, "rescore", (row.id for row in again))
+    print(f"{done} work items will run again")
+    if not done and study is None:
+        print("nothing has failed; give --study to plan a study that was not scored once more")
+
+
+def rescore(items: Items = None, study: Study = None, config: Config = None) -> None:
+    """Plan work items once more: with the clinical values, bundle and settings of now. Another answer is a revision.
+
+    Example: prognode rescore 12
+    """
+    _chosen("rescore", items, study, config)
+
+
+def hold(items: Items = None, study: Study = None, config: Config = None) -> None:
+    """Keep work items back: nothing of them is started or sent until they are released.
+
+    Example: prognode hold 12
+    """
+    _chosen("hold", items, study, config)
+
+
+def release(items: Items = None, study: Study = None, config: Config = None) -> None:
+    """Let held work items go on, also those that wait for review ([deliver] hold_for_review).
+
+    Example: prognode release 12
+    """
+    _chosen("release", items, study, config)
+
+
+def cancel(items: Items = None, study: Study = None, config: Config = None) -> None:
+    """Withdraw work items of which nothing has been sent yet.
+
+    Example: prognode cancel 12
+    """
+    _chosen("cancel", items, study, config)
+
+
+def priority(
+    value: Annotated[str, typer.Argument(help="HIGH, MEDIUM or LOW.")],
+    items: Items = None,
+    study: Study = None,
+    config: Config = None,
+) -> None:
+    """Set how soon work items are taken: HIGH goes first, LOW last.
+
+    Example: prognode priority HIGH 12
+    """
+    _chosen("priority", items, study, config, value.upper())
+
+
+def _chosen(action: str, items: list[int] | None, study: str | None, config: Path | None, value: str = "") -> None:
+    if bool(items) == bool(study):
+        stop("name work items by their numbers, or a study with --study", os.EX_USAGE)
+    store = store_of(settings_of(config))
+    _act(store, action, items or [row.id for row in _newest(store, study)], value)
+
+
+def _newest(store: "Store", study: str | None) -> list["Row"]:
+    """The newest work item of each contour: of a study, or all that have failed."""
+    from dicom_node.workitem import State
+    from dicom_node.worklist import WorklistQuery
+
+    if study is None:
+        rows: list[Row] = []
+        while True:
+            page = store.worklist.find(WorklistQuery(states=(State.FAILED,), offset=len(rows), limit=500))
+            rows += page.rows
+            if len(page.rows) < 500:
+                return rows
+    rows = [row for row in store.worklist.of_study(study) if row.newest]
+    if not rows:
+        stop("this study is not known here: nothing of it has been received", os.EX_DATAERR)
+    return rows
+
+
+def _act(store: "Store", action: str, items: Iterable[int], value: str = "") -> None:
+    """Act on each; ends with EX_DATAERR when one of them was refused."""
+    numbers = list(items)
+    if _each(store, action, numbers, value, print) < len(numbers):
+        raise typer.Exit(os.EX_DATAERR)
+
+
+def _each(
+    store: "Store", action: str, items: Iterable[int], value: str = "", say: Callable[[str], None] | None = None
+) -> int:
+    """How many of these were done; the others are told about on standard error."""
+    import time
+
+    from dicom_node import operations
+
+    done = 0
+    for number in items:
+        try:
+            said = operations.act(store, action, number, caller(), time.time(), value)
+        except (operations.Refused, operations.Unknown) as error:
+            remedy = f"; {error.remedy}" if isinstance(error, operations.Refused) and error.remedy else ""
+            typer.echo(f"prognode: work item {number}: {error}{remedy}", err=True)
+            continue
+        done += 1
+        if say is not None:
+            say(f"work item {number}: {said}")
+    return done
