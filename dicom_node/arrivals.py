@@ -16,21 +16,32 @@ class Arrivals:
         self._db = database
         self._patients = Patients(database)
 
-    def add(self, instance: Instance, calling_ae_title: str, now: float, identity: Identity | None = None) -> bool:
-        """Record a stored instance; durable when this returns. False when these very bytes were here already."""
+    def add(
+        self,
+        instance: Instance,
+        calling_ae_title: str,
+        now: float,
+        identity: Identity | None = None,
+        association: str = "",
+    ) -> bool:
+        """Record a stored instance; durable when this returns. False when these very bytes were here already.
+
+        What retention had removed is here again, and looked at again; `association` is for the audit.
+        """
         with self._db.immediate():
             known = self._db.rows(
-                "SELECT id, digest, current FROM instance WHERE sop_instance_uid = ?", [instance.sop_instance_uid]
+                "SELECT digest FROM instance WHERE sop_instance_uid = ? AND current = 1 AND removed = 0",
+                [instance.sop_instance_uid],
             )
-            if any(row["digest"] == instance.digest and row["current"] for row in known):
+            if any(row["digest"] == instance.digest for row in known):
                 return False
             self._db.execute("UPDATE instance SET current = 0 WHERE sop_instance_uid = ?", [instance.sop_instance_uid])
             self._db.execute(
                 "INSERT INTO instance (sop_instance_uid, digest, sop_class_uid, series_instance_uid,"
-                " study_instance_uid, frame_of_reference_uid, header, calling_ae_title, received_at, own, planned)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " study_instance_uid, frame_of_reference_uid, header, calling_ae_title, received_at, own, planned,"
+                " association) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (sop_instance_uid, digest) DO UPDATE SET current = 1, planned = excluded.planned,"
-                " received_at = excluded.received_at",
+                " received_at = excluded.received_at, association = excluded.association, removed = 0",
                 [
                     instance.sop_instance_uid,
                     instance.digest,
@@ -43,6 +54,7 @@ class Arrivals:
                     now,
                     int(instance.own),
                     int(instance.own),
+                    association,
                 ],
             )
             if instance.is_roi and not instance.own:

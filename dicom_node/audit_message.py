@@ -60,6 +60,7 @@ _EVENTS = {
     "audit.recovered": _alert("110134", "Audit Recording Started"),
     "association.": _alert("110126", "Node Authentication"),
     "connection.": _alert("110126", "Node Authentication"),
+    "tls.": _alert("110126", "Node Authentication"),
     "instances.received": Event("110104", "DICOM Instances Transferred", "C"),
     "instances.known": Event("110104", "DICOM Instances Transferred", "R"),
     # Whether the receiver held them already is not known to the sender: R (PS3.15 A.5.3.7).

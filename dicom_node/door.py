@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
@@ -75,9 +76,13 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom i
 
 
 class Door:
-    """Watches the ports in a thread of its own. `open` starts it, `close` ends it and closes visitors, not ports."""
+    """Watches the ports in a thread of its own. `open` starts it, `close` ends it and closes visitors, not ports.
 
-    def __init__(self, settings: Settings) -> None:
+    `alert` hears of each line that is logged: the caller's address, and the words.
+    """
+
+    def __init__(self, settings: Settings, alert: Callable[[str, str], None] = lambda address, words: None) -> None:
+        self._alert = alert
         self._limits = settings.receive
         self._gate = Gate(settings)
         # A handshake costs more than a request and cannot be refused in words: twice the rate, so requests go first.
@@ -270,7 +275,9 @@ class Door:
             self._unsaid += 1
             return
         unsaid, self._unsaid = self._unsaid, 0
-        LOGGER.warning("%s%s", words, f" ({unsaid} lines before this one were left out)" if unsaid else "")
+        words += f" ({unsaid} lines before this one were left out)" if unsaid else ""
+        LOGGER.warning("%s", words)
+        self._alert(address, words)
 
 
 def _abort() -> bytes:

@@ -8,6 +8,8 @@ import hashlib
 import logging
 import os
 import threading
+import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,8 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
         self._reserve_bytes = reserve_bytes
         self.stored = 0
         self.refused = 0
+        self.mark = uuid.uuid4().hex[:16]  # of the association, for the audit
+        self.known: Counter[tuple[str, str]] = Counter()  # what was here already, by study and SOP class
         self.news = threading.Event()  # set by the upper layer when anything has happened
         self._lock = threading.Lock()
         self._open: set[Incoming] = set()

@@ -18,6 +18,7 @@ from pynetdicom import AE, _config, evt
 
 from config.settings import Settings
 from dicom_node import headers
+from dicom_node.association_audit import AssociationAudit
 from dicom_node.commitment import read_report
 from dicom_node.door import Door, Listener
 from dicom_node.elements import UnreadableHeader, escaped
@@ -74,6 +75,7 @@ class Receiver:
         self._door: Door | None = None
         self._listeners: list[Listener] = []
         self._ledger: Ledger | None = None
+        self._audit = AssociationAudit(self._post, clock)
         self._locked = ExitStack()
         self.port = settings.node.port
         self.tls_port = settings.tls.port
@@ -90,6 +92,7 @@ class Receiver:
         try:
             self._ledger = Ledger(self._spool)
             self._ledger.call(lambda store: None)  # a store that cannot be opened must stop the start, not a sender
+            self._audit.left_over()
             self._listen()
         except BaseException:
             self.stop()
@@ -131,7 +134,7 @@ class Receiver:
             self.tls_port = self._open(entity, tls.port, server_context(tls))
             whom = "callers with a certificate" if tls.client_ca else "any caller"
             LOGGER.info("receive.listening AE title %s, TLS port %d, %s", node.ae_title, self.tls_port, whom)
-        self._door = Door(self._settings)
+        self._door = Door(self._settings, self._audit.refused)
         self._door.open(self._listeners)
 
     def _open(self, entity: AE, port: int, context: ssl.SSLContext | None) -> int:
@@ -161,6 +164,7 @@ class Receiver:
         return UpsScp(self._settings, self._spool, ledger.call, self._clock).handlers()
 
     def _on_established(self, event: evt.Event) -> None:
+        self._audit.accepted(str(event.assoc.requestor.ae_title), event.assoc.requestor.address_info.address)
         calling = escaped(str(event.assoc.requestor.ae_title))
         accepted = {cx.abstract_syntax for cx in event.assoc.accepted_contexts}
         if not accepted:
@@ -177,6 +181,9 @@ class Receiver:
     def _on_closed(self, event: evt.Event) -> None:
         provider = event.assoc.dimse
         provider.discard_unfinished()
+        if provider.stored:
+            address = event.assoc.requestor.address_info.address
+            self._audit.ended(provider.mark, str(event.assoc.requestor.ae_title), address, provider.known)
         if provider.stored or provider.refused:
             calling = escaped(str(event.assoc.requestor.ae_title))
             LOGGER.info('association.ended "%s": %d stored, %d refused', calling, provider.stored, provider.refused)
@@ -194,6 +201,8 @@ class Receiver:
             if incoming is not None:
                 incoming.discard()  # nothing to do when it was kept: it has another name by then
         event.assoc.dimse.stored += 1
+        if not new:
+            event.assoc.dimse.known[instance.study_instance_uid, instance.sop_class_uid] += 1
         LOGGER.debug(
             "instance.stored %s, class %s, from %s%s",
             instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already",
@@ -218,7 +227,7 @@ class Receiver:
             self._spool.keep_instance(incoming.path, instance.sop_instance_uid, digest)
         except OSError as error:
             raise Refusal(OUT_OF_RESOURCES, f"disk: {error.strerror or type(error).__name__}") from error
-        return instance, self._record(instance, identity, calling)
+        return instance, self._record(instance, identity, calling, event.assoc.dimse.mark)
 
     def _read(self, event: evt.Event, incoming: Incoming, digest: str) -> tuple[Instance, Identity]:
         try:
@@ -231,9 +240,9 @@ class Receiver:
             raise Refusal(MISMATCH, "SOP Instance UID of data set and command differ")
         return instance, identity
 
-    def _record(self, instance: Instance, identity: Identity, calling: str) -> bool:
+    def _record(self, instance: Instance, identity: Identity, calling: str, mark: str) -> bool:
         try:
-            return self._ledger_call(lambda store: store.arrivals.add(instance, calling, self._clock(), identity))
+            return self._ledger_call(lambda store: store.arrivals.add(instance, calling, self._clock(), identity, mark))
         except Exception as error:  # whatever the store says, the sender has to hear "try again"
             LOGGER.error("store.failed %s; the sender was told to try again", type(error).__name__)
             raise Refusal(OUT_OF_RESOURCES, "the node's store cannot be written") from error
@@ -243,6 +252,10 @@ class Receiver:
         if ledger is None:
             raise RuntimeError("the receiver is stopped")
         return ledger.call(work)
+
+    def _post(self, work: Callable[[Store], object]) -> None:
+        if self._ledger is not None:
+            self._ledger.post(work)
 
     def _on_event_report(self, event: evt.Event) -> tuple[int, None]:
         """A storage commitment report (PS3.4 J.3.3) that came on an association of the peer's own."""
