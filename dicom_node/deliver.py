@@ -32,6 +32,7 @@ from dicom_node.elements import UnreadableHeader, ascii_text
 from dicom_node.workitem import DeliveryState, Retryable
 
 LOGGER = logging.getLogger(__name__)
+STUDY_ROOT_FIND = str(StudyRootQueryRetrieveInformationModelFind)
 SAME_ASSOCIATION_SECONDS = 0.5  # how long a commitment report on the asking association is waited for
 
 
@@ -275,13 +276,19 @@ def find(
     return frozenset(seen & set(instances))
 
 
-def _find_in_series(association: Association, study: str, series: str, uids: list[str]) -> set[str] | None:
+def image_query(study: str, series: str, uids: list[str]) -> Dataset:
+    """The identifier of a C-FIND at IMAGE level."""
     query = Dataset()
     query.QueryRetrieveLevel = "IMAGE"
     query.StudyInstanceUID = study
     if series:
         query.SeriesInstanceUID = series
     query.SOPInstanceUID = uids
+    return query
+
+
+def _find_in_series(association: Association, study: str, series: str, uids: list[str]) -> set[str] | None:
+    query = image_query(study, series, uids)
     seen: set[str] = set()
     status: int | None = None
     for answer, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):

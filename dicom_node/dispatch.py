@@ -14,6 +14,7 @@ from dicom_node import deliver
 from dicom_node.compose import variant_name
 from dicom_node.deliver import Document, Variant
 from dicom_node.deliveries import Delivery
+from dicom_node.delivery_audit import objects_sent, query_sent
 from dicom_node.messages import Messenger, is_message
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -122,6 +123,8 @@ class Dispatcher:
             # It may have cost a time-out: the next work item's objects need not find out for themselves.
             self._store.deliveries.hold(peer.ae_title, self._clock() + deliver.delay(1, self._settings.deliver))
             raise
+        for entry in objects_sent(item, peer, answers, self._clock()):
+            self._store.audit.add(entry)
         for answer in answers:
             row = by_name[answer.name]
             if answer.state is DeliveryState.SENT:
@@ -185,6 +188,9 @@ class Dispatcher:
         wanted = {place.sop_instance_uid: place.series_instance_uid for place in places.values()}
         asks = peer.proof != "commitment"
         seen = deliver.find(peer, study, wanted, self._settings) if asks else None
+        if seen is not None:
+            query = deliver.image_query(study, "", sorted(wanted))
+            self._store.audit.add(query_sent(peer, deliver.STUDY_ROOT_FIND, query, self._clock(), item.id))
         for row in rows:
             if seen is None:
                 self._without_find(peer, row)
