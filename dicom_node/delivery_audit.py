@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -53,7 +53,7 @@ def _entry(
     now: float,
     outcome: AuditOutcome,
     detail: str,
-    facts: dict[str, object],
+    facts: Mapping[str, object],
 ) -> AuditEntry:
     return AuditEntry(
         now, "prognode", "node", action, outcome,
