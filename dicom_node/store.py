@@ -17,6 +17,7 @@ from dicom_node.clinical_pulls import ClinicalPulls
 from dicom_node.clinical_values import ClinicalValues
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
+from dicom_node.hl7_inbox import Inbox
 from dicom_node.patients import Patients
 from dicom_node.procedure_steps import ProcedureSteps
 from dicom_node.subscriptions import Subscriptions
@@ -34,6 +35,7 @@ class Store:
         self.births = Births(database)
         self.deliveries = Deliveries(database)
         self.patients = Patients(database)
+        self.inbox = Inbox(database)
         self.audit = Audit(database)
         self.clinical = ClinicalValues(database)
         self.pulls = ClinicalPulls(database)

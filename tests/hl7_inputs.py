@@ -84,3 +84,16 @@ def findings(text: str, folder: Path) -> list[str]:
         assert Validator.validate(parsed, report_file=str(report))
     lines = report.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if not any(known in line for known in KNOWN_WARNINGS)]
+
+
+def msh(kind: str, control_id: str = "1", character_set: str = "UNICODE UTF-8", sender: str = "RIS|HOSPITAL") -> str:
+    """An MSH segment as a RIS writes it."""
+    return f"MSH|^~\\&|{sender}|PROGNODE||20260301120000+0100||{kind}|{control_id}|P|2.5.1||||||{character_set}\r"
+
+
+def adt(
+    event: str, pid: str = "1||4711^^^HOSPITAL^MR||Müller^Jörg||19500101|M", control_id: str = "1", mrg: str = ""
+) -> str:
+    """An ADT message about one patient."""
+    merged = f"MRG|{mrg}\r" if mrg else ""
+    return f"{msh(f'ADT^{event}', control_id)}EVN|{event}|20260301120000\rPID|{pid}\r{merged}"
