@@ -16,6 +16,7 @@ from pydicom.uid import CTImageStorage
 
 from analysis.contract import MASK_FILE, PICTURES_FILE, RESULT_FILE, JobResult, Outcome
 from dicom_node.decision import NotEligible, Plan
+from dicom_node.overlay import Overlay, with_identity
 from dicom_node.spool import Spool
 from reports import build
 from reports.context import DocumentReference, ReportContext, reference_to
@@ -34,8 +35,11 @@ def compose(
     path_of: Callable[[str], Path],
     context: ReportContext,
     sr_sop_classes: Sequence[str],
+    overlay: Overlay | None = None,
 ) -> tuple[str, ...]:
     """Write the objects of a work item into results/<key>/report, the same bytes each time.
+
+    `overlay` is the patient's identity where it is not what the images carry; `context.identity` is its digest.
 
     Gives the documents in the order in which they are sent: an SR never arrives before the SEG that it refers to.
 
@@ -49,7 +53,8 @@ def compose(
     """
     analysis = spool.results(key, "analysis")
     result = JobResult.model_validate_json((analysis / RESULT_FILE).read_bytes())
-    made = _made(analysis, result, decision, path_of, context, sr_sop_classes[0])
+    header_of = _headers(path_of, overlay or {})
+    made = _made(analysis, result, decision, header_of, context, sr_sop_classes[0])
     objects = {SEGMENTATION: made.segmentation, RISK_SR: made.risk_sr, RADIOMICS_SR: made.radiomics_sr, PAGE: made.page}
     present = {name: dataset for name, dataset in objects.items() if dataset is not None}
     with spool.replace_results(key, "report") as folder:
@@ -82,20 +87,20 @@ def _made(
     analysis: Path,
     result: JobResult,
     decision: Plan | NotEligible,
-    path_of: Callable[[str], Path],
+    header_of: Callable[[str], Dataset],
     context: ReportContext,
     sr_sop_class: str,
 ) -> build.Documents:
     """The documents; where a header of the evidence cannot be used as it is, from what of it can be read."""
     try:
-        return _build(analysis, result, decision, lambda uid: _header(path_of(uid)), context, sr_sop_class)
+        return _build(analysis, result, decision, header_of, context, sr_sop_class)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - the boundary to odd headers: highdicom and pydicom raise whatever fits
         LOGGER.warning(
             "report.cleaned a header of the evidence is odd (%s); its odd parts are left out", type(error).__name__
         )
-        return _build(analysis, result, decision, lambda uid: _cleaned(_header(path_of(uid))), context, sr_sop_class)
+        return _build(analysis, result, decision, lambda uid: _cleaned(header_of(uid)), context, sr_sop_class)
 
 
 def _build(
@@ -124,8 +129,13 @@ def _build(
     return build.scored(ct, roi, _mask(analysis / MASK_FILE), pictures, result, context, sr_sop_class, frames)
 
 
-def _header(path: Path) -> Dataset:
-    return dcmread(path, stop_before_pixels=True, force=True)
+def _headers(path_of: Callable[[str], Path], overlay: Overlay) -> Callable[[str], Dataset]:
+    """Headers of the evidence by SOP Instance UID, under the current identity."""
+
+    def header_of(uid: str) -> Dataset:
+        return with_identity(dcmread(path_of(uid), stop_before_pixels=True, force=True), overlay)
+
+    return header_of
 
 
 def _cleaned(header: Dataset) -> Dataset:

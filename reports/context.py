@@ -73,6 +73,8 @@ class ReportContext:
         First of six: risk SR, pages, radiomics SR, SEG, PDF, presentation state.
     zone : tzinfo or None
         The site's zone, used where the evidence has no Timezone Offset From UTC; None: the host's.
+    identity : str
+        Digest of what of the patient's current identity is not what the images carry; '' where all of it is.
     """
 
     key: str
@@ -88,11 +90,17 @@ class ReportContext:
     language: str = "en"
     series_number: int = 9000
     zone: tzinfo | None = None
+    identity: str = ""
 
 
 def fingerprint(context: ReportContext) -> str:
-    """SHA-256 over every field: part of each UID, so that other content never meets an old UID."""
+    """SHA-256 over every field: part of each UID, so that other content never meets an old UID.
+
+    An identity that is the images' own is left out: UIDs made before there was another one stay as they are.
+    """
     fields = asdict(context) | {"created": context.created.isoformat(), "zone": str(context.zone)}
+    if not context.identity:
+        del fields["identity"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
