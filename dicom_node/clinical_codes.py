@@ -57,7 +57,8 @@ class Variable(_Frozen):
     unit: str = ""  # UCUM
     quantity: str = ""
     unit_if_absent: str = ""  # for a laboratory that never says it
-    timeless: bool = False
+    timeless: bool = False  # a value of any day counts
+    lasting: bool = False  # once so, it stays so: no value is too old
     codes: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     values: dict[str, float | str] = Field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Observations of a feed (HL7 v2, FHIR) -> clinical values in the store."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dicom_node.clinical_codes import Codes, NotTaken, Observed
@@ -43,6 +43,16 @@ def take(
     `as_of`: when the source said all this (seconds since the epoch), so that an old message that comes again does not
     take the place of a newer one.
     """
+    return _take(values, observations, feed, now, lambda each: entry_of(each, codes, feed, as_of))
+
+
+def _take(
+    values: ClinicalValues,
+    observations: Iterable[Observation],
+    feed: Feed,
+    now: float,
+    read: Callable[[Observation], ClinicalEntry | NotTaken],
+) -> Taken:
     entries: list[ClinicalEntry] = []
     refused: list[NotTaken] = []
     retracted = 0
@@ -51,11 +61,11 @@ def take(
             whose = (observation.patient_id, observation.issuer_of_patient_id)
             retracted += values.retract(feed.kind, observation.origin, now, feed.recorded_by, whose)
             continue
-        read = entry_of(observation, codes, feed, as_of)
-        if isinstance(read, NotTaken):
-            refused.append(read)
+        said = read(observation)
+        if isinstance(said, NotTaken):
+            refused.append(said)
         else:
-            entries.append(read)
+            entries.append(said)
     counts = values.record(entries, now) if entries else {}
     return Taken(
         recorded=counts.get("new", 0) + counts.get("changed", 0),
@@ -66,11 +76,28 @@ def take(
     )
 
 
+def take_diagnoses(
+    values: ClinicalValues, codes: Codes, diagnoses: Iterable[Observation], feed: Feed, now: float
+) -> Taken:
+    """`take` for HL7 v2 DG1 and FHIR Condition, whose code is what they say."""
+    return _take(values, diagnoses, feed, now, lambda each: _diagnosis(each, codes, feed))
+
+
 def entry_of(
     observation: Observation, codes: Codes, feed: Feed, as_of: float | None = None
 ) -> ClinicalEntry | NotTaken:
     """One observation as a value to record, or why it is none."""
-    said = codes.read(observation)
+    return _entry(codes.read(observation), observation, feed, as_of)
+
+
+def _diagnosis(diagnosis: Observation, codes: Codes, feed: Feed) -> ClinicalEntry | NotTaken:
+    said = [codes.condition(each.code, each.system) for each in diagnosis.codes] or [NotTaken("", "it has no code")]
+    return _entry(next((each for each in said if isinstance(each, Observed)), said[0]), diagnosis, feed, None)
+
+
+def _entry(
+    said: Observed | NotTaken, observation: Observation, feed: Feed, as_of: float | None
+) -> ClinicalEntry | NotTaken:
     if isinstance(said, Observed) and not observation.patient_id:
         return NotTaken(said.name, "its patient is not named")
     if isinstance(said, Observed) and observation.status not in FINAL:

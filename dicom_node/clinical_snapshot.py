@@ -11,7 +11,7 @@ from pathlib import Path
 from analysis.contract import ClinicalValue, QualityFlag, Severity
 from config.clinical import Clinical
 from dicom_node import clinical_table
-from dicom_node.clinical_codes import load, plain_number
+from dicom_node.clinical_codes import Variable, load, plain_number
 from dicom_node.clinical_table import Candidate
 from dicom_node.clinical_values import KINDS, StoredValue
 from dicom_node.identity import Identity
@@ -55,7 +55,9 @@ class Snapshots:
         stored = self._store.clinical.current(*patient)
         offered = [*header.values, *clinical_table.of_table(self._settings, ids), *map(_candidate, stored)]
         choices = [
-            _Choice(predictor, self._of(predictor, offered), header.day, self._settings, self._is_timeless(name))
+            _Choice(
+                predictor, self._of(predictor, offered), header.day, self._settings, self._codes.variables.get(name)
+            )
             for name, predictor in sorted(self._predictors.items())
         ]
         flags = _flags(choices, self._settings)
@@ -63,8 +65,14 @@ class Snapshots:
             flags.append(_AMBIGUOUS)
         return Snapshot(tuple(choice.value() for choice in choices if choice.best), tuple(flags))
 
-    def _is_timeless(self, name: str) -> bool:
-        return name in self._codes.variables and self._codes.variables[name].timeless
+    def differing(self, before: Sequence[ClinicalValue], now: Sequence[ClinicalValue]) -> tuple[str, ...]:
+        """Predictors whose value is another one; the same value of another day or source is none."""
+        was, new = ({each.name: each for each in values if each.name in self._predictors} for values in (before, now))
+        return tuple(
+            name
+            for name, predictor in sorted(self._predictors.items())
+            if _coerced(predictor, was.get(name)) != _coerced(predictor, new.get(name))
+        )
 
     def _of(self, predictor: Predictor, offered: Sequence[Candidate]) -> list[Candidate]:
         named = (each for each in offered if each.name == predictor.name)
@@ -108,9 +116,16 @@ class _Choice:
     """Which of the values offered for one predictor is used."""
 
     def __init__(
-        self, predictor: Predictor, offered: Sequence[Candidate], ct: date | None, settings: Clinical, timeless: bool
+        self,
+        predictor: Predictor,
+        offered: Sequence[Candidate],
+        ct: date | None,
+        settings: Clinical,
+        variable: Variable | None,
     ) -> None:
-        self.predictor, self.ct, self.timeless = predictor, ct, timeless
+        self.predictor, self.ct = predictor, ct
+        self.timeless = timeless = variable is not None and variable.timeless
+        self._lasting = variable is not None and variable.lasting
         self._old_after = timedelta(days=settings.old_after_days)
         latest = ct + timedelta(days=settings.used_days_after_ct) if ct else None
         self.late = [each for each in offered if not timeless and latest and each.day and each.day > latest]
@@ -127,7 +142,8 @@ class _Choice:
             return _HEADER
         if value.day is None:
             return _UNDATED
-        return _OLD if self.ct and value.day < self.ct - self._old_after else _FRESH
+        old = self.ct is not None and value.day < self.ct - self._old_after and not self._lasting
+        return _OLD if old else _FRESH
 
     @property
     def days_before(self) -> int | None:
@@ -177,7 +193,9 @@ class _Choice:
         return ours != theirs
 
 
-def _coerced(predictor: Predictor, value: Candidate) -> float | str | None:
+def _coerced(predictor: Predictor, value: Candidate | ClinicalValue | None) -> float | str | None:
+    if value is None:
+        return None
     try:
         return coerce(predictor, value.value, value.unit)
     except ValueRefused:

@@ -207,22 +207,33 @@ class ClinicalValues:
             "DELETE FROM clinical_change WHERE patient_id = ? AND issuer_of_patient_id = ? AND at = ?", list(change)
         )
 
-    def note_newer(self, work_item_id: int, names: Sequence[str], now: float) -> None:
-        """Remember that a work item would be scored with other values of these predictors now; () forgets it."""
-        if names:
-            row = {"work_item_id": work_item_id, "names": ", ".join(names), "at": now}
-            self._db.execute(
-                "INSERT INTO clinical_newer VALUES (:work_item_id, :names, :at) ON CONFLICT DO UPDATE SET"
-                " names = excluded.names, at = excluded.at",
-                row,
-            )
-        else:
-            self._db.execute("DELETE FROM clinical_newer WHERE work_item_id = ?", [work_item_id])
+    def note_newer(self, work_item_id: int, names: Sequence[str], now: float) -> bool:
+        """Remember that a work item would be scored with other values of these predictors now; () forgets it.
 
-    def newer(self) -> dict[int, str]:
-        """Work items that would be scored with other values now, and the names of these: "ecog, nlr"."""
-        rows = self._db.rows("SELECT work_item_id, names FROM clinical_newer")
-        return {row["work_item_id"]: row["names"] for row in rows}
+        False when that was known.
+        """
+        if not names:
+            return self._db.execute("DELETE FROM clinical_newer WHERE work_item_id = ?", [work_item_id]) > 0
+        changed = self._db.execute(
+            "INSERT INTO clinical_newer VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET names = excluded.names,"
+            " at = excluded.at WHERE names != excluded.names",
+            [work_item_id, ", ".join(names), now],
+        )
+        return changed > 0
+
+    def newer(self, work_item_id: int | None = None) -> dict[int, str]:
+        """Work items that would be scored with other values now, and the names of these: "ecog, nlr".
+
+        Only the newest of a contour; all of them, or the given one.
+        """
+        rows = self._db.rows(
+            "SELECT n.work_item_id AS id, n.names FROM clinical_newer n JOIN work_item w ON w.id = n.work_item_id"
+            " WHERE w.state != 'CANCELED' AND (:id IS NULL OR w.id = :id) AND NOT EXISTS"
+            " (SELECT 1 FROM work_item l WHERE l.roi_sop_instance_uid = w.roi_sop_instance_uid AND l.id > w.id"
+            " AND l.key IS NOT NULL AND l.state != 'CANCELED')",
+            {"id": work_item_id},
+        )
+        return {row["id"]: row["names"] for row in rows}
 
     # -- rows ------------------------------------------------------------------------------------------------
 

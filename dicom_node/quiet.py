@@ -9,7 +9,7 @@ import warnings
 import pydicom.config
 
 LOGGER = logging.getLogger(__name__)
-LIBRARIES = ("pynetdicom", "pydicom", "highdicom")
+LIBRARIES = ("pynetdicom", "pydicom", "highdicom", "httpx", "httpcore")  # httpx logs URLs, which hold patient IDs
 
 
 class _PlaceOnly(logging.Filter):

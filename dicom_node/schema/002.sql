@@ -93,7 +93,7 @@ CREATE TABLE clinical_change (
 
 -- Work items whose score would use other clinical values now.
 CREATE TABLE clinical_newer (
-    work_item_id INTEGER PRIMARY KEY REFERENCES work_item (id),
+    work_item_id INTEGER PRIMARY KEY,
     names TEXT NOT NULL,               -- of the predictors, with commas
     at REAL NOT NULL
 ) STRICT;

@@ -1,0 +1,77 @@
+"""Clinical values that came after a score: which work items would use other ones now, and their next revision where
+the site wants that ([clinical] revise). Else the page says so, and a rescore uses them.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+
+from config.settings import Settings
+from dicom_node.clinical_snapshot import Snapshots
+from dicom_node.decision import Plan
+from dicom_node.schedule import Ticket
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.workitem import StageError, State, WorkItem
+from models.bundle import Bundle
+
+LOGGER = logging.getLogger(__name__)
+_CAN_BE_REVISED = (State.SCHEDULED, State.COMPLETED)
+
+
+class ClinicalWatch:
+    """Compares what is on hand with what was frozen. One per thread, as its store is."""
+
+    def __init__(
+        self, store: Store, spool: Spool, settings: Settings, bundle: Bundle, clock: Callable[[], float]
+    ) -> None:
+        self._store, self._spool, self._settings, self._clock = store, spool, settings, clock
+        self._snapshots = Snapshots(store, settings.clinical, bundle.manifest.clinical)
+
+    def look(self) -> bool:
+        """Deal with what has changed since the last look. False when nothing has, or it cannot be told just now."""
+        changes = self._store.clinical.changes()
+        for change in changes:
+            try:
+                for item in self._newest_of(*change[:2]):
+                    self._compare(item)
+            except StageError as error:  # the site's table: what waits for it says so, and this is looked at again
+                LOGGER.debug("clinical.not_compared %s", error)
+                return False
+            self._store.clinical.looked_at(change)
+        if self._settings.clinical.revise:
+            self._revise()
+        return bool(changes)
+
+    def _newest_of(self, patient_id: str, issuer: str) -> Iterator[WorkItem]:
+        """The newest planned work item of each contour of a patient."""
+        aliases = self._store.clinical.aliases(patient_id, issuer)
+        studies = dict.fromkeys(uid for alias in aliases for uid in self._store.patients.studies_of(*alias))
+        seen: set[str] = set()
+        for item in (item for study in studies for item in self._store.items(study)):
+            roi = item.roi_sop_instance_uid
+            if roi is None or item.key is None or item.state is State.CANCELED or roi in seen:
+                continue
+            seen.add(roi)
+            yield item
+
+    def _compare(self, item: WorkItem) -> None:
+        ticket = Ticket.from_json(item.plan or "")
+        if not isinstance(ticket.decision, Plan):
+            return
+        first = ticket.decision.ct_sop_instance_uids[0]
+        try:
+            now = self._snapshots.take(item.study_instance_uid, self._spool.instance_path(first, ticket.digests[first]))
+        except FileNotFoundError:  # its images have gone: it will not be scored again
+            return
+        names = self._snapshots.differing(ticket.clinical, now.values)
+        if self._store.clinical.note_newer(item.id, names, self._clock()) and names:
+            LOGGER.info("clinical.newer work item %s: %s", (item.key or "")[:12], ", ".join(names))
+            self._store.note(item.id, "newer clinical values", self._clock(), ", ".join(names))
+
+    def _revise(self) -> None:
+        for item_id, names in self._store.clinical.newer().items():
+            item = self._store.item(item_id)
+            if item is None or item.state not in _CAN_BE_REVISED:
+                continue  # at work or failed: looked at again when it has come to its end
+            if self._store.births.replan(item_id, f"newer clinical values: {names}", self._clock()):
+                self._store.clinical.note_newer(item_id, (), self._clock())
