@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node.spool import Spool
-from dicom_node.web import api, deps, errors, facts, images, live, pages, signin
+from dicom_node.web import api, deps, errors, facts, images, live, node_pages, pages, signin
 from dicom_node.web.security import Guard
 
 # The only places that answer without a sign-in; a test asks every other one.
@@ -54,7 +54,7 @@ def create_app(settings: Settings, spool: Spool) -> FastAPI:
         app.include_router(router)
     behind_signin = [Depends(deps.viewer)]
     app.include_router(api.router, dependencies=behind_signin)
-    for router in (pages.router, images.router, live.router):
+    for router in (pages.router, node_pages.router, images.router, live.router):
         app.include_router(router, dependencies=behind_signin, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=deps.STATIC), name="static")
     return app
