@@ -4,12 +4,13 @@ The bytes are hostile: whatever is odd ends in UnreadableHeader, which names the
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
@@ -20,16 +21,15 @@ from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, name
 from dicom_node.frames import geometry_of, rescale_of
 from dicom_node.identity import KEYWORDS, Identity, patient_digest
 from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, RTSTRUCT, SEG, Instance
+from dicom_node.outline import MAXIMUM_VALUE_BYTES, UNDEFINED, outline
 from dicom_node.quiet import quiet_libraries
 from dicom_node.references import References, rtstruct_facts, seg_facts
 
 __all__ = ["UnreadableHeader", "data_set_digest", "identity_of", "read", "read_with_identity"]
 
-UNDEFINED = 0xFFFFFFFF
-MAXIMUM_VALUE_BYTES = 65_536  # of an attribute that is no sequence
-MAXIMUM_SEQUENCE_BYTES = 268_435_456  # an RTSTRUCT of 5 million points has about 150 MB
 MAXIMUM_FRAGMENTS = 1_000_000
-_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_BIG_BYTES = 1_000_000
+_one_big_header = threading.Lock()  # what is parsed of one can take 200 MB; many associations must not do it at once
 _WITH_PIXELS = CT_CLASSES | {SEG, LABEL_MAP_SEG}
 _STRINGS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer",
@@ -42,10 +42,8 @@ _SEQUENCES = (
     "PerFrameFunctionalGroupsSequence", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
     "ROIContourSequence", "RTROIObservationsSequence",
 )  # fmt: skip
-_MAXIMUM_BYTES: Mapping[int, int] = {
-    **{Tag(keyword): MAXIMUM_VALUE_BYTES for keyword in _STRINGS},
-    **{Tag(keyword): MAXIMUM_SEQUENCE_BYTES for keyword in _SEQUENCES},
-}
+_VALUES = frozenset(int(Tag(keyword)) for keyword in _STRINGS)
+_NESTED = frozenset(int(Tag(keyword)) for keyword in _SEQUENCES)
 
 
 def read(path: Path, digest: str) -> Instance:
@@ -66,8 +64,15 @@ def read_with_identity(path: Path, digest: str) -> tuple[Instance, Identity]:
     """`read`, and whose study it is; raises as `read` does."""
     with _hostile_bytes(), path.open("rb") as stream:
         syntax = _transfer_syntax(stream)
-        dataset = _header(stream, syntax, path.stat().st_size)
-        return _instance(dataset, syntax, digest), identity_of(dataset)
+        implicit, size = syntax == ImplicitVRLittleEndian, path.stat().st_size
+        data, pixels = outline(stream, size, implicit=implicit, values=_VALUES, sequences=_NESTED)
+        if pixels is not None:
+            _check_pixels_whole(stream, *pixels, size)
+        with _one_big_header if len(data) > _BIG_BYTES else nullcontext():
+            dataset = read_dataset(BytesIO(data), implicit, True)
+            if pixels is None and uid(dataset, "SOPClassUID", required=True) in _WITH_PIXELS:
+                raise UnreadableHeader("PixelData is absent, or the data set is cut short before it")
+            return _instance(dataset, syntax, digest), identity_of(dataset)
 
 
 @contextmanager
@@ -117,31 +122,6 @@ def _meta_header(stream: BinaryIO) -> Dataset:
     if start[:2] != b"\x02\x00" or not start[4:6].isalpha():
         raise UnreadableHeader("the meta header is damaged")
     return read_dataset(stream, False, True, stop_when=past_the_group)
-
-
-def _header(stream: BinaryIO, syntax: UID, size: int) -> Dataset:
-    """The wanted attributes before the pixels; makes sure that the pixels are whole."""
-    pixels: list[tuple[int, int]] = []
-
-    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-        position = stream.tell()
-        if tag in _PIXELS:
-            pixels.append((position, length))
-            return True
-        if length != UNDEFINED and position + length > size:
-            raise UnreadableHeader(f"the data set is cut short in {_name(tag)}")
-        if length != UNDEFINED and length > _MAXIMUM_BYTES.get(tag, size):
-            raise UnreadableHeader(f"{_name(tag)} has {length} bytes")
-        return False
-
-    dataset = read_dataset(
-        stream, syntax == ImplicitVRLittleEndian, True, stop_when=at_pixels, specific_tags=list(_MAXIMUM_BYTES)
-    )
-    if pixels:
-        _check_pixels_whole(stream, *pixels[0], size)
-    elif uid(dataset, "SOPClassUID", required=True) in _WITH_PIXELS:
-        raise UnreadableHeader("PixelData is absent, or the data set is cut short before it")
-    return dataset
 
 
 def _check_pixels_whole(stream: BinaryIO, position: int, length: int, size: int) -> None:
@@ -213,10 +193,6 @@ def _own(dataset: Dataset) -> bool:
     """Made by this software: a workstation that edits an object of ours keeps the manufacturer, but gives new UIDs."""
     ours = ascii_text(dataset, "SOPInstanceUID").startswith("2.25.")
     return ours and ascii_text(dataset, "Manufacturer") == MANUFACTURER
-
-
-def _name(tag: BaseTag) -> str:
-    return keyword_for_tag(tag) or f"({tag.group:04X},{tag.element:04X})"
 
 
 def data_set_digest(path: Path) -> str:

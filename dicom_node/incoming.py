@@ -8,14 +8,16 @@ import hashlib
 import logging
 import os
 import threading
+import time
 import uuid
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
+from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
@@ -26,13 +28,20 @@ from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 from config.settings import Receive
 from dicom_node.connection import IDLE_MILLISECONDS, accepted
 from dicom_node.door import Arrived
-from dicom_node.elements import is_uid
+from dicom_node.elements import UnreadableHeader, is_uid
+from dicom_node.outline import check_structure
 from dicom_node.spool import Spool
 
 LOGGER = logging.getLogger(__name__)
 BUFFER_BYTES = 1 << 20
 ROOM_CHECK_BYTES = 1 << 26  # how much is written between two looks at the free space
-MAXIMUM_COMMAND_BYTES = 1 << 24  # command sets, and the data sets of everything but C-STORE, stay in memory
+MAXIMUM_COMMAND_BYTES = 1 << 16  # a real command set has a few hundred
+MAXIMUM_MESSAGE_BYTES = 1 << 22  # data sets of everything but C-STORE stay in memory; a commitment report has 1.5 MB
+SLOWEST_BYTES_PER_SECOND = 1024.0  # of a message as a whole, on top of the time for a PDU
+
+
+class Unacceptable(Exception):
+    """A message that is not taken; the text says why and quotes nothing."""
 
 
 class Incoming:
@@ -123,11 +132,13 @@ class Incoming:
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom is not typed here
     """A DIMSE provider that gives each C-STORE a file in the spool. `stored` and `refused` count for the log."""
 
-    def __init__(self, association: Association, spool: Spool, reserve_bytes: int) -> None:
+    def __init__(self, association: Association, spool: Spool, limits: Receive) -> None:
         super().__init__(association)
         self.message: Any = None
         self._spool = spool
-        self._reserve_bytes = reserve_bytes
+        self._reserve_bytes = limits.reserve_disk_bytes
+        self._seconds = limits.dimse_timeout_seconds
+        self._began, self._came = 0.0, 0  # when the message began, and its bytes so far
         self.stored = 0
         self.refused = 0
         self.mark = uuid.uuid4().hex[:16]  # of the association, for the audit
@@ -147,28 +158,52 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
         """Take P-DATA, one PDV at a time: the file has to stand before the first byte of its data set."""
         try:
             for context_id, data in primitive.presentation_data_value_list:
-                self._prepare(is_command=bool(data[0] & 1))
+                self._check_pace(len(data))
+                self._prepare(data)
                 single = P_DATA()
                 single.presentation_data_value_list = [[context_id, data]]
                 super().receive_primitive(single)
         except Exception as error:  # noqa: BLE001 - the boundary to hostile bytes: else pynetdicom's thread dies of it
-            LOGGER.warning("association.aborted a message cannot be understood (%s)", type(error).__name__)
+            why = str(error) if isinstance(error, Unacceptable) else f"cannot be understood ({type(error).__name__})"
+            LOGGER.warning("association.aborted a message %s", why)
             self.message = None
             self.dul.event_queue.put("Evt19")  # invalid PDU: the state machine aborts the association
 
-    def _prepare(self, *, is_command: bool) -> None:
+    def _check_pace(self, length: int) -> None:
+        """A message must come on: many tiny PDUs, each in its time, would hold an association for ever."""
+        now = time.monotonic()
+        if self.message is None:
+            self._began, self._came = now, 0
+        self._came += length
+        if now - self._began > self._seconds + self._came / SLOWEST_BYTES_PER_SECOND:
+            raise Unacceptable("comes too slowly")
+
+    def _prepare(self, data: bytes) -> None:
+        """Before a fragment (PS3.8 annex E.2: a control byte, then a part) is added to the message."""
         message = self.message
         if message is None:
             return
-        if message.encoded_command_set.tell() > MAXIMUM_COMMAND_BYTES:
-            raise ValueError("a command set is too long")
-        if is_command or message._data_set_file is not None:
-            return
-        if isinstance(message, C_STORE_RQ):
-            message._data_set_file = self._begin(message)
-            message._data_set_path = message._data_set_file.path
-        elif message.data_set.tell() > MAXIMUM_COMMAND_BYTES:
-            raise ValueError("a message other than C-STORE is too long")
+        if data[0] & 1:
+            if message.encoded_command_set.tell() + len(data) > MAXIMUM_COMMAND_BYTES:
+                raise Unacceptable(f"has a command set of more than {MAXIMUM_COMMAND_BYTES} bytes")
+        elif isinstance(message, C_STORE_RQ):
+            if message._data_set_file is None:
+                message._data_set_file = self._begin(message)
+                message._data_set_path = message._data_set_file.path
+        elif message.data_set.tell() + len(data) > MAXIMUM_MESSAGE_BYTES:
+            raise Unacceptable(f"other than C-STORE has more than {MAXIMUM_MESSAGE_BYTES} bytes")
+        elif data[0] & 2:
+            self._check_structure(message, data[1:])
+
+    def _check_structure(self, message: Any, last: bytes) -> None:
+        """Depth and number of elements of a whole data set, before pydicom parses it for a handler."""
+        context = self.assoc._accepted_cx.get(message.context_id)
+        implicit = context is not None and str(context.transfer_syntax[0]) == ImplicitVRLittleEndian
+        whole = message.data_set.getvalue() + last
+        try:
+            check_structure(BytesIO(whole), len(whole), implicit=implicit)
+        except UnreadableHeader as error:
+            raise Unacceptable(f"has a data set that is not taken: {error}") from None
 
     def _begin(self, message: C_STORE_RQ) -> Incoming:
         incoming = Incoming(self._spool.new_incoming(), self._spool, self._reserve_bytes)
@@ -211,7 +246,7 @@ def request_handler(spool: Spool, limits: Receive) -> type[RequestHandler]:
             self.request = arrived.connection
             association = super()._create_association()
             accepted(association, arrived.connection, arrived.caller, arrived.request, limits)
-            association.dimse = SpoolingProvider(association, spool, limits.reserve_disk_bytes)
+            association.dimse = SpoolingProvider(association, spool, limits)
             return association
 
     return SpoolingRequestHandler
