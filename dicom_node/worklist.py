@@ -115,12 +115,13 @@ class Worklist:
         counted = self._db.rows(
             f"SELECT count(*) AS n FROM (SELECT 1 FROM {few} WHERE {where} LIMIT {COUNTED + 1})", arguments
         )[0]["n"]
-        order, walk = _SORTS[query.sort]
+        columns, walk = _SORTS[query.sort]
         by_filter = counted <= COUNTED or bool(query.text)
         source = f"{few} LEFT JOIN study s ON s.study_instance_uid = w.study_instance_uid" if by_filter else walk
         direction = "DESC" if query.descending else "ASC"
+        order = ", ".join(f"{column} {direction}" for column in (*columns, "w.id"))
         rows = self._db.rows(
-            f"SELECT w.id FROM {source} WHERE {where} ORDER BY {order} {direction}, w.id {direction} LIMIT ? OFFSET ?",
+            f"SELECT w.id FROM {source} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",
             [*arguments, query.limit, query.offset],
         )
         found = self._rows("w.id IN (SELECT value FROM json_each(?))", [str([row["id"] for row in rows])])
@@ -195,17 +196,17 @@ _COLUMNS = ", ".join(
         ),
     ]
 )
-# What a sort orders by, and the walk that meets the rows in that order.
+# What a sort orders by, as the index has it to its last column, and the walk that meets the rows in that order.
 _BY_STUDY = (
     "study s INDEXED BY {index} CROSS JOIN work_item w INDEXED BY work_item_by_study"
     " ON w.study_instance_uid = s.study_instance_uid"
 )
-_SORTS: dict[Sort, tuple[str, str]] = {
-    "received": ("w.created_at", "work_item w INDEXED BY work_item_by_creation"),
-    "updated": ("w.updated_at", "work_item w INDEXED BY work_item_by_update"),
-    "priority": ("w.priority", "work_item w INDEXED BY work_item_by_priority"),
-    "patient_name": ("s.patient_name", _BY_STUDY.format(index="study_by_name")),
-    "study_date": ("s.study_date", _BY_STUDY.format(index="study_by_date")),
+_SORTS: dict[Sort, tuple[tuple[str, ...], str]] = {
+    "received": (("w.created_at",), "work_item w INDEXED BY work_item_by_creation"),
+    "updated": (("w.updated_at",), "work_item w INDEXED BY work_item_by_update"),
+    "priority": (("w.priority",), "work_item w INDEXED BY work_item_by_priority"),
+    "patient_name": (("s.patient_name", "s.study_instance_uid"), _BY_STUDY.format(index="study_by_name")),
+    "study_date": (("s.study_date", "s.study_instance_uid"), _BY_STUDY.format(index="study_by_date")),
 }
 
 
