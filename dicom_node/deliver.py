@@ -29,6 +29,8 @@ from config.settings import Deliver, Peer, Settings
 from dicom_node.associate import association_with
 from dicom_node.commitment import read_report, request_dataset
 from dicom_node.elements import UnreadableHeader, ascii_text
+from dicom_node.headers import identity_of
+from dicom_node.identity import FILED_BY, KEYWORDS, Identity
 from dicom_node.workitem import DeliveryState, Retryable
 
 LOGGER = logging.getLogger(__name__)
@@ -288,19 +290,52 @@ def image_query(study: str, series: str, uids: list[str]) -> Dataset:
 
 
 def _find_in_series(association: Association, study: str, series: str, uids: list[str]) -> set[str] | None:
-    query = image_query(study, series, uids)
-    seen: set[str] = set()
+    answers = _answers(association, image_query(study, series, uids))
+    if answers is None:
+        return None
+    in_study = [one for one in answers if ascii_text(one, "StudyInstanceUID") in ("", study)]
+    return {ascii_text(one, "SOPInstanceUID") for one in in_study}
+
+
+def study_query(study: str) -> Dataset:
+    """The identifier of a C-FIND at STUDY level for whose study it is; the answer may come in any script."""
+    query = Dataset()
+    query.SpecificCharacterSet = "ISO_IR 192"
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = study
+    for name in FILED_BY:
+        setattr(query, KEYWORDS[name], "")
+    return query
+
+
+def find_identities(peer: Peer, study: str, settings: Settings) -> list[Identity] | None:
+    """Whom the peer files this study under; several where it is of two minds, [] where it does not have the study.
+
+    STUDY level of the Study Root model (PS3.4 C.6.2.1). None when the peer does not offer it or refuses the query.
+    Raises Retryable.
+    """
+    with association_with(peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+        if not _accepts(association, StudyRootQueryRetrieveInformationModelFind):
+            return None
+        answers = _answers(association, study_query(study))
+    if answers is None:
+        return None
+    return [identity_of(one) for one in answers if ascii_text(one, "StudyInstanceUID") == study]
+
+
+def _answers(association: Association, query: Dataset) -> list[Dataset] | None:
+    """What a C-FIND gives; None where the peer refuses it. Raises Retryable."""
+    found: list[Dataset] = []
     status: int | None = None
     for answer, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
         status = int(answer.Status) if "Status" in answer else None
-        in_study = identifier is not None and ascii_text(identifier, "StudyInstanceUID") in ("", study)
-        if identifier is not None and in_study:
-            seen.add(ascii_text(identifier, "SOPInstanceUID"))
+        if identifier is not None:
+            found.append(identifier)
     if status is None:
         raise Retryable("the connection ended during C-FIND")
     if status & 0xFF00 == 0xA700:
         raise Retryable(f"the peer is out of resources for C-FIND (status {status:04X}H)")
-    return seen if code_to_category(status) in ("Success", "Warning", "Pending") else None
+    return found if code_to_category(status) in ("Success", "Warning", "Pending") else None
 
 
 def echo(peer: Peer, settings: Settings) -> EchoResult:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,6 +26,8 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.commitment import read_request
 from dicom_node.elements import ascii_text, is_uid
+from dicom_node.headers import identity_of
+from dicom_node.identity import KEYWORDS, Identity
 from dicom_node.quiet import quiet_libraries
 
 LOGGER = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Filed:
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
-    patient_id: str
+    identity: Identity
     path: Path
 
 
@@ -91,6 +93,7 @@ class DemoPacs:
         self.drop = drop
         self.commitment = commitment
         self.report_to = report_to
+        self.studies: dict[str, Identity] = {}  # by Study Instance UID, beside what its objects say
         self.received: list[str] = []  # SOP Instance UIDs in the order of arrival, with repeats
         self._contexts = (sop_classes, offers_find, list(transfer_syntaxes))
         self._index: dict[str, Filed] = {}
@@ -158,7 +161,7 @@ class DemoPacs:
             sop_instance_uid=ascii_text(dataset, "SOPInstanceUID"),
             series_instance_uid=ascii_text(dataset, "SeriesInstanceUID"),
             study_instance_uid=ascii_text(dataset, "StudyInstanceUID"),
-            patient_id=ascii_text(dataset, "PatientID"),
+            identity=identity_of(dataset),
             path=path,
         )
         with self._lock:
@@ -178,22 +181,39 @@ class DemoPacs:
         return status
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        """IMAGE level of the Study Root model; keys are UIDs or lists of them, empty ones match everything."""
+        """STUDY and IMAGE level of Study Root; keys are UIDs or lists of them, empty ones match everything."""
         query = event.identifier
-        if ascii_text(query, "QueryRetrieveLevel") != "IMAGE":
+        level = ascii_text(query, "QueryRetrieveLevel")
+        if level not in ("STUDY", "IMAGE"):
             yield UNABLE_TO_PROCESS, None
             return
         keys = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
         wanted = [set(ascii_text(query, key, 1 << 16).split("\\")) - {""} for key in keys]
+        for match in self._studies(wanted[0]) if level == "STUDY" else self._images(keys, wanted):
+            match.QueryRetrieveLevel = level
+            match.RetrieveAETitle = self.ae_title
+            yield 0xFF00, match
+
+    def _studies(self, wanted: Collection[str]) -> Iterator[Dataset]:
+        """Whose each study is: as told in `studies`, else as its first object says."""
+        filed = {one.study_instance_uid: one.identity for one in reversed(self.objects())} | self.studies
+        for study, identity in filed.items():
+            if not wanted or study in wanted:
+                match = Dataset()
+                match.SpecificCharacterSet = "ISO_IR 192"
+                match.StudyInstanceUID = study
+                for name, keyword in KEYWORDS.items():
+                    setattr(match, keyword, getattr(identity, name))
+                yield match
+
+    def _images(self, keys: Sequence[str], wanted: Sequence[Collection[str]]) -> Iterator[Dataset]:
         for filed in self.objects():
             values = (filed.study_instance_uid, filed.series_instance_uid, filed.sop_instance_uid)
             if all(not uids or value in uids for value, uids in zip(values, wanted, strict=True)):
                 match = Dataset()
-                match.QueryRetrieveLevel = "IMAGE"
-                match.RetrieveAETitle = self.ae_title
                 for key, value in zip(keys, values, strict=True):
                     setattr(match, key, value)
-                yield 0xFF00, match
+                yield match
 
     def _on_action(self, event: evt.Event) -> tuple[int, None]:
         transaction_uid, instances = read_request(event.action_information)
