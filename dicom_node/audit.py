@@ -82,6 +82,12 @@ class Audit:
         rows = self._db.rows(f"SELECT {_COLUMNS} FROM audit ORDER BY id DESC LIMIT ?", [limit])
         return [_entry(row) for row in rows]
 
+    def last(self, action: str, actor: str) -> AuditEntry | None:
+        """The newest entry of an action by an actor."""
+        where = "WHERE action = ? AND actor = ? ORDER BY id DESC LIMIT 1"
+        rows = self._db.rows(f"SELECT {_COLUMNS} FROM audit {where}", [action, actor])
+        return _entry(rows[0]) if rows else None
+
     def of_association(self, association: str, entry: AuditEntry) -> int:
         """One row like `entry` for each study of which an association brought new content; gives how many.
 

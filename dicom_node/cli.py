@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from config.settings import Settings
-from dicom_node import cli_items, cli_models, cli_web
+from dicom_node import cli_items, cli_keep, cli_models, cli_web
 from dicom_node.cli_common import Config, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundle_of
 
@@ -60,6 +60,7 @@ def _end() -> NoReturn:
 def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
     from contextlib import ExitStack
 
+    from dicom_node.keeper import on_record
     from dicom_node.spool import Spool
     from dicom_node.workitem import ConfigError, StageError
 
@@ -68,7 +69,9 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
     spool = Spool(settings.node.spool)
     try:
         spool.create()
+        process = "serve" if receiving and working else "receive" if receiving else "work"
         with ExitStack() as running:
+            running.enter_context(on_record(settings, spool, process, forwards=working))
             worker = None
             if working:
                 from dicom_node.job import Runner, verify_golden
@@ -238,6 +241,7 @@ def check(
 cli_models.add_to(app)
 cli_items.add_to(app)
 cli_web.add_to(app)
+cli_keep.add_to(app)
 
 
 def main() -> None:

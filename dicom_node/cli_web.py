@@ -37,18 +37,19 @@ def web(config: Config = None) -> None:
 
     Example: prognode web --config /etc/prognode/prognode.toml
     """
+    from contextlib import nullcontext
+
+    from dicom_node.keeper import on_record
     from dicom_node.spool import Spool
     from dicom_node.web import server
     from dicom_node.workitem import ConfigError
 
     settings = settings_of(config)
     log()
+    spool = Spool(settings.node.spool)
     try:
-        server.run(
-            settings,
-            Spool(settings.node.spool),
-            lambda address: print(f"prognode: the worklist is at {address}", flush=True),
-        )
+        with on_record(settings, spool, "web") if spool.store.is_file() else nullcontext():
+            server.run(settings, spool, lambda address: print(f"prognode: the worklist is at {address}", flush=True))
     except ConfigError as error:
         stop(str(error), os.EX_CONFIG)
     except OSError as error:

@@ -49,8 +49,8 @@ class Line:
 def frame(line: Line, host: str, process_id: int) -> bytes:
     """One syslog message with its length before it (RFC 5425 section 4.3)."""
     message = line.message.encode("utf-8", "replace")
-    moment = _attribute(line.message, "EventDateTime")
-    severity = NOTICE if _attribute(line.message, "EventOutcomeIndicator") == "0" else WARNING
+    moment = attribute(line.message, "EventDateTime")
+    severity = NOTICE if attribute(line.message, "EventOutcomeIndicator") == "0" else WARNING
     sequence = (line.number - 1) % 2_147_483_647 + 1
     header = (
         f"<{8 * FACILITY + severity}>1 {moment or '-'} {_printable(host, 255)} prognode {process_id} DICOM+RFC3881 "
@@ -60,8 +60,8 @@ def frame(line: Line, host: str, process_id: int) -> bytes:
     return f"{len(data)} ".encode("ascii") + data
 
 
-def _attribute(message: str, name: str) -> str:
-    """An attribute of the message that is ours and needs no unescaping."""
+def attribute(message: str, name: str) -> str:
+    """An attribute of a message of ours, where its value needs no unescaping."""
     return message.partition(f'{name}="')[2].partition('"')[0]
 
 

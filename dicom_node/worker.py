@@ -20,10 +20,13 @@ from analysis.contract import REASONS, FailureReason, Outcome
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import candidates, compose
+from dicom_node.clinical_fetch import ClinicalFetch
+from dicom_node.clinical_watch import ClinicalWatch
 from dicom_node.decision import Plan
 from dicom_node.dispatch import Dispatcher
 from dicom_node.heartbeat import ECHO_SECONDS, Heartbeat
 from dicom_node.job import Runner
+from dicom_node.keeper import Keeper
 from dicom_node.messages import MESSAGE
 from dicom_node.schedule import Scheduler, Ticket
 from dicom_node.spool import Spool
@@ -64,6 +67,7 @@ class Worker:
         self._stopping = threading.Event()
         self._local = threading.local()
         self._looked = 0.0
+        self._fetch = ClinicalFetch(settings, clock)  # raises ConfigError for a bad mapping of codes
         isolation = runner.isolation
         facts = {
             "executor": settings.job.executor,
@@ -72,6 +76,7 @@ class Worker:
             "bundle": bundle.digest,
             "golden": golden,
         }
+        self._keeper = Keeper(settings, spool, clock)
         self._heartbeat = Heartbeat(settings, lambda: self._store, facts, clock)
         self._clock_work: BackgroundScheduler | None = None
 
@@ -84,6 +89,17 @@ class Worker:
             self._looked = self._clock()
             scheduler.look_at_waiting()
         return scheduler.take_arrivals()
+
+    def step_fetch(self) -> bool:
+        """Clinical values of FHIR servers, for the studies that wait for them. False also where there is none."""
+        asked = self._fetch.fetch_due(self._store)
+        if asked:
+            self._looked = 0.0  # what waits for it is looked at in the next turn
+        return asked
+
+    def step_watch(self) -> bool:
+        """Clinical values that came after a score."""
+        return ClinicalWatch(self._store, self._spool, self._settings, self._bundle, self._clock).look()
 
     def step_analyse(self) -> bool:
         """SCHEDULED -> ANALYSED."""
@@ -233,12 +249,21 @@ class Worker:
         LOGGER.info("worker.started job isolation: %s", self._runner.isolation.text)
         if self._settings.ups.enabled:
             self._teller.announce("RESTARTED")
-        steps = (self.step_plan, self.step_analyse, self.step_report, self.step_deliver, self.step_tell)
+        steps = (
+            self.step_plan,
+            self.step_fetch,
+            self.step_analyse,
+            self.step_report,
+            self.step_deliver,
+            self.step_tell,
+        )
         begin = datetime.now(UTC)
         turns = [
             *((step, TICK_SECONDS, begin) for step in steps),
+            (self.step_watch, LOOK_AGAIN_SECONDS, begin),
             (self._heartbeat.beat, BEAT_SECONDS, begin),
             (self._heartbeat.echo, ECHO_SECONDS, begin + timedelta(seconds=BEAT_SECONDS)),
+            *((turn, seconds, begin + timedelta(seconds=1.0)) for turn, seconds in self._keeper.turns),
         ]
         pool = {"type": "threadpool", "max_workers": len(turns)}
         clock = BackgroundScheduler(timezone="UTC", executors={"default": pool})
@@ -263,6 +288,7 @@ class Worker:
             self._clock_work.shutdown(wait=True)
             if self._settings.ups.enabled:
                 self._teller.say_going_down()
+            self._keeper.close()
         self._locked.close()
 
     def _drain(self, step: Callable[[], bool]) -> None:

@@ -1,0 +1,108 @@
+"""Commands about what the node keeps: `prognode audit`, `storage`, `backup`, `restore`, `fsck`; part of `cli`."""
+
+import json
+import os
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli_common import Config, caller, settings_of, stop, store_of
+
+audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
+Json = Annotated[bool, typer.Option("--json", help="For monitoring.")]
+FINDINGS = 1  # what `verify` and `fsck` end with when they find something; no sysexits code says it
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang these commands on the program."""
+    app.add_typer(audit_app, name="audit")
+
+
+@audit_app.command("verify")
+def audit_verify(
+    anchor: Annotated[
+        list[str] | None, typer.Option("--anchor", help="LINE:SHA256 that the collector has; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+    config: Config = None,
+) -> None:
+    """Check the audit trail: ends with 1, and says where, when a line was changed, removed, put in, moved or cut off.
+
+    Example: prognode audit verify --config /etc/prognode/prognode.toml
+    """
+    from dataclasses import asdict
+
+    from dicom_node.audit import AuditEntry
+    from dicom_node.audit_trail import trail_path
+    from dicom_node.audit_verify import lines_of, verify
+    from dicom_node.spool import Spool
+
+    settings = settings_of(config)
+    store, spool = store_of(settings), Spool(settings.node.spool)
+    found = list(verify(spool.audit, store.audit, _anchors(anchor or [])))
+    bad = [finding for finding in found if finding.is_tampering]
+    outcome = "failed" if bad else "done"
+    facts = {"uri": trail_path(spool.audit, 1).as_uri()}
+    who = caller().name
+    detail = f"{len(bad)} findings"
+    store.audit.add(AuditEntry(time.time(), who, "cli", "audit.verified", outcome, detail=detail, facts=facts))
+    count = lines_of(spool.audit, store.audit)
+    if as_json:
+        print(json.dumps({"lines": count, "findings": [asdict(finding) for finding in found]}, indent=1))
+    else:
+        for finding in found:
+            print(f"{finding.kind:<12} {finding.file}: {finding.text}")
+        if not bad:
+            print(f"ok {count} lines in {len(store.audit.files())} files")
+    if bad:
+        raise typer.Exit(FINDINGS)
+
+
+@audit_app.command("export")
+def audit_export(
+    begin: Annotated[str, typer.Option("--from", help="First day, or time, such as 2026-03-01.")] = "",
+    end: Annotated[str, typer.Option("--to", help="Up to this day or time, which is not part of it.")] = "",
+    study: Annotated[str, typer.Option("--study", help="Only about this Study Instance UID.")] = "",
+    config: Config = None,
+) -> None:
+    """Print audit messages as XML, one a line (PS3.15 A.5). They hold names; that somebody read them is audited too.
+
+    Example: prognode audit export --from 2026-03-01 --to 2026-04-01
+    """
+    from dicom_node.audit import AuditEntry
+    from dicom_node.audit_trail import trail_path
+    from dicom_node.spool import Spool
+    from dicom_node.syslog_out import attribute, lines_after
+
+    first, last = _moment(begin, "--from"), _moment(end, "--to")
+    settings = settings_of(config)
+    store, spool = store_of(settings), Spool(settings.node.spool)
+    facts = {"uri": trail_path(spool.audit, 1).as_uri()}
+    what = f"from {begin or 'the beginning'} to {end or 'now'}{', one study' if study else ''}"
+    store.audit.add(AuditEntry(time.time(), caller().name, "cli", "audit.exported", detail=what, facts=facts))
+    for line in lines_after(spool.audit, store.audit.files(), 0, limit=2**63):
+        at = attribute(line.message, "EventDateTime")
+        wanted = (not first or at >= first) and (not last or at < last)
+        if wanted and (not study or f'ParticipantObjectID="{study}"' in line.message):
+            print(line.message)
+
+
+def _anchors(texts: list[str]) -> dict[int, str]:
+    try:
+        pairs = [text.split(":", 1) for text in texts]
+        return {int(line): digest.strip().lower() for line, digest in pairs}
+    except ValueError:
+        stop("--anchor: write LINE:SHA256, as the collector's last audit.anchored message has them", os.EX_USAGE)
+
+
+def _moment(text: str, option: str) -> str:
+    """A day or time of the host's zone as the messages write it; '' where none is given."""
+    if not text:
+        return ""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        stop(f"{option} {text}: write a day or time such as 2026-03-01 or 2026-03-01T08:00", os.EX_USAGE)
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
