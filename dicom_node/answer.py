@@ -10,12 +10,12 @@ from dicom_node.workitem import DeliveryState
 class Previous:
     """What this destination was told before about the same contour, by an earlier revision; it is now replaced.
 
-    `identifier` is what the destination knows that message by, `result` what it said.
+    `identifier` is what the destination knows that message by, `result` what it said; None where that is gone.
     """
 
     identifier: str
     revision: int
-    result: JobResult
+    result: JobResult | None
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,26 @@ class Deliveries:
             [until, destination, until],
         )
 
+    def most_attempts(self, destination: str) -> int:
+        """How often the most tried of the open deliveries of a destination has been tried."""
+        rows = self._db.rows(
+            "SELECT coalesce(max(attempts), 0) AS n FROM delivery WHERE destination = ? AND final = 0", [destination]
+        )
+        return int(rows[0]["n"])
+
+    def replaced_by(self, key: str, destination: str) -> int | None:
+        """The revision that has something of its own for this destination and came after the work item `key`."""
+        rows = self._db.rows(
+            "WITH RECURSIVE later (key, revision, id) AS (SELECT w.key, w.revision, w.id FROM work_item w"
+            " WHERE w.predecessor_key = ? AND w.state != 'CANCELED' UNION SELECT w.key, w.revision, w.id"
+            " FROM work_item w JOIN later ON w.predecessor_key = later.key WHERE w.state != 'CANCELED')"
+            " SELECT max(revision) AS revision FROM later WHERE EXISTS"
+            " (SELECT 1 FROM delivery d WHERE d.work_item_id = later.id AND d.destination = ?)",
+            [key, destination],
+        )
+        newest: int | None = rows[0]["revision"]
+        return newest
+
     def reopen_failed(self, work_item_id: int) -> int:
         """Let refused deliveries of a work item be tried again; how many."""
         return self._db.execute(

@@ -99,20 +99,9 @@ class Dispatcher:
             self._read_back(item, peer, overdue)
 
     def _send_message(self, item: WorkItem, row: Delivery) -> None:
-        messenger = Messenger(self._store, self._spool, self._settings)
-        if not messenger.objects_are_there(item):
-            wait = self._clock() + self._settings.deliver.first_delay_seconds
-            self._store.deliveries.record(row.id, run_after=wait, detail="waits for the objects to be in the PACS")
-            return
-        answer = messenger.send(item, row)
-        if answer.state is DeliveryState.ACKNOWLEDGED:
-            now = self._clock()
-            columns = {"state": answer.state, "final": 1, "detail": answer.message, "sent_at": now, "proved_at": now}
-            self._store.deliveries.record(row.id, **columns, sop_instance_uid=answer.identifier)
-        elif answer.state is DeliveryState.FAILED:
-            self._refuse(row, answer.message)
-        else:
-            self._later([row], answer.message)
+        why_later = Messenger(self._store, self._spool, self._settings, self._clock).step(item, row)
+        if why_later is not None:
+            self._later([row], why_later)
 
     def _send(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
         by_name = {row.document: row for row in rows}

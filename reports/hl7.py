@@ -43,11 +43,14 @@ class Ends:
 
 @dataclass(frozen=True)
 class Replaced:
-    """What the receiver was told before about the same contour: MSH-10 of that message, and what it said."""
+    """What the receiver was told before about the same contour: MSH-10 of that message, and what it said.
+
+    `result` is None where that is not known any more: then nothing can be taken back line by line.
+    """
 
     control_id: str
     revision: int
-    result: JobResult
+    result: JobResult | None
 
 
 @dataclass(frozen=True)
@@ -234,9 +237,9 @@ def _observations(lines: Sequence[_Line], context: MessageContext) -> list[str]:
 
 
 def _taken_back(lines: Sequence[_Line], context: MessageContext) -> list[_Line]:
-    if context.replaced is None:
+    before = context.replaced.result if context.replaced is not None else None
+    if before is None:
         return []
-    before = context.replaced.result
     said = _scored(before, context) if before.outcome is Outcome.SCORED else _not_scored(refusal_of(before), context)
     now = {line.name for line in lines}
     return [_Line(line.kind, line.name, "", line.unit) for line in said if line.name not in now]

@@ -231,6 +231,7 @@ ALTER TABLE work_item ADD COLUMN held INTEGER NOT NULL DEFAULT 0;   -- 1: nothin
 ALTER TABLE work_item ADD COLUMN summary TEXT;                      -- JSON: groups and scores of a scored result
 ALTER TABLE work_item ADD COLUMN identity TEXT;                     -- JSON of the Identity that its objects were made under
 CREATE INDEX work_item_by_update ON work_item (updated_at);
+CREATE INDEX work_item_by_predecessor ON work_item (predecessor_key) WHERE predecessor_key IS NOT NULL;
 
 -- Retention: the rows stay when their files go, so that what is sent again is known and makes no second result.
 ALTER TABLE instance ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;  -- retention.Removed: 0 here, 1 going, 2 gone
