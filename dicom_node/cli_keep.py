@@ -34,7 +34,7 @@ def audit_verify(
     """
     from dataclasses import asdict
 
-    from dicom_node.audit import AuditEntry
+    from dicom_node.audit import AuditEntry, AuditOutcome
     from dicom_node.audit_trail import trail_path
     from dicom_node.audit_verify import lines_of, verify
     from dicom_node.spool import Spool
@@ -43,7 +43,7 @@ def audit_verify(
     store, spool = store_of(settings), Spool(settings.node.spool)
     found = list(verify(spool.audit, store.audit, _anchors(anchor or [])))
     bad = [finding for finding in found if finding.is_tampering]
-    outcome = "failed" if bad else "done"
+    outcome: AuditOutcome = "failed" if bad else "done"
     facts = {"uri": trail_path(spool.audit, 1).as_uri()}
     who = caller().name
     detail = f"{len(bad)} findings"
