@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from config.settings import Settings
 from dicom_node.clinical_snapshot import Snapshots
 from dicom_node.decision import Plan
-from dicom_node.schedule import Ticket
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.ticket import Ticket
 from dicom_node.workitem import StageError, State, WorkItem
 from models.bundle import Bundle
 

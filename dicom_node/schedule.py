@@ -1,54 +1,26 @@
 """The plan stage at work: what has arrived is handed to the pure planner, and its decisions become work items."""
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from analysis.contract import ClinicalValue, QualityFlag, Reason, WaitingReason
+from analysis.contract import Reason, WaitingReason
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import clinical_sources, plan
 from dicom_node.births import Birth
 from dicom_node.clinical_snapshot import Snapshot, Snapshots
-from dicom_node.decision import NotEligible, Plan, Waiting, from_json
+from dicom_node.decision import NotEligible, Plan, Waiting
 from dicom_node.instance import Instance
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.ticket import Ticket
 from dicom_node.workitem import StageError
 from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """The JSON in work_item.plan: the decision, and what was frozen with it.
-
-    `digests` maps the SOP Instance UIDs of the inputs to their content: what changes later is another input.
-    """
-
-    decision: Plan | NotEligible
-    clinical: tuple[ClinicalValue, ...]
-    digests: dict[str, str]
-    bundle_digest: str
-    quality: tuple[QualityFlag, ...] = ()  # of the clinical values
-
-    def to_json(self) -> str:
-        values = [value.model_dump(mode="json") for value in self.clinical]
-        flags = [flag.model_dump(mode="json") for flag in self.quality]
-        decision = json.loads(self.decision.to_json())
-        frozen = {"decision": decision, "clinical": values, "digests": self.digests, "bundle": self.bundle_digest}
-        return json.dumps(frozen | {"quality": flags}, separators=(",", ":"))
-
-    @staticmethod
-    def from_json(text: str) -> "Ticket":
-        data = json.loads(text)
-        clinical = tuple(ClinicalValue.model_validate(value) for value in data["clinical"])
-        quality = tuple(QualityFlag.model_validate(flag) for flag in data.get("quality", ()))
-        return Ticket(from_json(json.dumps(data["decision"])), clinical, data["digests"], data["bundle"], quality)
 
 
 class Scheduler:

@@ -137,6 +137,10 @@ class Store:
             for document, destination in deliveries:
                 self.deliveries.add(item.id, document, destination)
 
+    def made_under(self, item_id: int, identity: str) -> None:
+        """Remember the identity (JSON) that the objects of a work item say."""
+        self._db.execute("UPDATE work_item SET identity = ? WHERE id = ?", [identity, item_id])
+
     def postpone(
         self, item: WorkItem, owner: str, run_after: float, now: float, detail: str, *, counts: bool = True
     ) -> None:

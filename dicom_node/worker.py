@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from analysis.contract import REASONS, FailureReason, Outcome
-from config.identity import VERSION
 from config.settings import Settings
-from dicom_node import candidates, compose
+from dicom_node import candidates
 from dicom_node.clinical_fetch import ClinicalFetch
 from dicom_node.clinical_watch import ClinicalWatch
 from dicom_node.decision import Plan
@@ -28,16 +26,16 @@ from dicom_node.heartbeat import ECHO_SECONDS, Heartbeat
 from dicom_node.job import Runner
 from dicom_node.keeper import Keeper
 from dicom_node.messages import MESSAGE
-from dicom_node.schedule import Scheduler, Ticket
+from dicom_node.reporter import Reporter
+from dicom_node.schedule import Scheduler
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.summary import summary_of
+from dicom_node.ticket import Ticket
 from dicom_node.ups_events import UpsTeller
 from dicom_node.vitals import BEAT_SECONDS
 from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, StageError, State, StoreBusy, WorkItem
 from models.bundle import Bundle
-from reports.context import ReportContext
-from reports.uids import device_uid
 
 LOGGER = logging.getLogger(__name__)
 LEASE_SECONDS = 60.0
@@ -140,15 +138,7 @@ class Worker:
         )
 
     def _report(self, item: WorkItem) -> None:
-        ticket = Ticket.from_json(item.plan or "")
-        documents = compose.compose(
-            self._spool,
-            item.key or "",
-            ticket.decision,
-            self._path_of(ticket),
-            self._context(item),
-            self._settings.report.sr_sop_classes,
-        )
+        documents = Reporter(self._store, self._spool, self._settings, self._clock).write(item)
         destinations = [peer.ae_title for peer in self._settings.destinations()]
         rows = [(document, destination) for destination in destinations for document in documents]
         rows += [(MESSAGE, destination) for destination in self._settings.message_destinations()]
@@ -314,27 +304,6 @@ class Worker:
         if store is None:
             store = self._local.store = Store.open(self._spool.store)
         return store
-
-    def _context(self, item: WorkItem) -> ReportContext:
-        """Who reports, and when: the time of scheduling, so that a stage that runs again makes the same bytes."""
-        before = self._store.item_of(item.predecessor_key) if item.predecessor_key else None
-        rows = self._store.deliveries.of_item(before.id) if before else []
-        sent = {row.document: row.sop_instance_uid for row in rows if row.sop_instance_uid}
-        risk_sr, radiomics_sr = compose.previous_documents(self._spool, item.predecessor_key, sent)
-        node = self._settings.node
-        return ReportContext(
-            key=item.key or "",
-            created=datetime.fromtimestamp(item.scheduled_at or item.created_at, UTC),
-            ae_title=node.ae_title,
-            software_version=VERSION,
-            device_uid=device_uid(node.ae_title, node.site),
-            site=node.site,
-            revision=item.revision,
-            previous_risk_sr=risk_sr,
-            previous_radiomics_sr=radiomics_sr,
-            series_number=self._settings.report.series_number,
-            zone=ZoneInfo(node.time_zone) if node.time_zone else None,
-        )
 
     def _path_of(self, ticket: Ticket) -> Callable[[str], Path]:
         """Where the inputs of a work item lie, by their frozen content: a later content of a UID is another input."""

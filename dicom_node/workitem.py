@@ -76,7 +76,7 @@ class WorkItem:
     predecessor_key: str | None
     content_key: str | None
     inputs_digest: str | None  # the part of the key that only images and contours can change
-    plan: str | None  # JSON of schedule.Ticket
+    plan: str | None  # JSON of ticket.Ticket
     outcome: str | None
     reason: str | None
     hint: str | None

@@ -10,9 +10,9 @@ import numpy as np
 from analysis.contract import JobResult
 from dicom_node.decision import Plan
 from dicom_node.instance import Instance
-from dicom_node.schedule import Ticket
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.ticket import Ticket
 from dicom_node.workitem import WorkItem
 
 

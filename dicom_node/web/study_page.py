@@ -8,9 +8,9 @@ from fastapi import Request
 
 from analysis.contract import JobResult, wording
 from dicom_node import status
-from dicom_node.schedule import Ticket
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.ticket import Ticket
 from dicom_node.web import actions, images, results, sr_text, study_view, views
 from dicom_node.web.contour import MaskUnreadable
 from dicom_node.web.deps import Signed
@@ -38,7 +38,7 @@ def parts(request: Request, row: Row, store: Store, spool: Spool, signed: Signed
         "view": views.row_view(row),
         "actions": actions.possible(row) if signed.may_act else [],
         "sendings": study_view.sendings(deliveries, now),
-        "stops": study_view.stops(status.stops(item, details, deliveries, spool)),
+        "stops": study_view.stops(status.stops(item, details, deliveries, spool), deliveries),
         "events": study_view.events(store.worklist.events(row.id)),
         "revisions": [views.row_view(other) for other in store.worklist.of_study(row.study_instance_uid)],
         "version": f"{row.key} {row.outcome} {len(results.pages(item, spool))}",
