@@ -4,6 +4,9 @@ WAL with synchronous=FULL: what is acknowledged to a sender survives a power cut
 BEGIN IMMEDIATE: a deferred BEGIN loses with "database is locked" as soon as another connection has written.
 """
 
+import logging
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +18,9 @@ from sqlite_utils import Database as SqliteUtils
 
 from dicom_node.workitem import ConfigError, StoreBusy
 
+LOGGER = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
+MIGRATION_BYTES = 64_000_000  # beside twice the store's size
 
 
 class Database:
@@ -95,21 +100,91 @@ class Database:
         with self._available():
             return list(self._db.query(sql, arguments))  # type: ignore[arg-type]
 
+    def copy(self, target: Path) -> None:
+        """Write a consistent copy of the store while others write to it; under its name only once it is durable.
+
+        One file, which needs no others beside it. Raises OSError or StoreBusy.
+        """
+        with self._available():
+            _copy(self.connection, target)
+
+    def well(self) -> list[str]:
+        """What SQLite finds wrong with the file; [] when it is well."""
+        with self._available():
+            found = [str(row[0]) for row in self.connection.execute("PRAGMA integrity_check(20)")]
+            broken = self.connection.execute("PRAGMA foreign_key_check").fetchall()
+        return [text for text in found if text != "ok"] + [f"a row of {row[0]} refers to none" for row in broken[:20]]
+
     def _migrate(self, path: Path) -> None:
-        if int(self.connection.execute("PRAGMA user_version").fetchone()[0]) == SCHEMA_VERSION:
+        if self._version() == SCHEMA_VERSION:
             return  # opened for each request of the page: not a write transaction each time
         with self.immediate():
-            version = int(self.connection.execute("PRAGMA user_version").fetchone()[0])
+            version = self._version()
             if version > SCHEMA_VERSION:
+                older = _kept(path, SCHEMA_VERSION)
+                known = f" ({older.name}, beside it)" if older.exists() else ""
                 raise ConfigError(
                     f"{path.name}: schema {version} is newer than this version of Prognode ({SCHEMA_VERSION}); "
-                    "install the newer version again, or restore the backup made before it"
+                    f"install the newer version again, or restore the backup made before it{known}"
                 )
+            if 0 < version < SCHEMA_VERSION:
+                _keep_a_copy(path, version)
             for number in range(version + 1, SCHEMA_VERSION + 1):
                 script = resources.files("dicom_node").joinpath(f"schema/{number:03d}.sql").read_text("utf-8")
                 for statement in _statements(script):  # executescript would commit the transaction
                     self.connection.execute(statement)
                 self.connection.execute(f"PRAGMA user_version={number}")
+        if version:
+            LOGGER.info(
+                "store.migrated from schema %d to %d; as it was: %s", version, SCHEMA_VERSION, _kept(path, version)
+            )
+
+    def _version(self) -> int:
+        return int(self.connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _kept(path: Path, version: int) -> Path:
+    """Where the store lies as it was before it left this schema."""
+    return path.with_name(f"{path.name}.schema-{version}")
+
+
+def _keep_a_copy(path: Path, version: int) -> None:
+    """Before a migration. It holds the write lock, so another connection reads what was last committed."""
+    size = sum(each.stat().st_size for each in (path, path.with_name(f"{path.name}-wal")) if each.exists())
+    needed, free = 2 * size + MIGRATION_BYTES, shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise ConfigError(
+            f"{path.name}: to go from schema {version} to {SCHEMA_VERSION}, a copy of it is made first, and that needs "
+            f"{needed / 1e6:.0f} MB; {free / 1e6:.0f} MB are free: free some space on the spool's disk"
+        )
+    source = sqlite3.connect(path, timeout=30)
+    try:
+        _copy(source, _kept(path, version))
+    finally:
+        source.close()
+
+
+def _copy(source: sqlite3.Connection, target: Path) -> None:
+    draft = target.with_name(f".{target.name}.draft")
+    draft.unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        made = sqlite3.connect(draft, isolation_level=None)
+        try:
+            source.backup(made)  # in one step: a writer in between cannot make it begin again
+            made.execute("PRAGMA journal_mode=DELETE")  # else it could not be read from where nothing can be written
+        finally:
+            made.close()
+        with draft.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _statements(script: str) -> Iterator[str]:
