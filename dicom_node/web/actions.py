@@ -63,7 +63,7 @@ def _of_retry(row: Row, deliveries: Sequence[Delivery]) -> list[str]:
     if not refused:
         lines.append("The study is analysed again from the inputs that were frozen when it was planned.")
     if row.state is State.FAILED and row.hint:
-        lines.append(f"Before that, see to the cause: {row.hint}.")
+        lines.append(f"Before that, the cause has to be mended. {row.hint}")
     return [*lines, "It stays held until it is released."] if row.held else lines
 
 

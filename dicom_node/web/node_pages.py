@@ -12,6 +12,7 @@ from dicom_node.vitals import Contact
 from dicom_node.web import facts, views
 from dicom_node.web.deps import SettingsDep, SpoolDep, StoreDep, Viewer
 from dicom_node.web.pages import render
+from dicom_node.web.study_page import is_synthetic
 from dicom_node.web.views import Badge
 from dicom_node.workitem import State
 from models.manifest import PerformanceFacts
@@ -28,7 +29,7 @@ LOW = Badge("too little: C-STORE is refused until some is free", "bad")
 def models(request: Request, signed: Viewer, store: StoreDep) -> Response:
     """The installed bundles: what they are, how good each sub-model is, and their model card."""
     found = request.app.state.models.all(store)
-    synthetic = any(one.manifest is not None and one.manifest.synthetic for one in found)
+    synthetic = is_synthetic(request, store, ())
     return render(request, "models.html", "Model", models=[model_view(one) for one in found], synthetic=synthetic)
 
 
@@ -104,7 +105,8 @@ def _all(tokens: list[Token]) -> list[Token]:
 def system(request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep, settings: SettingsDep) -> Response:
     """The node as it is now."""
     found = facts.system(settings, spool, store, VERSION)
-    return render(request, "system.html", "System", **system_view(found), live=True)
+    synthetic = is_synthetic(request, store, ())
+    return render(request, "system.html", "System", **system_view(found), synthetic=synthetic, live=True)
 
 
 def system_view(system: facts.SystemFacts) -> dict[str, Any]:

@@ -319,7 +319,8 @@ def act(
 @router.get("/audit")
 def audit(request: Request, signed: Operator, store: StoreDep) -> Response:
     """The audit trail, for operators."""
-    return render(request, "audit.html", "Audit", entries=store.audit.newest(500))
+    entries, synthetic = store.audit.newest(500), study_page.is_synthetic(request, store, ())
+    return render(request, "audit.html", "Audit", entries=entries, synthetic=synthetic)
 
 
 @router.post("/scheme")

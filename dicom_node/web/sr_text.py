@@ -7,6 +7,7 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 
+from dicom_node.web.views import unit
 from reports.words import capital
 
 MAXIMUM_BYTES = 20_000_000
@@ -74,15 +75,7 @@ def _number(dataset: Dataset) -> str:
         return _meaning(dataset, "NumericValueQualifierCodeSequence") or "no value"
     number = str(measured[0].NumericValue)
     units = measured[0].get("MeasurementUnitsCodeSequence")
-    return f"{number} {_unit(units[0])}".rstrip() if units else number
-
-
-def _unit(code: Dataset) -> str:
-    """A UCUM unit as people write it; nothing for a pure number."""
-    value = str(code.get("CodeValue", ""))
-    if value == "1" or value.startswith("{"):
-        return ""
-    return {"[hnsf'U]": "HU", "mm2": "mm²", "mm3": "mm³"}.get(value, value)
+    return f"{number} {unit(str(units[0].get('CodeValue', '')))}".rstrip() if units else number
 
 
 def _reference(dataset: Dataset) -> str:

@@ -116,7 +116,7 @@ def _bar(item: Contribution, longest: float) -> Bar:
     notes = ("imputed",) * item.imputed + ("outside the training range",) * item.out_of_range
     return Bar(
         label=item.label,
-        value=particulars.value(item.value, item.unit),
+        value=particulars.value(item.value, views.unit(item.unit)),
         share=particulars.signed(item.contribution),
         direction="raises" if raises else "lowers" if item.contribution < 0 else "no influence",
         start=round(50 if raises else 50 - length, 2),
@@ -137,7 +137,7 @@ def clinical(values: Iterable[ClinicalValue], contributions: Iterable[Contributi
     return [
         Value(
             label=labels.get(item.name, words.capital(item.name.replace("_", " "))),
-            value=particulars.value(item.value, item.unit),
+            value=particulars.value(item.value, views.unit(item.unit)),
             source=item.source,
             date=item.date or "",
         )
@@ -174,12 +174,17 @@ def sendings(deliveries: Sequence[Delivery], now: float) -> list[Sending]:
     ]
 
 
-def stops(way: Sequence[Stop]) -> list[StopView]:
-    """The ten stops, numbered; a stop without a time is done when a later one is."""
+def stops(way: Sequence[Stop], deliveries: Sequence[Delivery]) -> list[StopView]:
+    """The ten stops, numbered; a stop without a time is done when a later one is. Deliveries are listed elsewhere."""
     timed = [number for number, stop in enumerate(way, 1) if stop.at is not None]
-    reached = max(timed, default=0)
+    reached, total = max(timed, default=0), len(deliveries)
+    counted = {
+        "deliver": f"{sum(row.sent_at is not None for row in deliveries)} of {total} sent",
+        "proof": f"{sum(row.proved_at is not None for row in deliveries)} of {total} proved",
+    }
+    shown = counted if total else {}
     return [
-        StopView(number, stop.name, views.moment(stop.at), stop.text, number <= reached)
+        StopView(number, stop.name, views.moment(stop.at), shown.get(stop.name, stop.text), number <= reached)
         for number, stop in enumerate(way, 1)
     ]
 

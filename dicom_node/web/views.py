@@ -57,6 +57,7 @@ class Risk:
     text: str
     percent: str
     interval: str
+    span: str  # the interval without its sign, for the worklist
     probability: float
     lower: float
     upper: float
@@ -82,8 +83,7 @@ class RowView:
     study_date: str
     about_study: str
     state: str
-    stage: str
-    tone: Tone
+    stage: Badge
     group: Group | None
     risks: tuple[Risk, ...]
     reason: str
@@ -184,12 +184,24 @@ def tone_of(row: Row) -> Tone:
     return "good" if row.state is State.COMPLETED else ""
 
 
+def unit(code: str) -> str:
+    """A UCUM code as people write it; nothing for a pure number.
+
+    >>> unit("mm3"), unit("[hnsf'U]"), unit("1"), unit("g/L")
+    ('mm³', 'HU', '', 'g/L')
+    """
+    if code == "1" or code.startswith("{"):
+        return ""
+    return {"[hnsf'U]": "HU", "mm2": "mm²", "mm3": "mm³", "a": "years"}.get(code, code)
+
+
 def risk(score: RiskScore) -> Risk:
     return Risk(
         short=f"{score.endpoint} {score.horizon_months} mo",
         text=words.risk(score),
         percent=words.percent(score.event_probability),
         interval=words.interval(score),
+        span=f"{words.share(score.lower)}–{words.share(score.upper)}",
         probability=score.event_probability,
         lower=score.lower,
         upper=score.upper,
@@ -251,8 +263,7 @@ def row_view(row: Row) -> RowView:
         study_date=date(row.study_date) or "no date",
         about_study=row.study_description,
         state=row.ups_state.capitalize(),
-        stage=stage(row),
-        tone=tone_of(row),
+        stage=Badge(stage(row), tone_of(row)),
         group=group(summary.group) if summary and summary.group and scored else None,
         risks=tuple(risk(score) for score in summary.scores) if summary and scored else (),
         reason="" if scored else reason_text(row.reason, row.hint),
