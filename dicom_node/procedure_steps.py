@@ -99,7 +99,7 @@ class ProcedureSteps:
             for event in events:
                 number = event["work_item_id"]
                 if number not in steps:
-                    steps[number] = self._create(items[number], event["at"], uid_of, matches)
+                    steps[number] = self._create(items[number], event, uid_of, matches)
                 self._take(steps[number], event, items[number]["roi_sop_instance_uid"] is not None)
             self._write(steps.values())
             if events:
@@ -126,9 +126,14 @@ class ProcedureSteps:
         return self._db.rows(f"SELECT {columns} FROM work_item WHERE id IN ({marks})", list(numbers))
 
     def _create(
-        self, item: Mapping[str, Any], at: float, uid_of: Callable[[int, float], str], matches: Matches
+        self,
+        item: Mapping[str, Any],
+        event: Mapping[str, Any],
+        uid_of: Callable[[int, float], str],
+        matches: Matches,
     ) -> dict[str, Any]:
-        step = born(item["roi_sop_instance_uid"] is not None, item["created_at"])
+        has_contour, ready = item["roi_sop_instance_uid"] is not None, event["name"] == "scheduled"
+        step = born(has_contour, item["created_at"], ready=ready)
         uid = uid_of(item["id"], item["created_at"])
         row = {"work_item_id": item["id"], "sop_instance_uid": uid, **vars(step)}
         self._db.insert("ups", row)
@@ -138,8 +143,8 @@ class ProcedureSteps:
                 self._subscriptions.add_new(item["id"], ae_title, lock)
                 told.append(ae_title)
         what = {"state": str(step.state), "readiness": str(step.readiness)}
-        self._subscriptions.tell(told, uid, STATE_REPORT, what, at)
-        self._subscriptions.tell(told, uid, ASSIGNED, {}, at)
+        self._subscriptions.tell(told, uid, STATE_REPORT, what, event["at"])
+        self._subscriptions.tell(told, uid, ASSIGNED, {}, event["at"])
         return row
 
     def _take(self, row: dict[str, Any], event: Mapping[str, Any], has_contour: bool) -> None:
@@ -252,28 +257,38 @@ def _row(row: Mapping[str, Any]) -> StepRow:
 
 
 def _conditions(wanted: StepFilter) -> tuple[str, list[Any]]:
-    parts: list[str] = []
-    arguments: list[Any] = []
-    for column, value in (("u.work_item_id", wanted.work_item_id), ("u.state", wanted.state),
-                          ("u.readiness", wanted.readiness)):  # fmt: skip
-        if value is not None:
-            parts.append(f"{column} = ?")
-            arguments.append(value)
-    for column, uids in (("u.sop_instance_uid", wanted.sop_instance_uids),
-                         ("w.study_instance_uid", wanted.study_instance_uids)):  # fmt: skip
+    """The WHERE of a filter, with its arguments; every part begins with AND."""
+    parts: list[tuple[str, list[Any]]] = [
+        (f"{column} = ?", [value]) for column, value in _exact(wanted) if value is not None
+    ]
+    for column, uids in (
+        ("u.sop_instance_uid", wanted.sop_instance_uids),
+        ("w.study_instance_uid", wanted.study_instance_uids),
+    ):
         if uids is not None:
-            parts.append(f"{column} IN ({', '.join('?' * len(uids))})")
-            arguments += uids
+            parts.append((f"{column} IN ({', '.join('?' * len(uids))})", list(uids)))
     if wanted.priority is not None:
         level = PRIORITIES[wanted.priority]
-        parts.append("w.priority = 0" if level == 0 else f"w.priority {'>=' if level > 0 else '<='} {level}")
+        operator = "=" if level == 0 else ">=" if level > 0 else "<="
+        parts.append((f"w.priority {operator} {level}", []))
     if wanted.created is not None:
-        parts.append("w.created_at BETWEEN ? AND ?")
-        arguments += wanted.created
-    for operator, pairs in (("= ?", wanted.equal), ("LIKE ? ESCAPE '\\'", wanted.like)):
-        for column, value in pairs:
-            if column not in _IDENTITY:
-                raise ValueError(f"study has no column {column}")
-            parts.append(f"s.{column} {operator}")
-            arguments.append(value)
-    return "".join(f" AND {part}" for part in parts), arguments
+        parts.append(("w.created_at BETWEEN ? AND ?", list(wanted.created)))
+    parts += [(f"s.{_column(name)} = ?", [value]) for name, value in wanted.equal]
+    parts += [(f"s.{_column(name)} LIKE ? ESCAPE '\\'", [pattern]) for name, pattern in wanted.like]
+    if "accession_number" in dict(wanted.equal):
+        parts.append(("s.accession_number != ''", []))  # what the index of the accession numbers says of itself
+    return "".join(f" AND {text}" for text, _ in parts), [value for _, values in parts for value in values]
+
+
+def _exact(wanted: StepFilter) -> tuple[tuple[str, int | str | None], ...]:
+    return (
+        ("u.work_item_id", wanted.work_item_id),
+        ("u.state", wanted.state),
+        ("u.readiness", wanted.readiness),
+    )
+
+
+def _column(name: str) -> str:
+    if name not in _IDENTITY:
+        raise ValueError(f"study has no column {name}")
+    return name

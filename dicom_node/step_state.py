@@ -56,9 +56,9 @@ _WORDS = {"held": "held back by an operator", "released": "released by an operat
 _BEGUN = frozenset({*_PROGRESS, "failed"})
 
 
-def born(has_contour: bool, at: float) -> Step:
-    """The step of a work item that has just come to be."""
-    return Step(StepState.SCHEDULED, _waiting(has_contour), at)
+def born(has_contour: bool, at: float, *, ready: bool = False) -> Step:
+    """The step of a work item that has just come to be; `ready`: with all that it needs."""
+    return Step(StepState.SCHEDULED, Readiness.READY if ready else _waiting(has_contour), at)
 
 
 def after(step: Step, name: str, detail: str, at: float, has_contour: bool) -> Step:

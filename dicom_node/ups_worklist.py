@@ -45,7 +45,7 @@ class UpsWorklist:
     """Reads and follows; never changes a work item."""
 
     def __init__(self, store: Store, spool: Spool, settings: Settings) -> None:
-        self._store, self._spool, self._settings = store, spool, settings
+        self.store, self._spool, self._settings = store, spool, settings
         self._device = device_uid(settings.node.ae_title, settings.node.site)
         self._zone: tzinfo | None = ZoneInfo(settings.node.time_zone) if settings.node.time_zone else None
 
@@ -58,12 +58,7 @@ class UpsWorklist:
 
     def follow(self) -> bool:
         """Bring the steps up to what has happened, a batch at a time; False when there was nothing."""
-        return self._store.steps.follow(self._uid_of, self._matches)
-
-    def step(self, sop_instance_uid: str) -> Dataset | None:
-        """The whole of one UPS; None where there is none."""
-        row = self._store.steps.of_uid(sop_instance_uid)
-        return None if row is None else self.data_set(row)
+        return self.store.steps.follow(self._uid_of, self._matches)
 
     def page(self, identifier: Dataset, after: int) -> tuple[list[Dataset], int | None]:
         """Matches among the next steps in the order of their birth, and where to go on; None at the end.
@@ -84,7 +79,7 @@ class UpsWorklist:
 
     def _page(self, identifier: Dataset, after: int) -> tuple[list[tuple[StepRow, Dataset]], int | None]:
         keys = _supported_part(identifier)
-        rows = self._store.steps.find(self.narrow(keys), after, PAGE)
+        rows = self.store.steps.find(self.narrow(keys), after, PAGE)
         asked = {element.keyword for element in keys}
         made = [(row, self.data_set(row, asked)) for row in rows]
         found = [(row, one) for row, one in made if ups_match.matches(one, keys, self.zone)]
@@ -92,14 +87,15 @@ class UpsWorklist:
 
     def narrow(self, keys: Dataset) -> StepFilter:
         """What of the keys SQL can look for: never less than what matches. Raises IdentifierError."""
-        priority, start = ups_match.text(keys, "ScheduledProcedureStepPriority"), _start(keys, self.zone)
+        priority = ups_match.text(keys, "ScheduledProcedureStepPriority")
+        zone = ups_match.zone_of(keys, self.zone)
         return StepFilter(
             sop_instance_uids=ups_match.uids(keys, "SOPInstanceUID"),
             state=_exact(keys, "ProcedureStepState"),
             readiness=_exact(keys, "InputReadinessState"),
             priority=priority if priority in PRIORITIES else None,
             study_instance_uids=ups_match.uids(keys, "StudyInstanceUID") or _request_uids(keys),
-            created=start,
+            created=_start(keys, zone),
             equal=tuple(pair for pair in _texts(keys) if not _is_pattern(*pair)),
             like=tuple((column, _like(column, value)) for column, value in _texts(keys) if _is_pattern(column, value)),
         )
@@ -110,13 +106,13 @@ class UpsWorklist:
 
     def _facts(self, row: StepRow, details: Collection[str]) -> ups.StepFacts:
         step, node = row.step, self._settings.node
-        plan = json.loads(self._store.steps.plan_of(row.work_item_id) or "{}") if details else {}
+        plan = json.loads(self.store.steps.plan_of(row.work_item_id) or "{}") if details else {}
         reason = row.item_reason or ""
         return ups.StepFacts(
             sop_instance_uid=row.sop_instance_uid,
             ae_title=node.ae_title,
-            state=step.state,
-            readiness=step.readiness,
+            state=str(step.state),
+            readiness=str(step.readiness),
             priority=_priority(row.priority),
             created=self._moment(row.created_at),
             modified=self._moment(step.modified_at),
@@ -132,13 +128,13 @@ class UpsWorklist:
             inputs=self._inputs(row, plan) if _INPUTS in details else (),
             outputs=self._outputs(row) if _OUTPUTS in details and step.started_at is not None else (),
             destinations=tuple(peer.ae_title for peer in self._settings.destinations()),
-            replaced=self._store.steps.uids_of(row) if "ReplacedProcedureStepSequence" in details else (),
+            replaced=self.store.steps.uids_of(row) if "ReplacedProcedureStepSequence" in details else (),
             bundle_digest=plan.get("bundle", ""),
         )
 
     def _inputs(self, row: StepRow, plan: Mapping[str, Any]) -> tuple[ups.Instances, ...]:
         """The CT and the contour: what was planned, what a contour references, or what there is of the CT."""
-        steps = self._store.steps
+        steps = self.store.steps
         uids = [uid for uid in plan.get("digests", {}) if uid]
         if not uids and row.roi_sop_instance_uid is not None:
             uids = [*steps.referenced(row.roi_sop_instance_uid), row.roi_sop_instance_uid]
@@ -160,7 +156,7 @@ class UpsWorklist:
     def _outputs(self, row: StepRow) -> tuple[ups.Instances, ...]:
         """What destinations have taken, by series; each with the AE titles that have it."""
         holders: dict[str, list[str]] = defaultdict(list)
-        for delivery in self._store.deliveries.of_item(row.work_item_id):
+        for delivery in self.store.deliveries.of_item(row.work_item_id):
             if delivery.state in TAKEN and delivery.sop_class_uid and delivery.sop_instance_uid:
                 holders[delivery.sop_instance_uid].append(delivery.destination)
         groups: Groups = defaultdict(list)
@@ -179,7 +175,7 @@ class UpsWorklist:
     def _matches(self, keys: str, work_item_id: int) -> bool:
         """Whether a new step is of a filtered subscription."""
         identifier = _supported_part(Dataset.from_json(keys))
-        rows = self._store.steps.find(StepFilter(work_item_id=work_item_id), 0, 1)
+        rows = self.store.steps.find(StepFilter(work_item_id=work_item_id), 0, 1)
         asked = {element.keyword for element in identifier}
         return bool(rows) and ups_match.matches(self.data_set(rows[0], asked), identifier, self.zone)
 

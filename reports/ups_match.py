@@ -52,7 +52,7 @@ def matches(entity: Dataset, identifier: Dataset, zone: tzinfo = UTC) -> bool:
     Keys that this entity does not know at all (`supported`) are the caller's to leave out. `zone` is that of times
     without an offset. Raises IdentifierError for a range that is no range.
     """
-    zone = _zone_of(identifier, zone)
+    zone = zone_of(identifier, zone)
     return all(_matches(entity, key, zone) for key in identifier if key.keyword not in NOT_KEYS)
 
 
@@ -198,7 +198,8 @@ def _next(begin: datetime, parts: int) -> datetime:
     )
 
 
-def _zone_of(identifier: Dataset, zone: tzinfo) -> tzinfo:
+def zone_of(identifier: Dataset, zone: tzinfo) -> tzinfo:
+    """That of the identifier's times without an offset: Timezone Offset From UTC where it has one, else `zone`."""
     value = str(identifier.get("TimezoneOffsetFromUTC") or "").strip()
     return _offset(value) if re.fullmatch(r"[+-]\d{4}", value) else zone
 

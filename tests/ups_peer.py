@@ -1,0 +1,214 @@
+"""The other end of the UPS worklist, as a process of its own: `python -m tests.ups_peer VERB ...`.
+
+`listen` is a subscriber that writes each N-EVENT-REPORT as a line of JSON; the other verbs send one request to a node
+and print its answers as JSON. `listening`, `ask` run them from a test.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    UnifiedProcedureStepEvent,
+    UnifiedProcedureStepPull,
+    UnifiedProcedureStepPush,
+    UnifiedProcedureStepQuery,
+    UnifiedProcedureStepWatch,
+)
+
+NODE, WATCHER = "PROGNODE", "WATCHER"
+WORKLIST, FILTERED = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
+CLASSES = {
+    "pull": UnifiedProcedureStepPull,
+    "watch": UnifiedProcedureStepWatch,
+    "query": UnifiedProcedureStepQuery,
+    "push": UnifiedProcedureStepPush,
+}
+
+
+# -- for tests -----------------------------------------------------------------------------------------------------
+
+
+def ask(port: int, verb: str, *, calling: str = WATCHER, context: str = "watch", **what: Any) -> dict[str, Any]:
+    """One request from another process; gives {"statuses": [...], "data_sets": [Dataset, ...], "seconds": ...}."""
+    order = {"port": port, "calling": calling, "context": context, **what}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ups_peer", verb], input=json.dumps(order, default=_plain), capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer: dict[str, Any] = json.loads(done.stdout)
+    answer["data_sets"] = [Dataset.from_json(one) for one in answer["data_sets"]]
+    return answer
+
+
+def find(port: int, keys: Dataset, **more: Any) -> list[Dataset]:
+    """Matches of a C-FIND that must end in success."""
+    answer = ask(port, "find", keys=keys, **more)
+    assert answer["statuses"][-1] == 0x0000, [hex(status) for status in answer["statuses"]]
+    found: list[Dataset] = answer["data_sets"]
+    return found
+
+
+def subscribe(port: int, uid: str = WORKLIST, *, lock: bool = False, keys: Dataset | None = None, **more: Any) -> int:
+    information = keys or Dataset()
+    information.ReceivingAE = more.pop("receiving", WATCHER)
+    information.DeletionLock = "TRUE" if lock else "FALSE"
+    return act(port, 3, uid, information, **more)
+
+
+def unsubscribe(port: int, uid: str = WORKLIST, kind: int = 4, **more: Any) -> int:
+    information = Dataset()
+    information.ReceivingAE = more.pop("receiving", WATCHER)
+    return act(port, kind, uid, information, **more)
+
+
+def act(port: int, kind: int, uid: str, information: Dataset, **more: Any) -> int:
+    status: int = ask(port, "action", kind=kind, uid=uid, information=information, **more)["statuses"][0]
+    return status
+
+
+class Listener:
+    """A subscriber in a process of its own. What it heard stays in its file when it is gone."""
+
+    def __init__(self, folder: Path, port: int = 0, status: int = 0, ae_title: str = WATCHER) -> None:
+        self.file = folder / f"{ae_title}.jsonl"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.ups_peer", "listen", str(port), str(self.file), str(status), ae_title],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+
+    def heard(self) -> list[dict[str, Any]]:
+        if not self.file.exists():
+            return []
+        return [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]
+
+    def of(self, uid: str, kind: int = 1) -> list[dict[str, Any]]:
+        """Informations of the reports of a kind about one step, in their order."""
+        return [report["information"] for report in self.heard() if (report["uid"], report["kind"]) == (uid, kind)]
+
+    def states(self, uid: str) -> list[str]:
+        return [f"{one['ProcedureStepState']} {one['InputReadinessState']}" for one in self.of(uid)]
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=30)
+
+
+@contextmanager
+def listening(folder: Path, port: int = 0, status: int = 0, ae_title: str = WATCHER) -> Iterator[Listener]:
+    listener = Listener(folder, port, status, ae_title)
+    try:
+        yield listener
+    finally:
+        listener.stop()
+
+
+def _plain(value: object) -> Any:
+    assert isinstance(value, Dataset)
+    return json.loads(value.to_json())
+
+
+# -- the process ---------------------------------------------------------------------------------------------------
+
+
+def _listen(port: int, file: Path, status: int, ae_title: str) -> None:
+    entity = AE(ae_title)
+    entity.add_supported_context(UnifiedProcedureStepEvent, scu_role=True, scp_role=True)
+
+    def take(event: evt.Event) -> tuple[int, None]:
+        information = {
+            element.keyword: element.value if element.VR != "SQ" else json.loads(event.event_information.to_json())
+            for element in event.event_information
+        }
+        line = {
+            "kind": event.event_type,
+            "uid": event.request.AffectedSOPInstanceUID,
+            "class": event.request.AffectedSOPClassUID,
+            "information": information,
+        }
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, default=str) + "\n")
+        return status, None
+
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, take)])
+    print(server.server_address[1], flush=True)
+    while True:
+        time.sleep(60)
+
+
+def _send(verb: str, order: dict[str, Any]) -> dict[str, Any]:
+    context = CLASSES[order["context"]]
+    entity = AE(order["calling"])
+    entity.add_requested_context(context)
+    association = entity.associate("127.0.0.1", order["port"], ae_title=NODE)
+    if not association.is_established:
+        return {"statuses": [], "data_sets": [], "seconds": 0.0}
+    begun = time.monotonic()
+    answers = _VERBS[verb](association, context, order)
+    seconds = time.monotonic() - begun
+    association.release()
+    return {
+        "statuses": [int(status.Status) for status, _ in answers if status],
+        "comments": [str(status.get("ErrorComment", "")) for status, _ in answers if status],
+        "data_sets": [json.loads(made.to_json()) for _, made in answers if made is not None],
+        "seconds": seconds,
+    }
+
+
+def _find(association: Any, context: UID, order: dict[str, Any]) -> list[Any]:
+    answers = []
+    for status, made in association.send_c_find(Dataset.from_json(order["keys"]), context, msg_id=7):
+        answers.append((status, made))
+        if len(answers) == order.get("cancel_after"):
+            association.send_c_cancel(7, query_model=context)
+    return answers
+
+
+def _get(association: Any, context: UID, order: dict[str, Any]) -> list[Any]:
+    tags = [Tag(keyword) for keyword in order.get("attributes", [])]
+    return [association.send_n_get(tags, UnifiedProcedureStepPush, order["uid"], meta_uid=context)]
+
+
+def _action(association: Any, context: UID, order: dict[str, Any]) -> list[Any]:
+    information = Dataset.from_json(order["information"])
+    return [
+        association.send_n_action(information, order["kind"], UnifiedProcedureStepPush, order["uid"], meta_uid=context)
+    ]
+
+
+def _create(association: Any, context: UID, order: dict[str, Any]) -> list[Any]:
+    return [
+        association.send_n_create(
+            Dataset.from_json(order["information"]), UnifiedProcedureStepPush, order["uid"], meta_uid=context
+        )
+    ]
+
+
+def _set(association: Any, context: UID, order: dict[str, Any]) -> list[Any]:
+    return [
+        association.send_n_set(
+            Dataset.from_json(order["information"]), UnifiedProcedureStepPush, order["uid"], meta_uid=context
+        )
+    ]
+
+
+_VERBS = {"find": _find, "get": _get, "action": _action, "create": _create, "set": _set}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "listen":
+        _listen(int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    else:
+        print(json.dumps(_send(sys.argv[1], json.load(sys.stdin))))
