@@ -1,6 +1,6 @@
 """Rows of what is on its way: one per object and destination, with what proves that it arrived."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any
@@ -136,6 +136,27 @@ class Deliveries:
             "UPDATE delivery SET run_after = ? WHERE destination = ? AND final = 0 AND run_after < ?",
             [until, destination, until],
         )
+
+    def leaving(self, variants: Mapping[int, tuple[str, str]]) -> None:
+        """Objects are about to be sent as (SOP Class, SOP Instance): from here on they may be at the destination."""
+        with self._db.immediate():
+            self._db.many(
+                "UPDATE delivery SET sop_class_uid = ?, sop_instance_uid = ? WHERE id = ?",
+                [(*uids, delivery_id) for delivery_id, uids in variants.items()],
+            )
+
+    def stayed(self, delivery_ids: Iterable[int]) -> None:
+        """What `leaving` announced did not get there after all."""
+        with self._db.immediate():
+            self._db.many(
+                "UPDATE delivery SET sop_class_uid = NULL, sop_instance_uid = NULL WHERE id = ?",
+                [(delivery_id,) for delivery_id in delivery_ids],
+            )
+
+    def has_left(self, work_item_id: int) -> bool:
+        """Whether any object of a work item is, or may be, at any destination."""
+        where = "work_item_id = ? AND sop_instance_uid IS NOT NULL"
+        return bool(self._db.rows(f"SELECT 1 FROM delivery WHERE {where} LIMIT 1", [work_item_id]))
 
     def most_attempts(self, destination: str) -> int:
         """How often the most tried of the open deliveries of a destination has been tried."""

@@ -11,11 +11,12 @@ from pydicom.uid import generate_uid
 
 from config.settings import Peer, Settings
 from dicom_node import deliver
-from dicom_node.compose import variant_name
+from dicom_node.compose import OPTIONAL, variant_name
 from dicom_node.deliver import Document, Variant
 from dicom_node.deliveries import Delivery
 from dicom_node.delivery_audit import objects_sent, query_sent
 from dicom_node.messages import Messenger, is_message
+from dicom_node.reporter import Reporter
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, Retryable, WorkItem
@@ -23,6 +24,9 @@ from dicom_node.workitem import DeliveryState, Retryable, WorkItem
 LOGGER = logging.getLogger(__name__)
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 REPORT_PATIENCE = 16  # looks for a commitment report, with growing delay: about six hours by default
+QUESTION_PATIENCE = (
+    3  # tries before another destination gets the objects without the first one's word on whose they are
+)
 RESEND_AFTER_UNSEEN = 3  # read-backs that do not find an object before it is sent again
 
 
@@ -84,6 +88,8 @@ class Dispatcher:
     def _step(self, item: WorkItem, peer: Peer, due: Sequence[Delivery]) -> None:
         pending = [row for row in due if row.state is DeliveryState.PENDING]
         if pending:
+            if not self._store.deliveries.has_left(item.id):
+                self._settle_identity(item, peer, pending)
             self._send(item, peer, pending)
         sent = [
             row
@@ -103,14 +109,35 @@ class Dispatcher:
         if why_later is not None:
             self._later([row], why_later)
 
+    def _settle_identity(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
+        """Before the first object leaves: whose study it is now. Raises Retryable, but not for ever."""
+        reporter = Reporter(self._store, self._spool, self._settings, self._clock)
+        try:
+            reporter.settle_identity(item)
+        except Retryable as error:
+            first = self._settings.destinations()[0]
+            if peer.ae_title == first.ae_title:  # who does not answer the question does not take the objects either
+                self._hold(peer)
+                raise
+            if min(row.attempts for row in rows) < QUESTION_PATIENCE:
+                raise Retryable(f"{first.ae_title} cannot be asked whose study it is: {error}", error.hint) from error
+            reporter.without_asking(item, f"{first.ae_title} does not answer")
+
+    def _hold(self, peer: Peer) -> None:
+        """It may have cost a time-out: the next work item's objects need not find out for themselves."""
+        self._store.deliveries.hold(peer.ae_title, self._clock() + deliver.delay(1, self._settings.deliver))
+
     def _send(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
         by_name = {row.document: row for row in rows}
         documents = [self._document(item, row.document) for row in rows]
+        # Before they leave: should this node end in between, they may be there, and are never made under other UIDs.
+        firsts = {row.id: one.variants[0] for row, one in zip(rows, documents, strict=True) if not row.sop_instance_uid}
+        self._store.deliveries.leaving({row: (one.sop_class_uid, one.sop_instance_uid) for row, one in firsts.items()})
         try:
             answers = deliver.send(peer, documents, self._settings)
         except Retryable:
-            # It may have cost a time-out: the next work item's objects need not find out for themselves.
-            self._store.deliveries.hold(peer.ae_title, self._clock() + deliver.delay(1, self._settings.deliver))
+            self._store.deliveries.stayed(firsts)
+            self._hold(peer)
             raise
         for entry in objects_sent(item, peer, answers, self._clock()):
             self._store.audit.add(entry)
@@ -131,6 +158,11 @@ class Dispatcher:
                     run_after=now,
                     transaction_uid=None,
                 )
+                continue
+            if row.id in firsts and (answer.status is not None or answer.state is DeliveryState.FAILED):
+                self._store.deliveries.stayed([row.id])  # it said that it has not taken it
+            if answer.unsupported and row.document in OPTIONAL:
+                self._leave_out(row, answer.status)
             elif answer.state is DeliveryState.FAILED:
                 self._refuse(row, answer.message, answer.status)
             else:
@@ -216,6 +248,13 @@ class Dispatcher:
             wait = deliver.delay(attempts + row.unseen, self._settings.deliver)
             LOGGER.warning("delivery.postponed %s to %s by %.0f s: %s", row.document, row.destination, wait, detail)
             self._store.deliveries.record(row.id, attempts=attempts, run_after=self._clock() + wait, detail=detail)
+
+    def _leave_out(self, row: Delivery, status: int | None) -> None:
+        """An optional object that a destination does not store: the result is complete there without it."""
+        detail = f"not accepted by {row.destination}, which does not store this SOP class"
+        LOGGER.info("delivery.not_accepted %s by %s", row.document, row.destination)
+        columns = {"state": DeliveryState.NOT_ACCEPTED, "final": 1, "status": status, "detail": detail}
+        self._store.deliveries.record(row.id, **columns)
 
     def _refuse(self, row: Delivery, detail: str, status: int | None = None) -> None:
         LOGGER.error("delivery.refused %s by %s: %s", row.document, row.destination, detail)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from dicom_node.database import Database
 from dicom_node.identity import FILED_BY, Demographics, Identity, PatientKey, patient_digest, says_nothing_new
+from dicom_node.instance import CT_CLASSES
 
 DICOM, HL7_MERGE, HL7_UPDATE, C_FIND = "DICOM", "HL7 ADT^A40", "HL7 ADT^A08", "C-FIND"  # study.source
 MERGES_FOLLOWED = 100  # in one chain; a real one has two or three
@@ -58,13 +59,17 @@ class Patients:
             )
 
     def missing(self, limit: int = 200) -> list[tuple[str, str, str]]:
-        """(study, SOP Instance UID, digest) of studies that an older Prognode stored without an identity."""
+        """(study, SOP Instance UID, digest) of studies that an older Prognode stored without an identity.
+
+        Of each study a CT image where there is one, and the newest content that is still in the spool.
+        """
+        classes = sorted(CT_CLASSES)
         rows = self._db.rows(
-            "SELECT study_instance_uid AS study, sop_instance_uid AS uid, digest, max(current) FROM instance i"
-            " WHERE own = 0 AND"
-            " NOT EXISTS (SELECT 1 FROM study s WHERE s.study_instance_uid = i.study_instance_uid)"
+            "SELECT study_instance_uid AS study, sop_instance_uid AS uid, digest, max(current - 4 * (removed != 0)"
+            f" + 2 * (sop_class_uid IN ({', '.join('?' * len(classes))}))) AS best FROM instance i WHERE own = 0"
+            " AND NOT EXISTS (SELECT 1 FROM study s WHERE s.study_instance_uid = i.study_instance_uid)"
             " GROUP BY study_instance_uid LIMIT ?",
-            [limit],
+            [*classes, limit],
         )
         return [(row["study"], row["uid"], row["digest"]) for row in rows]
 

@@ -17,7 +17,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from analysis.contract import REASONS, FailureReason, Outcome
 from config.settings import Settings
-from dicom_node import candidates
+from dicom_node import backfill, candidates
 from dicom_node.clinical_fetch import ClinicalFetch
 from dicom_node.clinical_watch import ClinicalWatch
 from dicom_node.decision import Plan
@@ -65,6 +65,7 @@ class Worker:
         self._stopping = threading.Event()
         self._local = threading.local()
         self._looked = 0.0
+        self._identified = False
         self._fetch = ClinicalFetch(settings, clock)  # raises ConfigError for a bad mapping of codes
         isolation = runner.isolation
         facts = {
@@ -98,6 +99,11 @@ class Worker:
     def step_watch(self) -> bool:
         """Clinical values that came after a score."""
         return ClinicalWatch(self._store, self._spool, self._settings, self._bundle, self._clock).look()
+
+    def step_identify(self) -> bool:
+        """Whose the studies are that came before studies had an identity; done once."""
+        self._identified = self._identified or not backfill.fill(self._store, self._spool, self._clock)
+        return not self._identified
 
     def step_analyse(self) -> bool:
         """SCHEDULED -> ANALYSED."""
@@ -251,6 +257,7 @@ class Worker:
         turns = [
             *((step, TICK_SECONDS, begin) for step in steps),
             (self.step_watch, LOOK_AGAIN_SECONDS, begin),
+            (self.step_identify, LOOK_AGAIN_SECONDS, begin),
             (self._heartbeat.beat, BEAT_SECONDS, begin),
             (self._heartbeat.echo, ECHO_SECONDS, begin + timedelta(seconds=BEAT_SECONDS)),
             *((turn, seconds, begin + timedelta(seconds=1.0)) for turn, seconds in self._keeper.turns),
