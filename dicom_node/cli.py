@@ -86,6 +86,12 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
                 receiver = Receiver(settings, spool)
                 receiver.start()
                 running.callback(receiver.stop)
+            if receiving and settings.hl7.listen:
+                from dicom_node.hl7_in import Listener
+
+                listener = Listener(settings, spool)
+                listener.start()
+                running.callback(listener.stop)
             if worker is not None:
                 worker.start()
                 running.callback(worker.stop)
@@ -114,7 +120,7 @@ def serve(config: Config = None) -> None:
 
 @app.command()
 def receive(config: Config = None) -> None:
-    """Only receive: C-STORE, C-ECHO and storage commitment reports.
+    """Only receive: C-STORE, C-ECHO, storage commitment reports, and HL7 messages where [hl7] listen is on.
 
     Example: prognode receive --config /etc/prognode/prognode.toml
     """
