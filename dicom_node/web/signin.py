@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import math
 import secrets
 import time
 from typing import Annotated, Literal
@@ -67,8 +68,9 @@ def sign_in(
     wait = store.accounts.attempt({by_account: FREE_FAILURES, by_address: FREE_FAILURES_OF_ADDRESS}, now)
     if wait > 0:
         LOGGER.warning("signin.throttled from %s", escaped(address(request)))
-        answer = _page(request, settings, inside(next), f"Too many attempts. Wait {wait:.0f} seconds.", 429, name)
-        answer.headers["Retry-After"] = f"{wait:.0f}"
+        seconds = math.ceil(wait)
+        answer = _page(request, settings, inside(next), f"Too many attempts. Wait {seconds} seconds.", 429, name)
+        answer.headers["Retry-After"] = str(seconds)
         return answer
     found = store.accounts.of(account)
     right = passwords.is_right(found.password_hash if found else None, password)
