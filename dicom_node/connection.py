@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import ssl
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ LOGGER = logging.getLogger(__name__)
 LARGEST_PDU_BYTES = 16_777_216  # taken where no limit is announced; real ones have 16 to 128 KiB, some 1 MiB
 SLOWEST_BYTES_PER_SECOND = 32_768.0  # of a PDU, on top of its time-out
 READ_BYTES = 262_144
+MAXIMUM_UNANSWERED = 8  # messages of one association; its window is one operation (PS3.7 annex D.3.3.3)
 IDLE_MILLISECONDS = 100  # between two looks at the timers
 
 
@@ -93,6 +95,15 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
             data += piece
         return data
 
+    def discard(self) -> None:
+        """Drop what has come, so that closing does not take back what we have said last (a TCP reset would)."""
+        self._unread = b""
+        with contextlib.suppress(OSError):
+            self.socket.settimeout(0)
+            for _ in range(64):
+                if not self.socket.recv(READ_BYTES):
+                    break
+
     def _complain(self, what: str) -> NoReturn:
         LOGGER.warning('association.aborted "%s" at %s: %s', escaped(self._caller.calling), self._caller.address, what)
         raise OSError(what)
@@ -121,6 +132,7 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not
         super().__init__(association)
         self.state_machine = NewsGivingMachine(self)
         self._run_loop_delay = 0.0
+        self._waking = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def send_pdu(self, primitive: Any) -> None:
@@ -132,14 +144,20 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not
         self._wake_up()
 
     def _wake_up(self) -> None:
-        with contextlib.suppress(OSError):  # it has ended, and closed its descriptor
-            os.eventfd_write(self._wake, 1)
+        with self._waking:  # else its descriptor may be somebody else's by now
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     def _is_transport_event(self) -> bool:
         if not self.assoc.is_alive():  # it raised; nobody is left to look at the timers
             self._kill_thread = True
             return False
-        if self.state_machine.current_state != "Sta13" and self.event_queue.empty():
+        if self.state_machine.current_state == "Sta13":  # all is said: what still comes is of no interest
+            self.socket.discard()
+        elif self.assoc.dimse.msg_queue.qsize() >= MAXIMUM_UNANSWERED:
+            time.sleep(0.01)
+            return False  # who does not wait for answers is made to wait
+        elif self.event_queue.empty():
             self.socket.wait(IDLE_MILLISECONDS, self._wake)
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
@@ -161,8 +179,9 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not
             if self.socket is not None and self.socket.socket is not None:
                 self.socket.close()
             self.to_user_queue.put(None)  # an association that still waits for its request need not wait on
-            wake, self._wake = self._wake, -1
-            os.close(wake)
+            with self._waking:
+                wake, self._wake = self._wake, -1
+                os.close(wake)
 
 
 def accepted(
