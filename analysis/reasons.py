@@ -56,6 +56,7 @@ class WaitingReason(StrEnum):
 
     CLINICAL_VALUES_AWAITED = "CLINICAL_VALUES_AWAITED"
     CLINICAL_VALUES_UNAVAILABLE = "CLINICAL_VALUES_UNAVAILABLE"
+    INPUTS_REMOVED = "INPUTS_REMOVED"
     PLANNING_FAILED = "PLANNING_FAILED"
 
 
@@ -210,6 +211,10 @@ REASONS: dict[Code, ReasonText] = {
         "The site's table of clinical values cannot be used just now.",
         "Administrator: mend the table named in [clinical] table, or remove the setting and use prognode clinical "
         "import; the study is planned again by itself.",
+    ),
+    WaitingReason.INPUTS_REMOVED: ReasonText(
+        "Images or contours that this result needs were removed here after an earlier result had been delivered.",
+        "PACS administrator: send the CT and the contour again; the study goes on by itself.",
     ),
     WaitingReason.PLANNING_FAILED: ReasonText("The contour could not be planned.", _REPORT_BUG),
     FailureReason.JOB_OUT_OF_TIME: ReasonText(

@@ -72,6 +72,7 @@ _EVENTS = {
     "study.removed": Event("110105", "DICOM Study Deleted", "D"),
     "study.": Event("110103", "DICOM Instances Accessed", "R"),
     "result.": Event("110103", "DICOM Instances Accessed", "R"),
+    "result.removed": Event("110103", "DICOM Instances Accessed", "D"),
     "signin": Event("110114", "User Authentication", "E", ("110122", "Login")),
     "signout": Event("110114", "User Authentication", "E", ("110123", "Logout")),
     "user.": _alert("110137", "User Security Attributes Changed"),

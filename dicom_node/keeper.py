@@ -13,13 +13,14 @@ from config.settings import Settings
 from dicom_node.audit import AuditEntry, AuditOutcome
 from dicom_node.audit_trail import ANCHOR_SECONDS, AuditTrail
 from dicom_node.spool import Spool
+from dicom_node.storage import Cleaner
 from dicom_node.store import Store
 from dicom_node.syslog_out import Forwarder
 from dicom_node.workitem import StoreBusy
 
 LOGGER = logging.getLogger(__name__)
 DAY_SECONDS = 86_400.0
-WRITE_SECONDS, FORWARD_SECONDS = 1.0, 2.0
+WRITE_SECONDS, FORWARD_SECONDS, ROOM_SECONDS = 1.0, 2.0, 15.0
 Turn = tuple[Callable[[], bool], float]
 
 
@@ -30,6 +31,7 @@ class Keeper:
         self._settings, self._spool, self._clock = settings, spool, clock
         self._stores: dict[str, Store] = {}
         self._sender: Forwarder | None = None
+        self._cleaner: Cleaner | None = None
 
     @property
     def turns(self) -> list[Turn]:
@@ -38,6 +40,7 @@ class Keeper:
             (self.write_audit, WRITE_SECONDS),
             (self.forward_audit, FORWARD_SECONDS),
             (self.anchor_audit, ANCHOR_SECONDS),
+            (self.keep_room, ROOM_SECONDS),
         ]
 
     def write_audit(self) -> bool:
@@ -61,6 +64,12 @@ class Keeper:
         syslog = self._settings.audit.syslog
         sent = store.audit.sent(f"{syslog.host}:{syslog.port}") if syslog.host else None
         return trail.remove_old(self._clock() - days * DAY_SECONDS, sent)
+
+    def keep_room(self) -> bool:
+        """What is delivered, proved and old enough goes; sooner where the disk is low."""
+        if self._cleaner is None:
+            self._cleaner = Cleaner(self._store("room"), self._spool, self._settings, self._clock)
+        return self._cleaner.step()
 
     def close(self) -> None:
         """End the connection and the stores, once no turn runs any more."""

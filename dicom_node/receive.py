@@ -224,10 +224,11 @@ class Receiver:
         try:
             digest = incoming.complete()
             instance, identity = self._read(event, incoming, digest)
-            self._spool.keep_instance(incoming.path, instance.sop_instance_uid, digest)
+            with self._spool.instances_kept():
+                self._spool.keep_instance(incoming.path, instance.sop_instance_uid, digest)
+                return instance, self._record(instance, identity, calling, event.assoc.dimse.mark)
         except OSError as error:
             raise Refusal(OUT_OF_RESOURCES, f"disk: {error.strerror or type(error).__name__}") from error
-        return instance, self._record(instance, identity, calling, event.assoc.dimse.mark)
 
     def _read(self, event: evt.Event, incoming: Incoming, digest: str) -> tuple[Instance, Identity]:
         try:

@@ -117,12 +117,23 @@ class Scheduler:
         uid = roi.sop_instance_uid
         if self._store.births.is_answered(uid, self._key(decision, digests, Snapshot(), ""), self._clock()):
             return
+        if self._awaits_what_was_removed(roi, decision, digests):
+            return
         snapshot = self._clinical(roi, decision, digests) if isinstance(decision, Plan) else Snapshot()
         if snapshot is None:
             return
         birth = self._birth(decision, digests, snapshot)
         if self._store.births.schedule(uid, birth, self._clock()):
             LOGGER.info("plan.scheduled work item %s: %s", birth.key[:12], birth.reason or "eligible")
+
+    def _awaits_what_was_removed(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str]) -> bool:
+        """Whether retention has removed some of the inputs: known by their rows, but needed once more as files."""
+        used = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
+        uids = {uid for uid in (*used, roi.sop_instance_uid) if uid}
+        removed = self._store.retention.removed_among({uid: digests[uid] for uid in uids})
+        if removed:
+            self._wait(roi, WaitingReason.INPUTS_REMOVED, f"{removed} of {len(uids)} objects are to be sent again")
+        return bool(removed)
 
     def _birth(self, decision: Plan | NotEligible, digests: dict[str, str], snapshot: Snapshot) -> Birth:
         used = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
@@ -147,6 +158,7 @@ class Scheduler:
             "series_number": self._settings.report.series_number,
             "ae_title": self._settings.node.ae_title,
             "site": self._settings.node.site,
+            "language": self._settings.report.language,
         }
         return plan.key(
             decision,

@@ -73,6 +73,21 @@ class Spool:
                 ) from None
             yield
 
+    @contextmanager
+    def instances_kept(self, *, alone: bool = False) -> Iterator[None]:
+        """Around what changes files of instances and their rows together; `alone`: while nobody else does.
+
+        What arrives takes it with others, retention alone: else it could remove a file that has just come again. Who
+        wants to be alone closes the first lock behind those that are in, so that a stream of arrivals has a gap for it.
+        """
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        with (self.root / "arrivals.lock").open("w") as door, (self.root / "instances.lock").open("w") as room:
+            fcntl.flock(door, kind)
+            fcntl.flock(room, kind)
+            if not alone:
+                fcntl.flock(door, fcntl.LOCK_UN)
+            yield
+
     def sweep_drafts(self) -> None:
         """Remove results that were being written when an earlier worker ended; their stage runs again."""
         for draft in (self.root / "results").glob("*/.*"):

@@ -20,6 +20,7 @@ from dicom_node.deliveries import Deliveries
 from dicom_node.hl7_inbox import Inbox
 from dicom_node.patients import Patients
 from dicom_node.procedure_steps import ProcedureSteps
+from dicom_node.retention import Retention
 from dicom_node.subscriptions import Subscriptions
 from dicom_node.vitals import Vitals
 from dicom_node.workitem import LeaseLost, State, WorkItem
@@ -37,6 +38,7 @@ class Store:
         self.patients = Patients(database)
         self.inbox = Inbox(database)
         self.audit = Audit(database)
+        self.retention = Retention(database)
         self.clinical = ClinicalValues(database)
         self.pulls = ClinicalPulls(database)
         self.accounts = Accounts(database)

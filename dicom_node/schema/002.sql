@@ -242,6 +242,7 @@ CREATE INDEX instance_unaudited ON instance (association) WHERE association != '
 ALTER TABLE work_item ADD COLUMN results_removed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE work_item ADD COLUMN documents TEXT;                    -- JSON: the SRs of removed results, for a successor
 CREATE INDEX work_item_going ON work_item (id) WHERE results_removed = 1;
+CREATE INDEX work_item_with_results ON work_item (updated_at, id) WHERE results_removed = 0 AND key IS NOT NULL;
 -- The worklist: each filter and each order has an index, so that a page takes milliseconds however long the list is.
 ALTER TABLE work_item ADD COLUMN risk_group TEXT GENERATED ALWAYS AS (json_extract(summary, '$.group')) VIRTUAL;
 CREATE INDEX work_item_by_creation ON work_item (created_at);

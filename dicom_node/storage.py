@@ -1,0 +1,227 @@
+"""The spool's disk: watermarks, and the removal of what is delivered, proved and old enough.
+
+Never what is unsent, and nothing of a study that has open work (`retention.Kept`). In small steps, in an order that
+survives a kill: the row is marked, the file goes, the row says so. What a crash leaves marked is finished first.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.settings import Settings
+from dicom_node import compose
+from dicom_node.retention import Contents
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.workitem import State
+
+LOGGER = logging.getLogger(__name__)
+DAY_SECONDS = 86_400.0
+PASS_SECONDS = 600.0  # between two looks at everything; while the disk is low, each turn of the clock is one
+WARN_AGAIN_SECONDS = 3600.0
+ENDED = (None, State.COMPLETED, State.FAILED, State.CANCELED)  # states in which a job folder is nobody's
+
+
+@dataclass(frozen=True)
+class Room:
+    """Free space of the spool's disk in bytes, and the watermarks it is held against."""
+
+    free: int
+    total: int
+    warn: int
+    refuse: int
+
+    @property
+    def low(self) -> bool:
+        return self.free < self.warn
+
+    @property
+    def full(self) -> bool:
+        """Nothing more is taken."""
+        return self.free < self.refuse
+
+
+def room(spool: Spool, settings: Settings) -> Room:
+    """How full the disk is. Raises OSError."""
+    usage = shutil.disk_usage(spool.root)
+    limits = settings.storage
+    return Room(
+        free=usage.free,
+        total=usage.total,
+        warn=max(limits.warn_free_bytes, int(usage.total * limits.warn_free_percent / 100)),
+        refuse=max(settings.receive.reserve_disk_bytes, int(usage.total * limits.refuse_free_percent / 100)),
+    )
+
+
+class Cleaner:
+    """Removes what may go. Belongs to one turn of the clock, as its store does."""
+
+    def __init__(self, store: Store, spool: Spool, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._spool, self._settings, self._clock = store, spool, settings.storage, clock
+        self._all = settings
+        self._pass: Iterator[str] | None = None
+        self._begun = float("-inf")
+        self._warned = float("-inf")
+
+    def step(self) -> bool:
+        """Remove one study's files, one result or the like. False: nothing is due now."""
+        if self._pass is None:
+            pressed = self._look()
+            if not pressed and self._clock() - self._begun < PASS_SECONDS:
+                return False
+            self._begun = self._clock()
+            self._pass = self.everything(pressed=pressed)
+        if next(self._pass, None) is None:
+            self._pass = None
+            return False
+        return True
+
+    def everything(self, *, pressed: bool = False) -> Iterator[str]:
+        """Remove all that is due, step by step; gives the kind of each thing that went. `pressed`: the disk is low."""
+        yield from self.finish()
+        now = self._clock()
+        if days := self._settings.failed_days:
+            why = f"given up by retention: failed {days:g} days ago, and nothing was composed"
+            yield from ["failed"] * self._store.retention.give_up(State.FAILED, now - days * DAY_SECONDS, why, now)
+        if days := self._settings.waiting_days:
+            why = f"given up by retention: no contour within {days:g} days"
+            yield from ["waiting"] * self._store.retention.give_up(State.WAITING, now - days * DAY_SECONDS, why, now)
+        yield from self._contents(pressed=pressed)
+        yield from self._results(pressed=pressed)
+        yield from self._jobs()
+        if days := self._settings.events_days:
+            while self._store.retention.forget_events(now - days * DAY_SECONDS):
+                yield "events"
+
+    def finish(self) -> Iterator[str]:
+        """Remove what an earlier run had marked, and did not live to remove."""
+        with self._spool.instances_kept(alone=True):
+            while going := self._store.retention.contents_going():
+                self._unlink(going)
+        for item_id, key in self._store.retention.results_going():
+            self._drop_results(item_id, key)
+            yield "results"
+        for folder in (self._spool.root / "jobs").glob(".gone-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # -- kinds -----------------------------------------------------------------------------------------------
+
+    def due_days(self, kind: str, *, pressed: bool = False) -> float:
+        """After how many days a kind may go; 0: never."""
+        days = float(getattr(self._settings, f"{kind}_days"))
+        return min(days, self._settings.pressure_days) if pressed else days
+
+    def _contents(self, *, pressed: bool) -> Iterator[str]:
+        """What arrived: whole studies, and contents that newer ones have replaced."""
+        kinds = {kind: self.due_days(kind, pressed=pressed) for kind in ("received", "superseded")}
+        cutoffs = {kind: self._clock() - days * DAY_SECONDS for kind, days in kinds.items() if days}
+        if not cutoffs:
+            return
+        after, seen = (float("-inf"), ""), set[str]()
+        while found := self._store.retention.studies_here(max(cutoffs.values()), after):
+            after = found[-1]
+            for study in dict.fromkeys(study for _, study in found):
+                if study in seen:
+                    continue
+                seen.add(study)
+                if pressed and not room(self._spool, self._all).low:
+                    return
+                kind = self._remove_study(study, cutoffs)
+                if kind:
+                    yield kind
+
+    def _remove_study(self, study: str, cutoffs: dict[str, float]) -> str:
+        condition = self._store.retention.condition(study)
+        due = [kind for kind, cutoff in cutoffs.items() if condition.changed_at < cutoff]
+        if condition.kept or not due:
+            return ""
+        contents = self._store.retention.contents(study)
+        if "received" not in due:
+            contents = [content for content in contents if not content.current]
+        if not contents:
+            return ""
+        with self._spool.instances_kept(alone=True):
+            if not self._store.retention.remove_contents(study, contents, self._clock()):
+                return ""
+            self._unlink(contents)
+        LOGGER.info("storage.removed %d objects of a study that was delivered", len(contents))
+        return due[0]
+
+    def _unlink(self, contents: list[Contents]) -> None:
+        for content in contents:
+            self._spool.instance_path(content.sop_instance_uid, content.digest).unlink(missing_ok=True)
+        self._store.retention.contents_gone(contents)
+
+    def _results(self, *, pressed: bool) -> Iterator[str]:
+        days = {
+            State.COMPLETED: self.due_days("results", pressed=pressed),
+            State.CANCELED: self.due_days("canceled", pressed=pressed),
+        }
+        cutoffs = {state: self._clock() - after * DAY_SECONDS for state, after in days.items() if after}
+        if not cutoffs:
+            return
+        after = (float("-inf"), 0)
+        while found := self._store.retention.results_here(max(cutoffs.values()), after):
+            after = (found[-1]["updated_at"], found[-1]["id"])
+            for row in found:
+                if pressed and not room(self._spool, self._all).low:
+                    return
+                cutoff = cutoffs.get(State(row["state"]), float("-inf"))
+                condition = self._store.retention.condition(row["study_instance_uid"])
+                if condition.kept or condition.changed_at >= cutoff:
+                    continue
+                documents = self._documents(row["id"], row["key"])
+                if self._store.retention.remove_results(row["id"], documents, self._clock()):
+                    self._drop_results(row["id"], row["key"])
+                    yield "results" if row["state"] == State.COMPLETED else "canceled"
+
+    def _documents(self, item_id: int, key: str) -> str:
+        """Where the SRs are in the PACS, for the revision that may follow one day."""
+        rows = self._store.deliveries.of_item(item_id)
+        sent = {row.document: row.sop_instance_uid for row in rows if row.sop_instance_uid}
+        return compose.kept_documents(self._spool, key, sent)
+
+    def _drop_results(self, item_id: int, key: str) -> None:
+        shutil.rmtree(self._spool.results(key, "report").parent, ignore_errors=True)
+        self._store.retention.results_gone(item_id)
+
+    def _jobs(self) -> Iterator[str]:
+        """Folders of jobs that are nobody's any more; renamed first, so that no stage finds half of one."""
+        days = self._settings.jobs_days
+        for folder in sorted((self._spool.root / "jobs").iterdir()) if days else []:
+            with suppress(FileNotFoundError):
+                if folder.stat().st_mtime < self._clock() - days * DAY_SECONDS and self._take_job(folder):
+                    yield "jobs"
+
+    def _take_job(self, folder: Path) -> bool:
+        gone = folder.with_name(f".gone-{folder.name}")
+        with self._store.transaction():  # no worker can claim it meanwhile
+            if self._store.retention.state_of_key(folder.name) not in ENDED:
+                return False
+            folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        return True
+
+    # -- watermarks ------------------------------------------------------------------------------------------
+
+    def _look(self) -> bool:
+        """Whether the disk is low; says so, but not each second."""
+        seen = room(self._spool, self._all)
+        if seen.low and self._clock() - self._warned >= WARN_AGAIN_SECONDS:
+            self._warned = self._clock()
+            words = "nothing more is taken until there is room" if seen.full else "what may go goes sooner"
+            LOGGER.warning(
+                "storage.low %.1f GB of %.0f GB are free, below %.1f GB: %s; see: prognode storage",
+                seen.free / 1e9,
+                seen.total / 1e9,
+                seen.warn / 1e9,
+                words,
+            )
+        if not seen.low and self._warned > float("-inf"):
+            self._warned = float("-inf")
+            LOGGER.info("storage.relieved %.1f GB are free again", seen.free / 1e9)
+        return seen.low
