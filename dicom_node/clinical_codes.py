@@ -182,9 +182,14 @@ class Codes(_Frozen):
         if unit == into:
             return Fraction(1)
         variable = self.variables.get(name)
-        units = self.quantities.get(variable.quantity, {}) if variable else {}
-        spelled = {normal_unit(each): factor for each, factor in units.items()}
-        return spelled[unit] / spelled[into] if unit in spelled and into in spelled else None
+        groups = (
+            self.quantities if variable is None else {variable.quantity: self.quantities.get(variable.quantity, {})}
+        )
+        for units in groups.values():  # a bundle's own predictor: whichever quantity has both units
+            spelled = {normal_unit(each): factor for each, factor in units.items()}
+            if unit in spelled and into in spelled:
+                return spelled[unit] / spelled[into]
+        return None
 
     def _key(self, code: str, system: str) -> str:
         named = self._systems.get(system.strip().lower(), system.strip())

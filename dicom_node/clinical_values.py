@@ -101,6 +101,26 @@ class ClinicalValues:
         stays so unless `again` (the form, where a person enters it once more). `audit` is added in the transaction.
         """
         self._stage(entries)
+        self._leave_last_of_each_place()
+        return self.settle(now, again=again, audit=audit)
+
+    def rehearse(self, entries: Iterable[ClinicalEntry]) -> list[int]:
+        """Prepare a long import: everything is read before anything is locked, and nothing is written yet.
+
+        Gives the numbers (from 1) of entries that say something else than another one of the same place.
+        """
+        self._stage(entries)
+        place = " AND ".join(f"o.{name} = s.{name}" for name in _PLACE)
+        rows = self._db.rows(
+            f"SELECT s.n FROM staged s WHERE EXISTS (SELECT 1 FROM staged o WHERE {place} AND o.value != s.value)"
+            " ORDER BY s.n"
+        )
+        self._leave_last_of_each_place()
+        self._judge(again=False)
+        return [row["n"] for row in rows]
+
+    def settle(self, now: float, *, again: bool = False, audit: AuditEntry | None = None) -> dict[Verdict, int]:
+        """Take what was rehearsed last, all or none; how many were new, changed, ..."""
         with self._db.immediate():
             counts = self._judge(again)
             self._take(now)
@@ -108,13 +128,8 @@ class ClinicalValues:
                 Audit(self._db).add(audit)
         return counts
 
-    def rehearse(self, entries: Iterable[ClinicalEntry]) -> dict[Verdict, int]:
-        """What `record` would give; nothing is written."""
-        self._stage(entries)
-        return self._judge(again=False)
-
     def verdicts(self) -> dict[tuple[str, Verdict], int]:
-        """What came of the last `record` or `rehearse`, by the name of the predictor too."""
+        """What came, or would come, of the last `record` or `rehearse`: by the name of the predictor."""
         rows = self._db.rows("SELECT name, verdict, count(*) AS n FROM staged GROUP BY name, verdict")
         return {(row["name"], row["verdict"]): row["n"] for row in rows}
 
@@ -194,6 +209,15 @@ class ClinicalValues:
         """Whether several patients have this ID and the issuer does not say which is meant."""
         return not issuer and len(self._issuers(patient_id)) > 1
 
+    def ambiguous_ids(self) -> set[str]:
+        """Patient IDs that several issuers use."""
+        rows = self._db.rows(
+            "SELECT patient_id FROM (SELECT patient_id, issuer_of_patient_id FROM study UNION"
+            " SELECT patient_id, issuer_of_patient_id FROM clinical_value) WHERE issuer_of_patient_id != ''"
+            " GROUP BY patient_id HAVING count(*) > 1"
+        )
+        return {row["patient_id"] for row in rows}
+
     # -- what has changed ------------------------------------------------------------------------------------
 
     def changes(self, limit: int = 100) -> list[tuple[str, str, float]]:
@@ -249,10 +273,9 @@ class ClinicalValues:
         while chunk := list(islice(rows, _CHUNK)):
             self._db.many(f"INSERT INTO staged ({_STAGED}) VALUES ({marks})", chunk)
         self._db.execute(f"CREATE INDEX staged_by_place ON staged ({', '.join(_PLACE)}, n)")
-        self._db.execute(
-            "DELETE FROM staged WHERE n NOT IN (SELECT max(n) FROM staged GROUP BY "
-            "patient_id, issuer_of_patient_id, name, origin)"
-        )
+
+    def _leave_last_of_each_place(self) -> None:
+        self._db.execute(f"DELETE FROM staged WHERE n NOT IN (SELECT max(n) FROM staged GROUP BY {', '.join(_PLACE)})")
 
     def _judge(self, again: bool) -> dict[Verdict, int]:
         place = " AND ".join(f"c.{name} = staged.{name}" for name in _PLACE)

@@ -95,9 +95,16 @@ def test_all_or_nothing(store: Store) -> None:
 def test_a_rehearsal_writes_nothing(store: Store) -> None:
     store.clinical.record([ALBUMIN], 1.0)
     changed, added = replace(ALBUMIN, value=30.0), replace(ALBUMIN, name="ecog", value=1.0, unit="")
-    assert store.clinical.rehearse([changed, added]) == {"changed": 1, "new": 1}
+    assert store.clinical.rehearse([changed, added]) == []
     assert store.clinical.verdicts() == {("albumin", "changed"): 1, ("ecog", "new"): 1}
     assert values(store) == [39.0]
+    assert store.clinical.settle(2.0) == {"changed": 1, "new": 1}
+    assert sorted(map(str, values(store))) == ["1.0", "30.0"]
+
+
+def test_two_entries_of_one_place_that_differ_are_pointed_at(store: Store) -> None:
+    day_after = replace(ALBUMIN, observed_on="2024-03-02")
+    assert store.clinical.rehearse([ALBUMIN, day_after, replace(ALBUMIN, value=30.0), ALBUMIN, day_after]) == [1, 3, 4]
 
 
 def test_values_under_an_id_that_was_merged_count_for_the_patient_now(store: Store) -> None:
