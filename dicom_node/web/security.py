@@ -74,8 +74,7 @@ class Guard:
 
     def _refuse(self, scope: Scope) -> errors.Problem | None:
         headers = Headers(scope=scope)
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if host not in self._hosts and scope["path"] not in PUBLIC:
+        if scope["path"] not in PUBLIC and _host(headers.get("host", "")) not in self._hosts:
             return errors.Problem(400, "this node is not called by that name", "correct [web] public_url")
         if int(headers.get("content-length", "0")) > MAXIMUM_BODY_BYTES:
             return errors.Problem(413, "the request is too large", f"send at most {MAXIMUM_BODY_BYTES} bytes")
@@ -100,6 +99,16 @@ def allowed_hosts(web: Web) -> frozenset[str]:
             f'[web] host {web.host!r} is every address: set public_url, such as "https://prognode.example"'
         )
     return frozenset(name for name in names if name)
+
+
+def _host(header: str) -> str:
+    """The name in a Host header, without the port; '' where there is none."""
+    if "@" in header:
+        return ""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

@@ -26,7 +26,7 @@ VIEWER, OPERATOR = "vera", "otto"
 
 @dataclass
 class Site:
-    """A running `prognode web`; `url` is what it says of itself."""
+    """A running `prognode web`; `url` is where it listens."""
 
     folder: Path
     process: "subprocess.Popen[bytes]"
@@ -43,7 +43,8 @@ class Site:
 
     def client(self, **more: Any) -> httpx.Client:
         """A browser without cookies; redirects are looked at, not followed."""
-        return httpx.Client(base_url=self.url, verify=self.verify, timeout=30.0, trust_env=False, **more)
+        verify = self.verify if self.url.startswith("https:") else False  # loading authorities takes its time
+        return httpx.Client(base_url=self.url, verify=verify, timeout=30.0, trust_env=False, **more)
 
     def signed_in(self, name: str = OPERATOR, password: str = PASSWORD) -> httpx.Client:
         client = self.client()
@@ -112,10 +113,11 @@ def started(folder: Path, *, verify: ssl.SSLContext | bool = True) -> Iterator[S
         def listening() -> "re.Match[str] | None":
             text = log_of(folder)[begin:]
             assert process.poll() is None, text
-            return re.search(r"the worklist is at (\S+)", text)
+            return re.search(r"web.listening on (\S+) port (\d+).*\s.*the worklist is at (http\w*)", text)
 
         found = wait_for(listening, "the page listens", folder=folder)
-        yield Site(folder, process, found.group(1), verify)
+        scheme = "https" if isinstance(verify, ssl.SSLContext) else "http"
+        yield Site(folder, process, f"{scheme}://{found[1]}:{found[2]}", verify)
     finally:
         if process.poll() is None:
             process.terminate()
