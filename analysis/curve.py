@@ -137,4 +137,5 @@ def _through(values: Array, horizons: Sequence[int], pinned: Sequence[float]) ->
     held = values.copy()
     held[list(horizons)] = pinned
     ceiling = np.asarray(pinned)[np.searchsorted(horizons, np.arange(len(held)))]
-    return np.minimum(np.maximum.accumulate(held), ceiling)
+    rising: Array = np.minimum(np.maximum.accumulate(held), ceiling)
+    return rising

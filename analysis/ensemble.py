@@ -167,7 +167,7 @@ def _inputs(
             continue
         absent = [name for name in wanted if name not in given]
         if absent:
-            raise NotScorable(Reason.FEATURES_FAILED, ", ".join(absent[:5]) + (" and more" if absent[5:] else ""))
+            raise NotScorable(Reason.FEATURES_FAILED, ", ".join(absent[:5]) + (", ..." if absent[5:] else ""))
         values[modality] = {name: given[name] for name in wanted}
         labels |= {name: label_of(name) for name in wanted}
         units |= {name: unit_of(name) for name in wanted}
@@ -336,5 +336,5 @@ def _contribution(
 
 
 def _lacking_text(vector: clinical.ClinicalVector) -> str:
-    lacking = f"; clinical values lacking: {', '.join(vector.lacking)}" if vector.lacking else ""
-    return "no image features" + lacking
+    detail = f"no image features; clinical values lacking: {', '.join(vector.lacking)}"
+    return detail if vector.lacking else "no image features"

@@ -65,7 +65,7 @@ def contour_flags(volume: Volume, mask: NDArray[np.bool_]) -> list[QualityFlag]:
     slices = int(np.count_nonzero(inside.any(axis=(1, 2))))
     volume_ml = values.size * float(np.prod(volume.spacing)) / 1000
     if slices < FEW_SLICES:
-        found.append(_warning("ROI_FEW_SLICES", f"The contour is on {slices} slice{'s' * (slices != 1)} only"))
+        found.append(_warning("ROI_FEW_SLICES", f"The contour is on few slices: {slices}"))
     if volume_ml < SMALL_ML:
         found.append(
             _warning("ROI_SMALL", f"The contour holds {volume_ml:.2f} mL: texture is uncertain below {SMALL_ML:g} mL")

@@ -63,7 +63,7 @@ def _outside(contributions: Sequence[Contribution]) -> Iterator[QualityFlag]:
     outside = sorted({part.label for part in contributions if part.out_of_range})
     if outside:
         many = len(outside) > max(2, len(labels) // 5)
-        text = f"{len(outside)} of {len(labels)} features outside the training range (1st to 99th percentile): "
-        text += ", ".join(outside)
+        names = ", ".join(outside)
+        text = f"{len(outside)} of {len(labels)} features outside the training range (1st to 99th percentile): {names}"
         severity = Severity.WARNING if many else Severity.INFO
         yield QualityFlag(code="OUTSIDE_DEVELOPMENT_RANGE", severity=severity, text=text)

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from reports import build
 from reports.context import DocumentReference, ReportContext, reference_to
 from reports.sr_variant import as_sop_class
 
-RISK_SR, RADIOMICS_SR, SEGMENTATION, PAGE = "risk-sr", "radiomics-sr", "segmentation", "page-1"
-PAGE_PICTURE = "page-1.png"
+RISK_SR, RADIOMICS_SR, SEGMENTATION, PAGE, SECOND_PAGE = "risk-sr", "radiomics-sr", "segmentation", "page-1", "page-2"
+PRESENTATION_STATE, PDF = "presentation-state", "pages-pdf"
+DOCUMENTS = (SEGMENTATION, RISK_SR, RADIOMICS_SR, PAGE, SECOND_PAGE, PRESENTATION_STATE, PDF)  # as they are sent
+OPTIONAL = frozenset({PRESENTATION_STATE, PDF})  # a PACS that does not store these has the result all the same
+PAGE_PICTURES = (f"{PAGE}.png", f"{SECOND_PAGE}.png")
 LOGGER = logging.getLogger(__name__)
 DEEPEST = 12  # levels of sequences; a deep one costs a stack frame each
 
@@ -36,6 +41,7 @@ def compose(
     context: ReportContext,
     sr_sop_classes: Sequence[str],
     overlay: Overlay | None = None,
+    optional: build.Optional = build.NOTHING_MORE,
 ) -> tuple[str, ...]:
     """Write the objects of a work item into results/<key>/report, the same bytes each time.
 
@@ -54,17 +60,40 @@ def compose(
     analysis = spool.results(key, "analysis")
     result = JobResult.model_validate_json((analysis / RESULT_FILE).read_bytes())
     header_of = _headers(path_of, overlay or {})
-    made = _made(analysis, result, decision, header_of, context, sr_sop_classes[0])
-    objects = {SEGMENTATION: made.segmentation, RISK_SR: made.risk_sr, RADIOMICS_SR: made.radiomics_sr, PAGE: made.page}
-    present = {name: dataset for name, dataset in objects.items() if dataset is not None}
+    made = _made(analysis, result, decision, header_of, _Order(context, sr_sop_classes[0], optional))
+    present = _named(made)
     with spool.replace_results(key, "report") as folder:
         for name, dataset in present.items():
             dcmwrite(folder / f"{name}.dcm", dataset, enforce_file_format=True)
             if name in (RISK_SR, RADIOMICS_SR):
                 for other in sr_sop_classes[1:]:
                     dcmwrite(folder / variant_name(name, other), as_sop_class(dataset, other), enforce_file_format=True)
-        (folder / PAGE_PICTURE).write_bytes(_png(made.page_pixels))
+        for name, page in zip(PAGE_PICTURES, made.pages, strict=False):
+            (folder / name).write_bytes(_png(page.pixels))
     return tuple(present)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the report stage is asked for, beside the result."""
+
+    context: ReportContext
+    sr_sop_class: str
+    optional: build.Optional
+
+
+def _named(made: build.Documents) -> dict[str, Dataset]:
+    """What was made by document name, in the order of sending: an object never comes before what it refers to."""
+    pages = dict(zip((PAGE, SECOND_PAGE), (page.dataset for page in made.pages), strict=False))
+    objects = {
+        SEGMENTATION: made.segmentation,
+        RISK_SR: made.risk_sr,
+        RADIOMICS_SR: made.radiomics_sr,
+        **pages,
+        PRESENTATION_STATE: made.presentation_state,
+        PDF: made.pdf,
+    }
+    return {name: objects[name] for name in DOCUMENTS if objects.get(name) is not None}  # type: ignore[misc]
 
 
 def variant_name(document: str, sop_class_uid: str) -> str:
@@ -73,14 +102,25 @@ def variant_name(document: str, sop_class_uid: str) -> str:
 
 
 def previous_documents(
-    spool: Spool, predecessor_key: str | None, sent: Mapping[str, str]
+    spool: Spool, predecessor_key: str | None, sent: Mapping[str, str], kept: str | None = None
 ) -> tuple[DocumentReference | None, DocumentReference | None]:
-    """References to the SRs of the revision before: to the variants that were `sent`, where any were."""
+    """References to the SRs of the revision before: to the variants that were `sent`, where any were.
+
+    `kept` is what `kept_documents` made of them before retention removed their files.
+    """
     if predecessor_key is None:
         return None, None
+    if kept is not None:
+        known = [DocumentReference(**each) if each else None for each in json.loads(kept)]
+        return known[0], known[1]
     folder = spool.results(predecessor_key, "report")
     found = [_reference(folder, name, sent.get(name)) for name in (RISK_SR, RADIOMICS_SR)]
     return found[0], found[1]
+
+
+def kept_documents(spool: Spool, key: str, sent: Mapping[str, str]) -> str:
+    """The references to a work item's SRs as text, for when their files are gone."""
+    return json.dumps([asdict(each) if each else None for each in previous_documents(spool, key, sent)])
 
 
 def _made(
@@ -88,19 +128,18 @@ def _made(
     result: JobResult,
     decision: Plan | NotEligible,
     header_of: Callable[[str], Dataset],
-    context: ReportContext,
-    sr_sop_class: str,
+    order: _Order,
 ) -> build.Documents:
     """The documents; where a header of the evidence cannot be used as it is, from what of it can be read."""
     try:
-        return _build(analysis, result, decision, header_of, context, sr_sop_class)
+        return _build(analysis, result, decision, header_of, order)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - the boundary to odd headers: highdicom and pydicom raise whatever fits
         LOGGER.warning(
             "report.cleaned a header of the evidence is odd (%s); its odd parts are left out", type(error).__name__
         )
-        return _build(analysis, result, decision, lambda uid: _cleaned(header_of(uid)), context, sr_sop_class)
+        return _build(analysis, result, decision, lambda uid: _cleaned(header_of(uid)), order)
 
 
 def _build(
@@ -108,17 +147,16 @@ def _build(
     result: JobResult,
     decision: Plan | NotEligible,
     header_of: Callable[[str], Dataset],
-    context: ReportContext,
-    sr_sop_class: str,
+    order: _Order,
 ) -> build.Documents:
-    pictures = _pictures(analysis / PICTURES_FILE)
+    pictures, how = _pictures(analysis / PICTURES_FILE), (order.context, order.sr_sop_class)
     if isinstance(decision, NotEligible):
         evidence = [header_of(uid) for uid in decision.evidence if uid]
-        return build.not_scored(evidence, build.refusal_of(result), context, sr_sop_class, pictures)
+        return build.not_scored(evidence, build.refusal_of(result), *how, pictures, order.optional)
     roi = header_of(decision.roi_sop_instance_uid)
     if result.outcome is Outcome.NOT_SCORED:
         evidence = [*(header_of(uid) for uid in decision.ct_sop_instance_uids), roi]
-        return build.not_scored(evidence, build.refusal_of(result), context, sr_sop_class, pictures)
+        return build.not_scored(evidence, build.refusal_of(result), *how, pictures, order.optional)
     if result.geometry is None:
         raise ValueError("a scored result has no geometry; analyse the study again")
     names = {Spool.ct_name(place): uid for place, uid in enumerate(decision.ct_sop_instance_uids)}
@@ -126,7 +164,8 @@ def _build(
     multi_frame = len(ordered) == 1 and len(result.geometry.files) > 1
     frames = result.geometry.frames if multi_frame else None
     ct = [header_of(uid) for uid in ordered]
-    return build.scored(ct, roi, _mask(analysis / MASK_FILE), pictures, result, context, sr_sop_class, frames)
+    mask = _mask(analysis / MASK_FILE)
+    return build.scored(ct, roi, mask, pictures, result, *how, frames, order.optional)
 
 
 def _headers(path_of: Callable[[str], Path], overlay: Overlay) -> Callable[[str], Dataset]:

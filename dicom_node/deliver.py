@@ -74,6 +74,13 @@ class Sent:
     state: DeliveryState
     message: str
 
+    @property
+    def unsupported(self) -> bool:
+        """Whether the peer does not store objects of this kind at all."""
+        if self.state is not DeliveryState.FAILED:
+            return False
+        return self.status is None or self.status == 0x0122 or self.status & 0xFF00 == 0xA800
+
 
 @dataclass(frozen=True)
 class CommitmentAnswer:

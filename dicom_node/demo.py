@@ -12,7 +12,7 @@ from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, JobResul
 from config.clinical import Clinical
 from config.settings import Node, Peer, Planning, Settings
 from dicom_node import deliver
-from dicom_node.compose import PAGE_PICTURE
+from dicom_node.compose import PAGE_PICTURES
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.headers import UnreadableHeader, data_set_digest, read
 from dicom_node.job import Runner, run_tool
@@ -162,10 +162,12 @@ def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> 
             _say(f"\nwork item {item.id}: {item.state} {f'- {text.sentence} {text.remedy}' if text else ''}")
             continue
         result = JobResult.model_validate_json((spool.results(item.key, "analysis") / "result.json").read_bytes())
-        shown = folder / f"page-{number}.png"
-        shutil.copyfile(spool.results(item.key, "report") / PAGE_PICTURE, shown)
         _say("\n" + table(result))
-        _say(f"page as a picture    {shown}")
+        for picture in PAGE_PICTURES:
+            source, shown = spool.results(item.key, "report") / picture, folder / f"{number}-{picture}"
+            if source.is_file():
+                shutil.copyfile(source, shown)
+                _say(f"page as a picture    {shown}")
     for path in _collect(items, spool, folder):
         _say(f"object in the PACS   {path}")
     if bundle.manifest.synthetic:

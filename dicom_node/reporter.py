@@ -23,9 +23,10 @@ from dicom_node.patients import C_FIND
 from dicom_node.reconcile import reconciled
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.ticket import Ticket
+from dicom_node.ticket import Ticket, changes
 from dicom_node.workitem import WorkItem
-from reports.context import ReportContext
+from reports import build
+from reports.context import Change, Changed, ReportContext
 from reports.uids import device_uid
 
 LOGGER = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ class Reporter:
             replace(self._context(item), identity=digest_of(overlay)),
             self._settings.report.sr_sop_classes,
             overlay,
+            build.Optional(self._settings.report.encapsulated_pdf, self._settings.report.presentation_state),
         )
         self._store.made_under(item.id, replace(carried, **overlay).to_json())
         return documents
@@ -145,7 +147,9 @@ class Reporter:
         before = self._store.item_of(item.predecessor_key) if item.predecessor_key else None
         rows = self._store.deliveries.of_item(before.id) if before else []
         sent = {row.document: row.sop_instance_uid for row in rows if row.sop_instance_uid}
-        risk_sr, radiomics_sr = compose.previous_documents(self._spool, item.predecessor_key, sent)
+        risk_sr, radiomics_sr = compose.previous_documents(
+            self._spool, item.predecessor_key, sent, self._store.retention.documents(before.id) if before else None
+        )
         node = self._settings.node
         return ReportContext(
             key=item.key or "",
@@ -157,6 +161,8 @@ class Reporter:
             revision=item.revision,
             previous_risk_sr=risk_sr,
             previous_radiomics_sr=radiomics_sr,
+            changes=_changes(before, item),
+            language=self._settings.report.language,
             series_number=self._settings.report.series_number,
             zone=ZoneInfo(node.time_zone) if node.time_zone else None,
         )
@@ -164,3 +170,11 @@ class Reporter:
     def _path_of(self, ticket: Ticket) -> Callable[[str], Path]:
         """Where the inputs of a work item lie, by their frozen content: a later content of a UID is another input."""
         return lambda uid: self._spool.instance_path(uid, ticket.digests[uid])
+
+
+def _changes(before: WorkItem | None, item: WorkItem) -> tuple[Changed, ...]:
+    """What made this revision out of the one before; () where the same content was asked for once more."""
+    if before is None or before.content_key == item.content_key:
+        return ()
+    found = changes(Ticket.from_json(before.plan or ""), Ticket.from_json(item.plan or ""))
+    return found or (Changed(Change.SOFTWARE),)

@@ -12,7 +12,7 @@ from typing import Any
 from analysis.contract import FEATURES_FILE, MASK_FILE, RESULT_FILE, JobResult, wording
 from config.settings import Settings
 from dicom_node import headers
-from dicom_node.compose import PAGE, PAGE_PICTURE, RADIOMICS_SR, RISK_SR, SEGMENTATION
+from dicom_node.compose import DOCUMENTS, PAGE_PICTURES
 from dicom_node.elements import UnreadableHeader
 from dicom_node.identity import Identity
 from dicom_node.instance import Instance
@@ -29,7 +29,7 @@ _KEY, _FOLDER = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
 PATIENCE = 100  # times that work may be put off before it is given up
 _WORKING = (State.SCHEDULED, State.ANALYSED, State.REPORTED)
 RESULTS = (RESULT_FILE, FEATURES_FILE, MASK_FILE)
-REPORTS = (*(f"{name}.dcm" for name in (RISK_SR, RADIOMICS_SR, PAGE, SEGMENTATION)), PAGE_PICTURE)
+REPORTS = (*(f"{name}.dcm" for name in DOCUMENTS), *PAGE_PICTURES)
 
 
 class NoInput(Exception):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from analysis.contract import ClinicalValue, QualityFlag
 from dicom_node.decision import NotEligible, Plan, from_json
+from reports.context import Change, Changed
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,26 @@ class Ticket:
         clinical = tuple(ClinicalValue.model_validate(value) for value in data["clinical"])
         quality = tuple(QualityFlag.model_validate(flag) for flag in data.get("quality", ()))
         return Ticket(from_json(json.dumps(data["decision"])), clinical, data["digests"], data["bundle"], quality)
+
+
+def changes(before: Ticket, now: Ticket) -> tuple[Changed, ...]:
+    """What is different between the inputs of two revisions of one contour object, the gravest first."""
+    roi = now.decision.roi_sop_instance_uid
+    images = [{uid: digest for uid, digest in one.digests.items() if uid != roi} for one in (before, now)]
+    values = [{item.name: item for item in one.clinical} for one in (before, now)]
+    named = tuple(sorted(n for n in {*values[0], *values[1]} if values[0].get(n) != values[1].get(n)))
+    found = {
+        Change.CONTOUR: before.digests.get(roi) != now.digests.get(roi),
+        Change.IMAGES: images[0] != images[1],
+        Change.CHOICE: _other_choice(before.decision, now.decision),
+        Change.CLINICAL: bool(named),
+        Change.BUNDLE: before.bundle_digest != now.bundle_digest,
+    }
+    return tuple(Changed(kind, named if kind is Change.CLINICAL else ()) for kind, is_so in found.items() if is_so)
+
+
+def _other_choice(before: Plan | NotEligible, now: Plan | NotEligible) -> bool:
+    """Whether another part of the contour object was chosen; where one was refused, the reason says why."""
+    if not isinstance(before, Plan) or not isinstance(now, Plan):
+        return False
+    return (before.roi_numbers, before.combine) != (now.roi_numbers, now.combine)

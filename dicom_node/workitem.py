@@ -56,6 +56,7 @@ class DeliveryState(StrEnum):
     SEEN = "SEEN"  # found by C-FIND in the right study
     ACKNOWLEDGED = "ACKNOWLEDGED"  # the application at the other end has taken it (HL7 AA, FHIR 2xx)
     FAILED = "FAILED"  # refused for good; an operator has to act
+    NOT_ACCEPTED = "NOT_ACCEPTED"  # an optional object of a SOP class that the destination does not store
     CANCELED = "CANCELED"  # withdrawn with its work item before it was sent
 
 

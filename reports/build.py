@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,28 +11,59 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from analysis.contract import JobResult
-from reports import page, sc, seg, sr_radiomics, sr_risk
+from reports import encapsulated, gsps, page, pdf, sc, seg, sr_radiomics, sr_risk
 from reports.context import ReportContext, local
+from reports.drawing import Canvas
 from reports.evidence import frame_count, stand_in
 from reports.refusal import Refusal, refusal_of
 from reports.sr_content import ReportError
 from reports.sr_document import SR_SOP_CLASSES, Slot, document
 from reports.uids import content_parts, derive, digest
 
-__all__ = ["Documents", "Refusal", "ReportError", "not_scored", "refusal_of", "scored"]
+__all__ = [
+    "NOTHING_MORE",
+    "Documents",
+    "Optional",
+    "Page",
+    "Refusal",
+    "ReportError",
+    "not_scored",
+    "refusal_of",
+    "scored",
+]
 
 Pictures = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Optional:
+    """Which objects are made beside SR, pages and SEG."""
+
+    encapsulated_pdf: bool = False
+    presentation_state: bool = False
+
+
+NOTHING_MORE: Final = Optional()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page as an object, and as pixels, (768, 1024, 3) uint8 RGB."""
+
+    dataset: Dataset
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Documents:
-    """What goes to the PACS, each in a series of its own. `page_pixels` is the page, (768, 1024, 3) uint8 RGB."""
+    """What goes to the PACS, each in a series of its own; the pages share one."""
 
     risk_sr: Dataset
-    page: Dataset
-    page_pixels: NDArray[np.uint8]
+    pages: tuple[Page, ...]
     radiomics_sr: Dataset | None = None
     segmentation: Dataset | None = None
+    pdf: Dataset | None = None
+    presentation_state: Dataset | None = None
 
 
 def scored(
@@ -43,6 +75,7 @@ def scored(
     context: ReportContext,
     sr_sop_class: str = SR_SOP_CLASSES[0],
     frame_numbers: Sequence[int] | None = None,
+    optional: Optional = NOTHING_MORE,
 ) -> Documents:
     """All objects of a scored study, in the study of the CT.
 
@@ -59,6 +92,8 @@ def scored(
         Comprehensive 3D, Comprehensive or Enhanced SR: what the destination accepted.
     frame_numbers : sequence of int, optional
         Multi-frame CT only: frame (from 1) of each mask slice; default: what the result says (geometry.frames).
+    optional : Optional
+        A presentation state is not made where one cannot show the slices (`gsps.build`).
 
     Raises
     ------
@@ -70,17 +105,16 @@ def scored(
     if frame_numbers is None and result.geometry is not None and frame_count(ct[0]) > 1:
         frame_numbers = result.geometry.frames
     parts = content_parts(local(context, ct[0]), result, *_evidence_uids([*ct, roi]), digest(mask))
+    synthetic = result.bundle.synthetic
     key_image = _key_image(ct, result.roi.largest_slice, frame_numbers)
     tracking_uid = _tracking_uid(roi, result.roi.numbers)
-    segmentation = seg.build(
-        ct, mask, tracking_uid, _slot("SEG", 3, result.bundle.synthetic, context, parts), context, frame_numbers
-    )
+    segmentation = seg.build(ct, mask, tracking_uid, _slot("SEG", 3, synthetic, context, parts), context, frame_numbers)
     evidence = [*ct, roi]
     risk_sr = document(
         sr_sop_class,
         sr_risk.scored(result, _seen(key_image), derive("finding", tracking_uid), context),
         evidence,
-        _slot("Risk report", 0, result.bundle.synthetic, context, (*parts, sr_sop_class)),
+        _slot("Risk report", 0, synthetic, context, (*parts, sr_sop_class)),
         context.previous_risk_sr,
         context,
     )
@@ -88,14 +122,21 @@ def scored(
         sr_sop_class,
         sr_radiomics.content(result, segmentation, str(ct[0].SeriesInstanceUID), _seen(key_image).dataset, context),
         [*ct, segmentation, roi],
-        _slot("Radiomics", 2, result.bundle.synthetic, context, (*parts, sr_sop_class)),
+        _slot("Radiomics", 2, synthetic, context, (*parts, sr_sop_class)),
         context.previous_radiomics_sr,
         context,
     )
-    pixels = page.draw(result, pictures, local(context, ct[0]), page.key_slice(key_image.dataset))
-    slot = _slot("Page", 1, result.bundle.synthetic, context, (*parts, sr_sop_class, digest(pixels)))
-    made = sc.build(pixels, ct, (key_image.dataset, key_image.frame), risk_sr, slot, context)
-    return Documents(risk_sr, made, pixels, radiomics_sr, segmentation)
+    drawn = page.pages(result, pictures, local(context, ct[0]), page.key_slice(key_image.dataset))
+    pages = _pages("Pages", drawn, ct, (key_image.dataset, key_image.frame), risk_sr, synthetic, context, parts)
+    document_pdf = presentation_state = None
+    if optional.encapsulated_pdf:
+        document_pdf = _pdf(drawn, [ct[0], roi], synthetic, context, parts)
+    if optional.presentation_state:
+        segment = segmentation.SegmentSequence[0]
+        slot = _slot("Contour", 5, synthetic, context, parts)
+        tracking = (str(segment.TrackingID), str(segment.TrackingUID))
+        presentation_state = gsps.build(ct, mask, tracking, slot, context, frame_numbers)
+    return Documents(risk_sr, pages, radiomics_sr, segmentation, document_pdf, presentation_state)
 
 
 def not_scored(
@@ -104,6 +145,7 @@ def not_scored(
     context: ReportContext,
     sr_sop_class: str = SR_SOP_CLASSES[0],
     pictures: Pictures | None = None,
+    optional: Optional = NOTHING_MORE,
 ) -> Documents:
     """Risk SR and page that say why there is no score, in the study of `evidence[0]`.
 
@@ -124,20 +166,63 @@ def not_scored(
         context,
     )
     shown = None if image is None else page.key_slice(image)
-    pixels = page.draw_refusal(refusal, pictures, local(context, evidence[0]), shown)
-    slot = _slot("Not scored page", 1, synthetic, context, (*parts, digest(pixels)))
-    made = sc.build(pixels, evidence, None if image is None else (image, None), risk_sr, slot, context)
-    return Documents(risk_sr, made, pixels)
+    drawn = (page.compose_refusal(refusal, pictures, local(context, evidence[0]), shown),)
+    source = None if image is None else (image, None)
+    pages = _pages("Not scored page", drawn, evidence, source, risk_sr, synthetic, context, parts)
+    document_pdf = None
+    if optional.encapsulated_pdf:
+        document_pdf = _pdf(drawn, [evidence[0], *evidence[1:][-1:]], synthetic, context, parts)
+    return Documents(risk_sr, pages, pdf=document_pdf)
 
 
-def _slot(what: str, place: int, synthetic: bool, context: ReportContext, parts: tuple[str, ...]) -> Slot:
-    words = ["AI: Prognode", what.lower()] + (["SYNTHETIC"] if synthetic else []) + ["(research use)"]
+def _slot(
+    what: str, place: int, synthetic: bool, context: ReportContext, parts: tuple[str, ...], instance_number: int = 1
+) -> Slot:
+    """The descriptions are English in every language: hanging protocols and routing rules go by them."""
+    words = ["AI: Prognode", what.lower()]
+    words += [f"rev {context.revision}"] if context.revision > 1 else []
+    words += ["SYNTHETIC"] if synthetic else []
+    numbered = (*parts, str(instance_number)) if instance_number > 1 else parts
     return Slot(
         series_instance_uid=derive(f"series {what}", *parts),
-        sop_instance_uid=derive(f"instance {what}", *parts),
+        sop_instance_uid=derive(f"instance {what}", *numbered),
         series_number=context.series_number + place,
-        series_description=" ".join(words),
+        series_description=" ".join([*words, "(research use)"]),
+        instance_number=instance_number,
     )
+
+
+def _pages(
+    what: str,
+    drawn: Sequence[Canvas],
+    evidence: Sequence[Dataset],
+    source: tuple[Dataset, int | None] | None,
+    risk_sr: Dataset,
+    synthetic: bool,
+    context: ReportContext,
+    parts: tuple[str, ...],
+) -> tuple[Page, ...]:
+    """One instance per page, in one series: viewers turn them like slices."""
+    pixels = [canvas.pixels() for canvas in drawn]
+    parts = (*parts, str(risk_sr.SOPClassUID), *(digest(one) for one in pixels))
+    made = []
+    for number, one in enumerate(pixels, start=1):
+        slot = _slot(what, 1, synthetic, context, parts, number)
+        made.append(Page(sc.build(one, evidence, source, risk_sr, slot, context), one))
+    return tuple(made)
+
+
+def _pdf(
+    drawn: Sequence[Canvas],
+    evidence: Sequence[Dataset],
+    synthetic: bool,
+    context: ReportContext,
+    parts: tuple[str, ...],
+) -> Dataset:
+    title = page.headline(drawn[0])
+    content = pdf.render(drawn, title, local(context, evidence[0]).created)
+    slot = _slot("PDF", 4, synthetic, context, (*parts, sha256(content).hexdigest()))
+    return encapsulated.build(content, title, evidence, slot, context)
 
 
 def _key_image(ct: Sequence[Dataset], largest_slice: int, frame_numbers: Sequence[int] | None) -> sr_risk.KeyImage:

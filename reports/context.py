@@ -93,6 +93,11 @@ class ReportContext:
     identity: str = ""
 
 
+def described(text: str, context: ReportContext) -> str:
+    """A Content Description (0070,0081), which names the revision from the second on; LO, so short and English."""
+    return text if context.revision < 2 else f"{text}, revision {context.revision}"
+
+
 def fingerprint(context: ReportContext) -> str:
     """SHA-256 over every field: part of each UID, so that other content never meets an old UID.
 

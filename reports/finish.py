@@ -1,17 +1,22 @@
 """Last touches on every object: identity, times from the job record, equipment, character set."""
 
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID
 from pydicom.valuerep import DA, DT, TM
 
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER, MODEL_NAME
+from reports import legal
 from reports.context import ReportContext, local_time, utc_offset
 from reports.evidence import identity
 
 CHARACTER_SET = "ISO_IR 192"
+_UNPAIRED: Final = frozenset(
+    {"CHEST", "THORAX", "ABDOMEN", "PELVIS", "HEAD", "NECK", "HEADNECK", "CHESTABDOMEN", "CHESTABDPELVIS", "WHOLEBODY"}
+)
 
 D = TypeVar("D", bound=Dataset)
 
@@ -49,6 +54,20 @@ def finish(dataset: D, source: Dataset, context: ReportContext) -> D:
         dataset.InstitutionName = context.site[:64]
     _file_meta(dataset)
     return dataset
+
+
+def body_part(made: Dataset, source: Dataset) -> None:
+    """Body Part Examined as in the source; a CT without one is a chest CT here. Laterality is type 2C beside it."""
+    element = legal.read(source, Tag("BodyPartExamined"))
+    given = legal.legal(element) if element is not None else None
+    body_part = str(given.value) if given is not None and given.value else ""
+    if not body_part and source.get("Modality") == "CT":
+        body_part = "CHEST"
+    if body_part:
+        made.BodyPartExamined = body_part
+    if body_part not in _UNPAIRED:
+        side = str(source.get("Laterality") or "")
+        made.Laterality = side if side in {"L", "R"} else ""
 
 
 def _times_below(dataset: Dataset, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""The page: one picture that says what was predicted, for which lesion, by which model and how good that one is."""
+"""The pages: first what was predicted, in words, and for which lesion; then the curves and what they rest on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +9,20 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from analysis.contract import JobResult
+from reports import page_answer, page_basis, page_curve, particulars
 from reports import page_parts as parts
 from reports.context import ReportContext
-from reports.drawing import WIDTH, Box, Canvas
+from reports.drawing import Canvas
+from reports.page_parts import FOOT, MARGIN
 from reports.refusal import Refusal
+from reports.shapes import WIDTH, Box
 
 Pictures = Mapping[str, NDArray[Any]]
 
-MARGIN: Final = 20
 _LEFT: Final = (MARGIN, 456)
 _RIGHT: Final = (480, WIDTH - MARGIN)
-_FOOT: Final = 710
+_END: Final = FOOT - 6
+_CURVES: Final = 304  # px
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,10 @@ class KeySlice:
     standard_axial: bool = False
 
 
-def draw(
+def pages(
     result: JobResult, pictures: Pictures | None, context: ReportContext, shown: KeySlice | None = None
-) -> NDArray[np.uint8]:
-    """The page of a scored study, (768, 1024, 3) uint8 RGB.
+) -> tuple[Canvas, ...]:
+    """The pages of a scored study, each (768, 1024) px; the second where there is anything to put on it.
 
     Parameters
     ----------
@@ -50,66 +53,84 @@ def draw(
     shown : KeySlice, optional
         What the header of the axial view's image says.
     """
-    return compose(result, pictures, context, shown).pixels()
-
-
-def draw_refusal(
-    refusal: Refusal, pictures: Pictures | None, context: ReportContext, shown: KeySlice | None = None
-) -> NDArray[np.uint8]:
-    """The page of a study that was not scored, (768, 1024, 3) uint8 RGB."""
-    return compose_refusal(refusal, pictures, context, shown).pixels()
+    two = bool(result.curves or result.contributions)
+    first = compose(result, pictures, context, shown, "1/2" if two else "")
+    return (first, compose_basis(result, context)) if two else (first,)
 
 
 def compose(
-    result: JobResult, pictures: Pictures | None, context: ReportContext, shown: KeySlice | None = None
+    result: JobResult,
+    pictures: Pictures | None,
+    context: ReportContext,
+    shown: KeySlice | None = None,
+    number: str = "",
 ) -> Canvas:
-    """`draw`, with the list of texts for whoever checks the layout."""
-    canvas = Canvas()
-    y = parts.header(canvas, parts.HEADLINE, parts.about(result, shown.number if shown else ""), result.bundle, MARGIN)
-    below = _pictures(canvas, pictures, y, shown)
-    parts.notes(canvas, Box(_LEFT[0], below, _LEFT[1], _FOOT - 6), result.quality)
-    x, width = _RIGHT[0], _RIGHT[1] - _RIGHT[0]
-    y = parts.risks(canvas, x, y, width, result.scores)
-    y = parts.groups(canvas, x, y, width, result.groups)
-    y = parts.contributions(canvas, x, y, width, result.contributions)
+    """The first page: the answer."""
+    canvas = Canvas(context.language)
+    voice = canvas.voice
+    line = parts.about(result, shown.number if shown else "", voice)
+    y = parts.header(canvas, headline(canvas), line, result.bundle)
+    below = parts.views(canvas, Box(_LEFT[0], y, _LEFT[1], _END), pictures, shown is not None and shown.standard_axial)
+    revision = ""
+    if context.revision > 1:
+        revision = particulars.revision(context.revision, context.changes, voice.code)
+    parts.notes(canvas, Box(_LEFT[0], below, _LEFT[1], _END), result.quality, revision)
+    y = page_answer.answer(canvas, Box(_RIGHT[0], y, _RIGHT[1], _END), result)
     if result.sub_model is not None:
-        parts.validation(canvas, Box(x, y, x + width, _FOOT - 6), result.sub_model)
-    parts.footer(canvas, _FOOT, result.bundle, context, MARGIN)
+        page_answer.trust(canvas, Box(_RIGHT[0], y, _RIGHT[1], _END), result, result.sub_model)
+    parts.footer(canvas, result.bundle, context, number)
+    return canvas
+
+
+def compose_basis(result: JobResult, context: ReportContext) -> Canvas:
+    """The second page: curves, contributions, validation."""
+    canvas = Canvas(context.language)
+    voice = canvas.voice
+    line = parts.population(voice)
+    top = parts.header(canvas, voice.say("Risk over time, and what the prediction rests on"), line, result.bundle)
+    middle = WIDTH // 2
+    columns = (Box(MARGIN, top, middle - 12, top + _CURVES), Box(middle + 12, top, WIDTH - MARGIN, top + _CURVES))
+    for box, curve in zip(columns, result.curves, strict=False):
+        scores = [score for score in result.scores if score.endpoint == curve.endpoint]
+        if scores:  # a curve without a point on it belongs to no score of this result
+            page_curve.curve(canvas, box, curve, scores)
+    y = top + _CURVES + 14 if result.curves else top
+    page_basis.contributions(canvas, Box(columns[0].left, y, columns[0].right, _END), result.contributions)
+    if result.sub_model is not None:
+        box = Box(columns[1].left, y, columns[1].right, _END)
+        page_basis.validation(canvas, box, result.sub_model, result.clinical)
+    parts.footer(canvas, result.bundle, context, "2/2")
     return canvas
 
 
 def compose_refusal(
     refusal: Refusal, pictures: Pictures | None, context: ReportContext, shown: KeySlice | None = None
 ) -> Canvas:
-    """`draw_refusal`, with the list of texts."""
-    canvas = Canvas()
-    y = parts.header(canvas, parts.HEADLINE, parts.POPULATION, refusal.bundle, MARGIN)
+    """The page of a study that was not scored."""
+    canvas = Canvas(context.language)
+    voice = canvas.voice
+    y = parts.header(canvas, headline(canvas), parts.population(voice), refusal.bundle)
     visible = pictures if pictures and parts.has_view(pictures) else None
     column = _RIGHT if visible else (MARGIN, WIDTH - MARGIN)
+    revision = ""
+    if context.revision > 1:
+        revision = particulars.revision(context.revision, context.changes, voice.code)
+    noted = bool(refusal.quality or revision)
     if visible:
-        below = _pictures(canvas, visible, y, shown)
-        if refusal.quality:
-            parts.notes(canvas, Box(_LEFT[0], below, _LEFT[1], _FOOT - 6), refusal.quality)
-    y = parts.refusal(canvas, Box(column[0], y if visible else y + 60, column[1], _FOOT - 6), refusal)
-    if not visible and refusal.quality:
-        parts.notes(canvas, Box(column[0], y + 14, column[1], _FOOT - 6), refusal.quality)
-    parts.footer(canvas, _FOOT, refusal.bundle, context, MARGIN)
+        lettered = shown is not None and shown.standard_axial
+        below = parts.views(canvas, Box(_LEFT[0], y, _LEFT[1], _END), visible, lettered)
+        if noted:
+            parts.notes(canvas, Box(_LEFT[0], below, _LEFT[1], _END), refusal.quality, revision)
+    y = parts.refusal(canvas, Box(column[0], y if visible else y + 60, column[1], _END), refusal)
+    if not visible and noted:
+        parts.notes(canvas, Box(column[0], y + 14, column[1], _END), refusal.quality, revision)
+    parts.footer(canvas, refusal.bundle, context)
     return canvas
 
 
-def _pictures(canvas: Canvas, pictures: Pictures | None, top: int, shown: KeySlice | None) -> int:
-    """Axial view above, coronal and sagittal below; returns the y below them."""
-    left, right = _LEFT
-    middle = (left + right) // 2
-    boxes = {
-        "axial": Box(left, top, right, top + 320),
-        "coronal": Box(left, top + 328, middle - 4, top + 458),
-        "sagittal": Box(middle + 4, top + 328, right, top + 458),
-    }
-    lettered = shown is not None and shown.standard_axial
-    for view, box in boxes.items():
-        parts.view(canvas, box, view, pictures or {}, lettered)
-    return top + 458 + 12
+def headline(canvas: Canvas) -> str:
+    """What the first page is headed with; the title of the PDF."""
+    return canvas.voice.say("Predicted survival before immune checkpoint therapy")
 
 
 def key_slice(header: Dataset) -> KeySlice:

@@ -1,27 +1,20 @@
 """SC: the page as a Secondary Capture image that any viewer shows."""
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
-from analysis.contract import RESEARCH_USE
 from config.identity import MANUFACTURER
-from reports import codes, legal
+from reports import codes, words
 from reports.context import ReportContext, local_time
 from reports.evidence import stand_in
-from reports.finish import CHARACTER_SET, finish
+from reports.finish import CHARACTER_SET, body_part, finish
 from reports.sr_document import Slot
-
-_UNPAIRED: Final = frozenset(
-    {"CHEST", "THORAX", "ABDOMEN", "PELVIS", "HEAD", "NECK", "HEADNECK", "CHESTABDOMEN", "CHESTABDPELVIS", "WHOLEBODY"}
-)
 
 
 def build(
@@ -52,7 +45,7 @@ def build(
         series_instance_uid=slot.series_instance_uid,
         series_number=slot.series_number,
         sop_instance_uid=slot.sop_instance_uid,
-        instance_number=1,
+        instance_number=slot.instance_number,
         manufacturer=MANUFACTURER,
         patient_id="",
         patient_name="",
@@ -66,52 +59,36 @@ def build(
         series_description=slot.series_description,
         coding_schemes=codes.coding_schemes()[:1],
     )
-    _page_attributes(made, source)
+    _page_attributes(made, context)
+    body_part(made, source)
     _references(made, source_image, risk_sr)
     return finish(made, source, context)
 
 
-def _page_attributes(made: Dataset, source: Dataset) -> None:
+def _page_attributes(made: Dataset, context: ReportContext) -> None:
     made.Modality = "OT"
     made.ConversionType = "WSD"
     made.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     made.PatientOrientation = ""  # a viewer would draw L and P on a page of text
-    _body_part(made, source)
     made.BurnedInAnnotation = "NO"  # the page carries no name and no identifier
     made.RecognizableVisualFeatures = "NO"
-    made.ImageComments = RESEARCH_USE
+    made.ImageComments = words.research_use(context.language)
     made.DerivationDescription = "Page drawn from the results of the analysis"
     made.LossyImageCompression = "00"
 
 
-def _body_part(made: Dataset, source: Dataset) -> None:
-    """Body Part Examined as in the source; a CT without one is a chest CT here. Laterality is type 2C beside it."""
-    element = legal.read(source, Tag("BodyPartExamined"))
-    given = legal.legal(element) if element is not None else None
-    body_part = str(given.value) if given is not None and given.value else ""
-    if not body_part and source.get("Modality") == "CT":
-        body_part = "CHEST"
-    if body_part:
-        made.BodyPartExamined = body_part
-    if body_part not in _UNPAIRED:
-        side = str(source.get("Laterality") or "")
-        made.Laterality = side if side in {"L", "R"} else ""
-
-
 def _references(made: Dataset, source_image: tuple[Dataset, int | None] | None, risk_sr: Dataset) -> None:
+    """The slice shown; and the SR by its series, which all its SOP classes share: none of them is sent yet."""
     if source_image is not None:
         header, frame = source_image
-        item = _reference(header)
+        item = Dataset()
+        item.ReferencedSOPClassUID = header.SOPClassUID
+        item.ReferencedSOPInstanceUID = header.SOPInstanceUID
         if frame is not None:
             item.ReferencedFrameNumber = frame
         made.SourceImageSequence = [item]
-    report = _reference(risk_sr)
+    report = Dataset()
+    report.StudyInstanceUID = risk_sr.StudyInstanceUID
+    report.SeriesInstanceUID = risk_sr.SeriesInstanceUID
     report.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.REPORT_OF_PAGE)]
-    made.ReferencedInstanceSequence = [report]
-
-
-def _reference(header: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    return item
+    made.RelatedSeriesSequence = [report]

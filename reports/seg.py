@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from config.identity import MANUFACTURER, MODEL_NAME
 from reports import codes
-from reports.context import ReportContext, local_time
+from reports.context import ReportContext, described, local_time
 from reports.evidence import EvidenceError, frame_count, stand_in
 from reports.finish import CHARACTER_SET, finish
 from reports.sr_document import Slot
@@ -63,7 +63,7 @@ def build(
         manufacturer_model_name=MODEL_NAME,
         software_versions=context.software_version[:64],
         device_serial_number=context.device_uid,
-        content_description="Voxels of the contour that was scored",
+        content_description=described("Voxels of the contour that was scored", context),
         content_label="REGION_SCORED",
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,

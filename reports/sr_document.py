@@ -26,6 +26,7 @@ class Slot:
     sop_instance_uid: str
     series_number: int
     series_description: str
+    instance_number: int = 1
 
 
 def document(

@@ -12,7 +12,8 @@ from reports.uids import derive
 def as_sop_class(document: Dataset, sop_class_uid: str) -> Dataset:
     """A copy of one of our SRs as `sop_class_uid`; its content is legal in each of SR_SOP_CLASSES.
 
-    It has UIDs of its own, derived from the original's: one UID never stands for two contents.
+    It has a SOP Instance UID of its own, derived from the original's: one UID never stands for two contents. The
+    series is the same: by it the page and the next revision name the report, whichever class a destination took.
 
     Raises
     ------
@@ -24,7 +25,6 @@ def as_sop_class(document: Dataset, sop_class_uid: str) -> Dataset:
     made = copy.deepcopy(document)
     made.SOPClassUID = sop_class_uid
     made.SOPInstanceUID = derive("variant instance", str(document.SOPInstanceUID), sop_class_uid)
-    made.SeriesInstanceUID = derive("variant series", str(document.SeriesInstanceUID), sop_class_uid)
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     return made

@@ -21,16 +21,24 @@ from analysis.contract import (
     RiskScore,
     SubModel,
 )
-from reports.language import ENGLISH, speaker
+from reports.language import ENGLISH, mark, speaker
 
-NOT_SCORED: Final = "Not scored"
+NOT_SCORED: Final = mark("Not scored")
 
-_EVENT: Final = {Endpoint.OS: "death", Endpoint.PFS: "progression or death"}
-_SURVIVAL: Final = {Endpoint.OS: "overall survival", Endpoint.PFS: "progression-free survival"}
-_GROUP: Final = {RiskGroup.LOW: "Low risk", RiskGroup.UNCERTAIN: "Uncertain risk", RiskGroup.HIGH: "High risk"}
-_MODALITY: Final = {Modality.CLINICAL: "clinical", Modality.RADIOMIC: "radiomic", Modality.DEEP: "deep"}
+_EVENT: Final = {Endpoint.OS: mark("death"), Endpoint.PFS: mark("progression or death")}
+_SURVIVAL: Final = {Endpoint.OS: mark("overall survival"), Endpoint.PFS: mark("progression-free survival")}
+_GROUP: Final = {
+    RiskGroup.LOW: mark("Low risk"),
+    RiskGroup.UNCERTAIN: mark("Uncertain risk"),
+    RiskGroup.HIGH: mark("High risk"),
+}
+_MODALITY: Final = {
+    Modality.CLINICAL: mark("clinical"),
+    Modality.RADIOMIC: mark("radiomic"),
+    Modality.DEEP: mark("deep"),
+}
 # Lower limit of the AUC and what it is called (Hosmer, Lemeshow and Sturdivant 2013, 5.2.4).
-_DISCRIMINATION: Final = ((0.9, "very good"), (0.8, "good"), (0.7, "acceptable"), (0.0, "weak"))
+_DISCRIMINATION: Final = ((0.9, mark("very good")), (0.8, mark("good")), (0.7, mark("acceptable")), (0.0, mark("weak")))
 
 
 def event(endpoint: Endpoint, language: str = ENGLISH) -> str:
@@ -206,27 +214,31 @@ def not_available(result: JobResult, language: str = ENGLISH) -> list[str]:
     if result.sub_model is not None and result.sub_model.missing:
         names = [modality(item, language) for item in result.sub_model.missing]
         said.append(voice.say("Not available: {missing}.", missing=voice.listed(names)))
-    lent = dict.fromkeys(voice.retell(item.label) for item in result.contributions if item.imputed)
-    if lent:
-        said.append(
-            voice.say("Not known, so taken from the training cohort: {values}.", values=voice.listed(list(lent)))
-        )
-    return said
+    return [*said, *([lent(result, language)] if lent(result, language) else [])]
+
+
+def lent(result: JobResult, language: str = ENGLISH) -> str:
+    """Which clinical values were not known, so that the training cohort's stood in; '' where none."""
+    voice = speaker(language)
+    values = list(dict.fromkeys(voice.retell(item.label) for item in result.contributions if item.imputed))
+    if not values:
+        return ""
+    return voice.say("Not known, so taken from the training cohort: {values}.", values=voice.listed(values))
 
 
 def ranking(performance: Performance, language: str = ENGLISH) -> str:
-    """How well a sub-model told patients apart, in few words.
+    """How many of 100 pairs of patients a sub-model ranked rightly, and a word for it.
 
     >>> ranking(Performance(endpoint="OS", horizon_months=12, auc=0.701, auc_lower=0.62, auc_upper=0.77, patients=240,
     ...                     events=95))
-    '70 of 100 pairs ranked rightly: acceptable'
+    '70 of 100: acceptable'
     """
     voice = speaker(language)
     if performance.auc is None:
         return voice.say("not evaluable")
     rightly = share(performance.auc)
     word = discrimination(performance, language)
-    return voice.say("{pairs} of 100 pairs ranked rightly: {word}", pairs=rightly, word=word)
+    return voice.say("{pairs} of 100: {word}", pairs=rightly, word=word)
 
 
 def discrimination(performance: Performance, language: str = ENGLISH) -> str:
@@ -260,21 +272,26 @@ def validation(performance: Performance, language: str = ENGLISH) -> str:
         "(50 is chance).",
         pairs=share(performance.auc),
     )
-    figures = [auc(performance, language)]
-    if performance.observed_expected is not None:
-        ratio = voice.figure(f"{performance.observed_expected:.2f}")
-        figures.append(voice.say("observed/expected {ratio}", ratio=ratio))
-    return f"{head} {pairs} {', '.join([*figures, cohort])}."
+    return f"{head} {pairs} {figures(performance, language)}, {cohort}."
 
 
-def auc(performance: Performance, language: str = ENGLISH) -> str:
-    """The AUC with its interval; `performance.auc` is not None."""
+def figures(performance: Performance, language: str = ENGLISH) -> str:
+    """AUC with its interval, and observed over expected events.
+
+    >>> figures(Performance(endpoint="OS", horizon_months=12, auc=0.701, auc_lower=0.62, auc_upper=0.77,
+    ...                     observed_expected=1.02, patients=240, events=95))
+    'AUC 0.70 (0.62 to 0.77), observed/expected 1.02'
+    """
     voice = speaker(language)
-    value = voice.figure(f"{performance.auc:.2f}")
-    if performance.auc_lower is None or performance.auc_upper is None:
-        return voice.say("AUC {auc}", auc=value)
-    lower, upper = (voice.figure(f"{limit:.2f}") for limit in (performance.auc_lower, performance.auc_upper))
-    return voice.say("AUC {auc} ({lower} to {upper})", auc=value, lower=lower, upper=upper)
+    if performance.auc is None:
+        return voice.say("not evaluable")
+    numbers = (performance.auc, performance.auc_lower, performance.auc_upper, performance.observed_expected)
+    auc, lower, upper, ratio = (None if number is None else voice.figure(f"{number:.2f}") for number in numbers)
+    if lower is None or upper is None:
+        said = voice.say("AUC {auc}", auc=auc)
+    else:
+        said = voice.say("AUC {auc} ({lower} to {upper})", auc=auc, lower=lower, upper=upper)
+    return said if ratio is None else f"{said}, {voice.say('observed/expected {ratio}', ratio=ratio)}"
 
 
 def research_use(language: str = ENGLISH) -> str:

@@ -15,6 +15,7 @@ from analysis.contract import (
     BundleIdentity,
     ClinicalValue,
     Contribution,
+    Curve,
     EndpointGroup,
     FailedFeature,
     GeometryFacts,
@@ -91,14 +92,20 @@ def reread(dataset: Dataset) -> Dataset:
 
 def objects(documents: build.Documents) -> dict[str, Dataset]:
     """The DICOM objects by name, as they are read back from their bytes."""
-    names = ("risk_sr", "radiomics_sr", "page", "segmentation")
+    names = ("risk_sr", "radiomics_sr", "segmentation", "pdf", "presentation_state")
     made = {name: getattr(documents, name) for name in names}
+    made |= {f"page_{number}": page.dataset for number, page in enumerate(documents.pages, start=1)}
     return {name: reread(dataset) for name, dataset in made.items() if dataset is not None}
 
 
+EVERYTHING = build.Optional(encapsulated_pdf=True, presentation_state=True)
+
+
 def scored(case: Case, sr_sop_class: str = build.SR_SOP_CLASSES[0], **changes: Any) -> build.Documents:
+    """Every object that there is, the optional ones too."""
+    views, told = pictures(case.mask), result(case.mask)
     return build.scored(
-        case.ct, case.roi, case.mask, pictures(case.mask), result(case.mask), context(**changes), sr_sop_class
+        case.ct, case.roi, case.mask, views, told, context(**changes), sr_sop_class, optional=EVERYTHING
     )
 
 
@@ -128,6 +135,10 @@ def result(mask: NDArray[np.bool_], **changes: Any) -> JobResult:
             score("OS", 36, 0.684, 0.55, 0.80),
             score("PFS", 12, 0.55, 0.44, 0.66),
             score("PFS", 36, 0.87, 0.78, 0.94, clipped=True),
+        ),
+        "curves": (
+            curve("OS", (0.312, 0.22, 0.41), (0.684, 0.55, 0.80)),
+            curve("PFS", (0.55, 0.44, 0.66), (0.87, 0.78, 0.94)),
         ),
         "groups": (group("OS", "HIGH"), group("PFS", "UNCERTAIN")),
         "sub_model": sub_model(),
@@ -178,6 +189,22 @@ def score(endpoint: str, months: int, probability: float, lower: float, upper: f
         interval_level=0.9,
         **more,
     )
+
+
+def curve(endpoint: str, at_12: tuple[float, ...], at_36: tuple[float, ...], **changes: Any) -> Curve:
+    """A curve through (probability, lower, upper) at 12 and 36 months, constant hazard between them."""
+    months = np.arange(37)
+
+    def through(early: float, late: float) -> tuple[float, ...]:
+        hazards = np.interp(months, [0, 12, 36], [0.0, -np.log1p(-early), -np.log1p(-late)])
+        values = -np.expm1(-hazards)
+        values[[12, 36]] = early, late
+        return tuple(values.tolist())
+
+    point, lower, upper = (through(*pair) for pair in zip(at_12, at_36, strict=True))
+    population = tuple((-np.expm1(-0.04 * months)).tolist())
+    values = {"event_probability": point, "lower": lower, "upper": upper, "population": population}
+    return Curve(endpoint=endpoint, months=tuple(range(37)), **(values | changes))
 
 
 def group(endpoint: str, risk: str) -> EndpointGroup:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from analysis.contract import RiskGroup, RiskScore, wording
+from analysis.contract import Endpoint, RiskGroup, RiskScore, wording
 from dicom_node.workitem import PRIORITIES, DeliveryState, State
 from dicom_node.worklist import DeliveryCounts, Row
 from reports import words
@@ -12,6 +12,8 @@ from reports import words
 Shape = Literal["up", "down", "diamond"]  # beside the words of a risk group; never instead of them
 Tone = Literal["", "good", "warn", "bad"]
 _SHAPES: dict[RiskGroup, Shape] = {RiskGroup.HIGH: "up", RiskGroup.LOW: "down", RiskGroup.UNCERTAIN: "diamond"}
+
+_EVENTS = {Endpoint.OS: "Death", Endpoint.PFS: "Progression or death"}
 
 # What a state means beside its UPS word.
 STAGES = {
@@ -30,6 +32,7 @@ _PROOFS = {
     DeliveryState.SEEN: "found there by C-FIND",
     DeliveryState.ACKNOWLEDGED: "acknowledged by the application",
     DeliveryState.FAILED: "refused",
+    DeliveryState.NOT_ACCEPTED: "not accepted there; not needed",
 }
 
 
@@ -51,9 +54,10 @@ class Badge:
 
 @dataclass(frozen=True)
 class Risk:
-    """One predicted risk in words and numbers; `short` is how the worklist names it."""
+    """One predicted risk in words and numbers."""
 
-    short: str
+    endpoint: Endpoint
+    months: int
     text: str
     percent: str
     interval: str
@@ -84,8 +88,9 @@ class RowView:
     about_study: str
     state: str
     stage: Badge
-    group: Group | None
+    groups: tuple[Group, ...]
     risks: tuple[Risk, ...]
+    risk_lines: tuple[tuple[str, tuple[Risk, ...]], ...]  # by event: "31 %" beside "OS" would be read as survival
     reason: str
     priority: str
     deliveries: Badge
@@ -197,7 +202,8 @@ def unit(code: str) -> str:
 
 def risk(score: RiskScore) -> Risk:
     return Risk(
-        short=f"{score.endpoint} {score.horizon_months} mo",
+        endpoint=score.endpoint,
+        months=score.horizon_months,
         text=words.risk(score),
         percent=words.percent(score.event_probability),
         interval=words.interval(score),
@@ -256,6 +262,7 @@ def row_view(row: Row) -> RowView:
     summary = row.summary
     scored = summary is not None and row.outcome == "SCORED"
     warnings = summary.warnings if summary and scored else 0
+    risks = tuple(risk(score) for score in summary.scores) if summary and scored else ()
     return RowView(
         row=row,
         name=person_name(row.patient_name),
@@ -264,8 +271,13 @@ def row_view(row: Row) -> RowView:
         about_study=row.study_description,
         state=row.ups_state.capitalize(),
         stage=Badge(stage(row), tone_of(row)),
-        group=group(summary.group) if summary and summary.group and scored else None,
-        risks=tuple(risk(score) for score in summary.scores) if summary and scored else (),
+        groups=tuple(group(one.group, str(one.endpoint)) for one in summary.groups) if summary and scored else (),
+        risks=risks,
+        risk_lines=tuple(
+            (text, mine)
+            for endpoint, text in _EVENTS.items()
+            if (mine := tuple(one for one in risks if one.endpoint is endpoint))
+        ),
         reason="" if scored else reason_text(row.reason, row.hint),
         priority=priority(row.priority),
         deliveries=deliveries(row.deliveries),

@@ -76,8 +76,9 @@ def test_the_key_image_is_the_slice_with_most_of_the_tumour() -> None:
     key = str(case.ct[int(case.mask.sum(axis=(1, 2)).argmax())].SOPInstanceUID)
     made = objects(scored(case))
     assert referenced(made["risk_sr"]) == {key}
-    assert made["page"].SourceImageSequence[0].ReferencedSOPInstanceUID == key
-    assert made["page"].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == made["risk_sr"].SOPInstanceUID
+    assert made["page_1"].SourceImageSequence[0].ReferencedSOPInstanceUID == key
+    for page in ("page_1", "page_2"):
+        assert made[page].RelatedSeriesSequence[0].SeriesInstanceUID == made["risk_sr"].SeriesInstanceUID
 
 
 def test_a_multi_frame_ct_is_referenced_by_frame() -> None:
@@ -85,7 +86,7 @@ def test_a_multi_frame_ct_is_referenced_by_frame() -> None:
     frames = list(range(10, 0, -1))
     made = build.scored(case.ct, case.roi, case.mask, None, result(case.mask), context(), frame_numbers=frames)
     key = frames[int(case.mask.sum(axis=(1, 2)).argmax())]
-    assert made.page.SourceImageSequence[0].ReferencedFrameNumber == key
+    assert made.pages[0].dataset.SourceImageSequence[0].ReferencedFrameNumber == key
     group = made.risk_sr.ContentSequence[-2].ContentSequence[0]
     sources = [item for item in group.ContentSequence if item.ValueType == "IMAGE"]
     assert sources[0].ReferencedSOPSequence[0].ReferencedFrameNumber == key
@@ -154,7 +155,7 @@ def test_a_rebuild_gives_the_same_bytes() -> None:
     case = small_case(4)
     again = [build.not_scored([*case.ct, case.roi], refusal, context()) for _ in range(2)]
     assert part10(again[0].risk_sr) == part10(again[1].risk_sr)
-    assert part10(again[0].page) == part10(again[1].page)
+    assert part10(again[0].pages[0].dataset) == part10(again[1].pages[0].dataset)
 
 
 @pytest.mark.parametrize(
@@ -216,13 +217,15 @@ def test_each_sr_class_has_uids_of_its_own_and_shares_the_seg() -> None:
 
 
 @pytest.mark.parametrize("sop_class", SR_SOP_CLASSES[1:])
-def test_a_variant_in_another_sr_class_is_valid_and_has_its_own_uids(sop_class: str, tmp_path: Path) -> None:
-    original = scored(small_case()).risk_sr
-    variant = reread(as_sop_class(original, sop_class))
+def test_a_variant_in_another_sr_class_is_valid_and_in_the_series_that_the_page_names(
+    sop_class: str, tmp_path: Path
+) -> None:
+    made = scored(small_case())
+    variant = reread(as_sop_class(made.risk_sr, sop_class))
     assert variant.SOPClassUID == variant.file_meta.MediaStorageSOPClassUID == sop_class
-    assert {variant.SOPInstanceUID, variant.SeriesInstanceUID}.isdisjoint(
-        {original.SOPInstanceUID, original.SeriesInstanceUID}
-    )
+    assert variant.SOPInstanceUID != made.risk_sr.SOPInstanceUID
+    for page in made.pages:
+        assert page.dataset.RelatedSeriesSequence[0].SeriesInstanceUID == variant.SeriesInstanceUID
     path = tmp_path / "variant.dcm"
     path.write_bytes(part10(variant))
     assert dciodvfy(path) == []

@@ -171,8 +171,10 @@ def test_a_machine_never_verifies_or_finalises(small: build.Documents) -> None:
 
 def test_each_object_has_a_series_of_its_own_that_names_itself(small: build.Documents) -> None:
     made = objects(small)
-    assert len({dataset.SeriesInstanceUID for dataset in made.values()}) == 4
-    assert sorted(dataset.SeriesNumber for dataset in made.values()) == [9000, 9001, 9002, 9003]
+    assert len({dataset.SeriesInstanceUID for dataset in made.values()}) == 6, "the two pages share one"
+    assert sorted(dataset.SeriesNumber for dataset in made.values()) == [9000, 9001, 9001, 9002, 9003, 9004, 9005]
+    assert [made[name].InstanceNumber for name in ("page_1", "page_2")] == [1, 2]
+    assert made["page_1"].SeriesInstanceUID == made["page_2"].SeriesInstanceUID
     for dataset in made.values():
         assert dataset.SeriesDescription.startswith("AI: Prognode ")
         assert "SYNTHETIC" in dataset.SeriesDescription
@@ -200,7 +202,8 @@ def test_one_measurement_group_each_with_a_tracking_uid_and_no_mixture(small: bu
 
 
 def test_the_page_shows_well_in_any_viewer(small: build.Documents) -> None:
-    page = objects(small)["page"]
+    made = objects(small)
+    page = made["page_1"]
     assert (page.Modality, page.ConversionType) == ("OT", "WSD")
     assert list(page.ImageType) == ["DERIVED", "SECONDARY", "OTHER"]
     assert (page.Rows, page.Columns, page.SamplesPerPixel, page.PlanarConfiguration) == (768, 1024, 3, 0)
@@ -210,7 +213,8 @@ def test_the_page_shows_well_in_any_viewer(small: build.Documents) -> None:
     assert page.ImageComments == RESEARCH_USE
     assert page.BodyPartExamined == "CHEST"
     assert "FrameOfReferenceUID" not in page
-    assert np.array_equal(page.pixel_array, small.page_pixels)
+    for number, drawn in enumerate(small.pages, start=1):
+        assert np.array_equal(made[f"page_{number}"].pixel_array, drawn.pixels)
 
 
 def test_the_algorithm_is_named_with_version_and_digest_under_each_probability(small: build.Documents) -> None:

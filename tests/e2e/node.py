@@ -35,7 +35,9 @@ SETTINGS, LOG = "prognode.toml", "node.log"
 NODE, SENDER, PACS = "PROGNODE", "MODALITY", "DEMOPACS"
 PATIENCE_SECONDS = 120.0
 ENDED = (State.COMPLETED, State.FAILED)
-SCORED_OBJECTS = {"risk-sr": 1, "radiomics-sr": 1, "page-1": 1, "segmentation": 1}
+SCORED_OBJECTS = {
+    "risk-sr": 1, "radiomics-sr": 1, "page-1": 1, "page-2": 1, "segmentation": 1, "presentation-state": 1,
+}  # fmt: skip
 NOT_SCORED_OBJECTS = {"risk-sr": 1, "page-1": 1}
 # Seconds instead of minutes: an outage test must not wait as a hospital can.
 QUICK = {
@@ -266,7 +268,8 @@ def kind_of(dataset: Dataset) -> str:
     """Name of one of our documents, from what a PACS can see of it."""
     if dataset.Modality == "SR":
         return _TITLES[dataset.ConceptNameCodeSequence[0].CodeValue]
-    return {"SEG": "segmentation", "OT": "page-1"}[dataset.Modality]
+    page = f"page-{dataset.get('InstanceNumber')}"
+    return {"SEG": "segmentation", "OT": page, "PR": "presentation-state", "DOC": "pages-pdf"}[dataset.Modality]
 
 
 def filed(pacs: DemoPacs, study: str | None = None) -> list[tuple[Dataset, Path]]:

@@ -24,7 +24,10 @@ COMMANDS = {
     "serve", "receive", "work", "score", "demo", "status", "retry", "check", "bundle show", "bundle verify", "train",
     "evaluate", "pretrain", "cohort synth",
 }  # fmt: skip
-SCORED_FILES = {"result.json", "risk-sr.dcm", "radiomics-sr.dcm", "page-1.dcm", "page-1.png", "segmentation.dcm"}
+SCORED_FILES = {
+    "result.json", "risk-sr.dcm", "radiomics-sr.dcm", "page-1.dcm", "page-1.png", "page-2.dcm", "page-2.png",
+    "segmentation.dcm", "presentation-state.dcm",
+}  # fmt: skip
 NOT_SCORED_FILES = {"result.json", "risk-sr.dcm", "page-1.dcm", "page-1.png"}
 
 

@@ -34,7 +34,7 @@ from tests.synthetic import ct_series, rtstruct, save, save_all
 from tests.validators import pixelmed
 
 pytestmark = pytest.mark.orthanc
-OURS = {"SR": 2, "OT": 1, "SEG": 1}
+OURS = {"SR": 2, "OT": 1, "SEG": 1, "PR": 1}
 Road = tuple[Orthanc, Node]
 
 
@@ -60,7 +60,7 @@ def test_the_phantom_study_gets_two_srs_a_page_and_a_seg_back_from_the_node(road
     assert item.outcome == "SCORED"
     assert pacs.modalities(source.StudyInstanceUID) == {"CT": 1, "RTSTRUCT": 1, **OURS}
     assert len(pacs.find("Study")) == 1, "another PatientID would make another study in Orthanc"
-    assert len(pacs.find("Instance", StudyInstanceUID=source.StudyInstanceUID)) == len(paths) + 4
+    assert len(pacs.find("Instance", StudyInstanceUID=source.StudyInstanceUID)) == len(paths) + len(SCORED_OBJECTS)
     assert {row.document: str(row.state) for row in deliveries_of(node.folder, item)} == dict.fromkeys(
         SCORED_OBJECTS, "COMMITTED"
     )

@@ -39,6 +39,7 @@ from tests.synthetic import ct_series, rtstruct, save, save_all
 
 SR34, SR33, SR22 = (f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (34, 33, 22))
 SC, SEG = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.66.4"
+OPTIONAL = "presentation-state"  # OLD and OLDEST do not store its SOP class
 
 
 @dataclass
@@ -92,7 +93,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         def refusals() -> int:
             return len(re.findall(r"delivery\.postponed .* to DOWN by .* refused the connection", log_of(node.folder)))
 
-        wait_for(lambda: refusals() >= 12, "three tries of four objects", folder=node.folder)
+        wait_for(lambda: refusals() >= 18, "three tries of six objects", folder=node.folder)
         assert items_of(node.folder)[0].state == "REPORTED"
         count = refusals()
         pacs["DOWN"].start()
@@ -105,7 +106,7 @@ def test_a_pacs_that_was_down_gets_each_object_once_when_it_is_up_again(hospital
     assert len(pacs.received) == len(SCORED_OBJECTS)
     rows = hospital.rows("DOWN").values()
     assert {str(row.state) for row in rows} == {"COMMITTED"}
-    for document in ("risk-sr", "radiomics-sr", "page-1", "segmentation"):
+    for document in SCORED_OBJECTS:
         assert log_of(hospital.node.folder).count(f"delivery.postponed {document} to DOWN") >= 3
     assert_same_content(pacs, hospital.node.folder, hospital.item)
 
@@ -141,12 +142,24 @@ def test_what_a_pacs_accepted_and_lost_is_sent_again(hospital: Hospital, name: s
 @pytest.mark.parametrize(("name", "sr"), [("OLD", SR33), ("OLDEST", SR22)])
 def test_a_pacs_that_refuses_comprehensive_3d_sr_gets_the_next_sr_class(hospital: Hospital, name: str, sr: str) -> None:
     pacs = hospital.pacs[name]
-    assert kinds_in(pacs) == SCORED_OBJECTS
+    assert kinds_in(pacs) == {name: count for name, count in SCORED_OBJECTS.items() if name != OPTIONAL}
     classes = {kind_of(dataset): str(dataset.SOPClassUID) for dataset, _ in filed(pacs)}
-    assert classes == {"risk-sr": sr, "radiomics-sr": sr, "page-1": SC, "segmentation": SEG}
-    assert {str(row.state) for row in hospital.rows(name).values()} == {"COMMITTED"}
+    assert classes == {"risk-sr": sr, "radiomics-sr": sr, "page-1": SC, "page-2": SC, "segmentation": SEG}
     assert_same_content(pacs, hospital.node.folder, hospital.item)
     assert_valid([path for _, path in filed(pacs)])
+
+
+@pytest.mark.parametrize("name", ["OLD", "OLDEST"])
+def test_an_optional_object_that_a_pacs_does_not_store_ends_there_and_fails_nothing(
+    hospital: Hospital, name: str
+) -> None:
+    rows = hospital.rows(name)
+    left_out = rows.pop(OPTIONAL)
+    assert (str(left_out.state), left_out.final) == ("NOT_ACCEPTED", 1)
+    assert left_out.detail == f"not accepted by {name}, which does not store this SOP class"
+    assert {str(row.state) for row in rows.values()} == {"COMMITTED"}
+    assert hospital.item.state == "COMPLETED"
+    assert f"delivery.not_accepted {OPTIONAL} by {name}" in log_of(hospital.node.folder)
 
 
 def test_the_same_report_in_another_sr_class_has_another_uid(hospital: Hospital) -> None:
@@ -186,7 +199,8 @@ def test_a_refusal_for_good_fails_with_a_hint_and_a_retry_sends_only_what_was_re
             send(node.port, [*save_all(ct, tmp_path / "study"), save(rtstruct(ct), tmp_path / "study")])
             (item,) = ended(node.folder)
             assert item.state == "FAILED"
-            assert kinds_in(pacs) == {"page-1": 1, "segmentation": 1}, "the others went through"
+            others = {name: count for name, count in SCORED_OBJECTS.items() if not name.endswith("-sr")}
+            assert kinds_in(pacs) == others, "the others went through"
             shown = _prognode("status", "--study", ct[0].StudyInstanceUID, folder=node.folder)
             assert "to do: correct the destination, then: prognode retry" in shown
             assert "risk-sr at STRICT: status A900H" in shown or "A900H" in shown
@@ -195,7 +209,7 @@ def test_a_refusal_for_good_fails_with_a_hint_and_a_retry_sends_only_what_was_re
             assert "1 work items will run again" in _prognode("retry", folder=node.folder)
             wait_for(lambda: items_of(node.folder)[0].state == "COMPLETED", "COMPLETED", folder=node.folder)
             assert kinds_in(pacs) == SCORED_OBJECTS
-            assert len(pacs.received) == before + 2, "page and SEG, long proved, were not sent again"
+            assert len(pacs.received) == before + 2, "what was long proved was not sent again"
             assert_same_content(pacs, node.folder, items_of(node.folder)[0])
             assert "0 work items will run again" in _prognode("retry", folder=node.folder)
 
