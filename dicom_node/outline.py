@@ -18,7 +18,7 @@ from dicom_node.elements import UnreadableHeader
 MAXIMUM_VALUE_BYTES = 65_536  # of an attribute outside sequences
 MAXIMUM_NESTED_VALUE_BYTES = 512  # of a longer one, the beginning is kept; nothing that is read is longer
 MAXIMUM_DEPTH = 32  # sequences inside each other; the deepest that is read has 4
-MAXIMUM_ELEMENTS = 2_000_000  # that are walked over; an Enhanced CT of 20,000 frames has about 1,200,000
+MAXIMUM_ELEMENTS = 1_000_000  # that are walked over; an Enhanced CT of 10,000 frames has about 600,000
 MAXIMUM_KEPT = 500_000  # elements, and beginnings and ends of items, that are parsed: 320 MB at the very most
 MAXIMUM_IN_MESSAGE = 100_000  # a report on 20,000 instances has 80,000
 MAXIMUM_KEPT_BYTES = 67_108_864

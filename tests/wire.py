@@ -39,6 +39,19 @@ def data(part: bytes, *, context_id: int = 1, command: bool = False, last: bool 
     return b"\x04\x00" + (len(pdv) + 4).to_bytes(4, "big") + len(pdv).to_bytes(4, "big") + pdv
 
 
+def command(kind: int, sop_class_uid: str, *more: tuple[int, bytes], has_data_set: bool = False) -> bytes:
+    """A DIMSE command set (PS3.7 annex E): Command Field, class, `more` elements of group 0000."""
+
+    def element(number: int, value: bytes) -> bytes:
+        return b"\0\0" + number.to_bytes(2, "little") + len(value).to_bytes(4, "little") + value
+
+    padded = sop_class_uid.encode() + b"\0" * (len(sop_class_uid) % 2)
+    elements = [(0x0002, padded), (0x0100, kind.to_bytes(2, "little")), (0x0110, b"\1\0"), *more]
+    elements.append((0x0800, (0x0001 if has_data_set else 0x0101).to_bytes(2, "little")))
+    body = b"".join(element(number, value) for number, value in sorted(elements))
+    return element(0, len(body).to_bytes(4, "little")) + body
+
+
 def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
     """A plain connection from a loopback address of choice: Linux has all of 127.0.0.0/8."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0))
