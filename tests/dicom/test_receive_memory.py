@@ -134,7 +134,7 @@ def test_a_data_set_made_to_fill_the_memory_does_not(tmp_path: Path, watched: Wa
     assert wire.echo_seconds(watched.port) < 2.0
 
 
-def test_three_senders_of_what_is_just_allowed_take_little_more_memory_than_one(tmp_path: Path, watched: Watched) -> None:
+def test_three_senders_of_what_is_just_allowed_take_little_more_than_one(tmp_path: Path, watched: Watched) -> None:
     good = data_set_bytes(save(rtstruct(ct_series(8, seed=26)), tmp_path / "out"))
     position = good.index(b"\x20\x00\x0d\x00UI")
     data = good[:position] + HOSTILE["what is just allowed"][0] + good[position:]
