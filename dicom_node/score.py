@@ -62,7 +62,7 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
         raise NoInput(f"{folder}: no files here; give a folder with the CT and its RTSTRUCT or SEG")
     moment = max(path.stat().st_mtime for path in paths)
     out.mkdir(parents=True, exist_ok=True)
-    offline = replace(settings, peers=())
+    offline = replace(settings, peers=(), hl7_peers=(), fhir_servers=())
     with tempfile.TemporaryDirectory(dir=out, prefix=".spool-") as scratch:
         spool = Spool(Path(scratch))
         spool.create()
