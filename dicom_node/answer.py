@@ -29,9 +29,12 @@ class Answer:
         has left, also where no answer came: the other end may have it.
     dead : bool
         Nobody answered, and finding out has cost a time-out: nothing else is tried there for a while.
+    retry_after : float
+        Seconds that the other end asks to be left alone for (HTTP Retry-After); 0 where it says nothing.
     """
 
     state: DeliveryState
     message: str
     identifier: str = ""
     dead: bool = False
+    retry_after: float = 0.0

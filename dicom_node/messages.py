@@ -57,7 +57,7 @@ class Messenger:
             return None
         answer = self._send(item, row)
         self._record(item, row, answer)
-        return answer.message if answer.state is DeliveryState.PENDING else None
+        return answer.message if answer.state is DeliveryState.PENDING and not answer.retry_after else None
 
     def _objects_are_there(self, item: WorkItem) -> bool:
         """Whether every DICOM object of the work item has come to its end at every destination."""
@@ -80,6 +80,10 @@ class Messenger:
             # Finding out has cost a time-out: the other messages need not find out for themselves.
             attempts = deliveries.most_attempts(row.destination) + 1
             deliveries.hold(row.destination, now + deliver.delay(attempts, self._settings.deliver))
+        if answer.retry_after:
+            LOGGER.warning("delivery.postponed to %s by %.0f s: it asks for that", row.destination, answer.retry_after)
+            until, attempts = now + answer.retry_after, row.attempts + 1
+            deliveries.record(row.id, run_after=until, attempts=attempts, detail=answer.message)
         if answer.state is DeliveryState.PENDING:
             return
         taken = answer.state is DeliveryState.ACKNOWLEDGED

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import FhirServer as Entry
-from dicom_node import fhir_in
+from dicom_node import fhir_client, fhir_in
 from dicom_node.clinical_codes import load
 from dicom_node.clinical_intake import Feed, Taken, take, take_diagnoses
 from dicom_node.store import Store
@@ -160,7 +160,7 @@ def test_only_the_one_patient_who_has_the_identifier_is_read(
 def test_a_server_without_end_is_read_to_the_limit_and_that_is_said(
     server: FhirServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fhir_in, "MAXIMUM_PAGES", 3)
+    monkeypatch.setattr(fhir_client, "MAXIMUM_PAGES", 3)
     server.has(patient(), observation("alb", "1751-7", 39, "g/L"), mood="endless")
     store, _, _, detail = read(server, tmp_path)
     assert detail == fhir_in.TOO_MUCH
