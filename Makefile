@@ -6,9 +6,10 @@ PACKAGES := dicom_node analysis reports config models
 INPUT ?=
 TORCH_INDEX ?=
 BACKGROUND ?=
+EVERY ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install deps demo test lint unit lock schema bundle encoder validate benchmark science benchmark-science clean
+.PHONY: help install deps demo test lint unit lock schema bundle encoder validate benchmark science benchmark-science faults load clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,14 @@ science: install ## the long form of the science tests, on synthetic patients
 
 benchmark-science: install ## nested cross-validation on real cohorts without images
 	$(BIN)/python -m benchmarks.science
+
+faults: install ## the fault matrix: kills, power cuts, full disks, dead peers (about an hour on two cores; EVERY=4)
+	@$(BIN)/python -m tests.faults --part 1/2 --every $(EVERY) & other=$$!; \
+	$(BIN)/python -m tests.faults --part 2/2 --every $(EVERY); mine=$$?; wait $$other && exit $$mine
+
+load: install ## eight modalities at once for half an hour, and a store of a million studies
+	$(BIN)/python -m benchmarks.load
+	$(BIN)/python -m benchmarks.million
 
 clean: ## remove .venv and build
 	rm -rf $(VENV) build

@@ -1,0 +1,95 @@
+"""`python -m tests.faults [--part 1/2] [--only WORDS] [--every N]`: run the matrix and print it as a table."""
+
+import argparse
+import logging
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.bundle import DEMO, load
+from tests.faults.cells import Cell, Study, at_points, points_of, with_time
+from tests.faults.outcome import Outcome
+from tests.faults.prepare import study_and_answers
+
+
+def main() -> int:
+    options = _options()
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="prognode-faults-") as name:
+        study = Study(*study_and_answers(Path(name)), load(DEMO))
+        names = points_of(study)
+        print(f"{len(names)} points of an undisturbed run make something durable or leave the machine", flush=True)
+        power = os.geteuid() == 0 and not options.no_power
+        if not power:
+            print("power cuts are left out: they need root and a loop device")
+        cells = [*at_points(study, names, power), *with_time(study)]
+        return _report(run(chosen(cells, options)))
+
+
+def chosen(cells: Sequence[Cell], options: argparse.Namespace) -> list[Cell]:
+    """The cells asked for; `every` takes that share of each group, spread evenly."""
+    part, parts = map(int, options.part.split("/"))
+    taken: list[Cell] = []
+    seen: dict[str, int] = defaultdict(int)
+    for cell in cells:
+        if options.only and options.only not in f"{cell.group} {cell.name}":
+            continue
+        seen[cell.group] += 1
+        if seen[cell.group] % options.every == options.every // 2:
+            taken.append(cell)
+    random.Random(1).shuffle(taken)  # so that both halves take as long
+    return taken[part - 1 :: parts]
+
+
+def run(cells: Sequence[Cell]) -> list[tuple[Cell, Outcome]]:
+    outcomes = []
+    began = time.monotonic()
+    for number, cell in enumerate(cells, 1):
+        try:
+            outcome = cell.run()
+        except Exception as error:  # noqa: BLE001 - a cell that cannot be judged is a cell that failed
+            traceback.print_exc()
+            outcome = Outcome(1, 0, "not judged", type(error).__name__)
+        outcomes.append((cell, outcome))
+        if not outcome.well:
+            print(f"FAILED {cell.group} | {cell.name}: {outcome}", flush=True)
+        if number % 50 == 0:
+            print(f"... {number} of {len(cells)} cells, {time.monotonic() - began:.0f} s", flush=True)
+    return outcomes
+
+
+def _report(outcomes: Sequence[tuple[Cell, Outcome]]) -> int:
+    groups: dict[str, list[Outcome]] = defaultdict(list)
+    for cell, outcome in outcomes:
+        groups[cell.group].append(outcome)
+    print(f"\n{'fault':<26}{'cells':>6}{'losses':>8}{'doubles':>9}{'wrong state':>13}")
+    for group, found in sorted(groups.items()):
+        print(_line(group, found))
+    everything = [outcome for _, outcome in outcomes]
+    print(_line("all", everything))
+    return int(not all(outcome.well for outcome in everything))
+
+
+def _line(group: str, found: Sequence[Outcome]) -> str:
+    lost, doubled = sum(one.lost for one in found), sum(one.doubled for one in found)
+    wrong = sum(one.state != "COMPLETED" for one in found)
+    return f"{group:<26}{len(found):>6}{lost:>8}{doubled:>9}{wrong:>13}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="one of N shares of the cells")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only cells whose name holds these words")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th cell of each group")
+    parser.add_argument("--no-power", action="store_true", help="leave out power cuts")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
