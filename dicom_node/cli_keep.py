@@ -3,14 +3,20 @@
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_node.cli_common import Config, caller, settings_of, stop, store_of
 
+if TYPE_CHECKING:
+    from dicom_node.storage_report import Report
+
 audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
+storage_app = typer.Typer(help="What lies in the spool.")
 Json = Annotated[bool, typer.Option("--json", help="For monitoring.")]
 FINDINGS = 1  # what `verify` and `fsck` end with when they find something; no sysexits code says it
 
@@ -18,6 +24,89 @@ FINDINGS = 1  # what `verify` and `fsck` end with when they find something; no s
 def add_to(app: typer.Typer) -> None:
     """Hang these commands on the program."""
     app.add_typer(audit_app, name="audit")
+    app.add_typer(storage_app, name="storage")
+
+
+# -- the disk --------------------------------------------------------------------------------------------------
+
+
+@storage_app.callback(invoke_without_command=True)
+def storage(context: typer.Context, as_json: Json = False, config: Config = None) -> None:
+    """Show what lies in the spool by kind: how much, how old, what would be removed now, and what stays and why.
+
+    Example: prognode storage --config /etc/prognode/prognode.toml
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from dicom_node.spool import Spool
+    from dicom_node.storage_report import report
+
+    settings = settings_of(config)
+    found = report(store_of(settings), Spool(settings.node.spool), settings)
+    print(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(_storage_lines(found)))
+
+
+@storage_app.command("clean")
+def storage_clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    config: Config = None,
+) -> None:
+    """Remove now what the node would remove by itself in its next turns: delivered, proved and old enough.
+
+    Example: prognode storage clean --dry-run
+    """
+    from dicom_node.spool import Spool
+    from dicom_node.storage import Cleaner, room
+    from dicom_node.storage_report import report
+
+    settings = settings_of(config)
+    store, spool = store_of(settings), Spool(settings.node.spool)
+    if dry_run:
+        for kind in report(store, spool, settings).kinds:
+            if kind.goes.objects:
+                print(f"would remove {kind.goes.objects} {kind.name}, {_size(kind.goes.bytes)}")
+        return
+    pressed = room(spool, settings).low
+    removed = Counter(Cleaner(store, spool, settings).everything(pressed=pressed))
+    for name, count in sorted(removed.items()):
+        print(f"removed {count} {name}")
+    print(f"{_size(room(spool, settings).free)} are free")
+
+
+def _storage_lines(found: "Report") -> Iterator[str]:
+    disk = found.room
+    state = "FULL: nothing more is taken" if disk.full else "LOW" if disk.low else "ok"
+    yield (
+        f"disk {state}: {_size(disk.free)} of {_size(disk.total)} free; warned below {_size(disk.warn)}, "
+        f"nothing more is taken below {_size(disk.refuse)}"
+    )
+    yield f"{'kind':<14}{'objects':>9}{'bytes':>12}  {'oldest':<12}{'goes now':<22}stays"
+    for kind in found.kinds:
+        if not kind.all.objects:
+            continue
+        oldest = f"{datetime.fromtimestamp(kind.oldest):%Y-%m-%d}" if kind.oldest else ""  # noqa: DTZ006 - for people
+        goes = f"{kind.goes.objects} ({_size(kind.goes.bytes)})" if kind.goes.objects else "-"
+        stays = [f"{each.objects} ({_size(each.bytes)}): {why}" for why, each in sorted(kind.stays.items())]
+        first, *others = stays or [""]
+        size = _size(kind.all.bytes)
+        yield f"{kind.name:<14}{kind.all.objects:>9}{size:>12}  {oldest:<12}{goes:<22}{first}".rstrip()
+        yield from (f"{'':<71}{other}" for other in others)
+
+
+def _size(count: float) -> str:
+    """Bytes for people.
+
+    >>> _size(2_300_000), _size(512)
+    ('2.3 MB', '512 B')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+# -- the audit trail -------------------------------------------------------------------------------------------
 
 
 @audit_app.command("verify")

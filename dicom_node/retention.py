@@ -93,6 +93,11 @@ _NEEDED = (
     f" WHERE i.study_instance_uid = :study AND (roi.planned = 0 OR w.state IN {_OPEN})) AS needed"
 )
 
+_OLD_EVENTS = (
+    "FROM event e JOIN work_item w ON w.id = e.work_item_id WHERE e.at < ? AND w.updated_at < ?"
+    " AND w.state IN ('COMPLETED', 'CANCELED') AND e.id < (SELECT max(id) FROM event x WHERE x.work_item_id = w.id)"
+)
+
 
 class Retention:
     """What of the tables instance, work_item and event may go."""
@@ -136,6 +141,23 @@ class Retention:
             [before, *after, limit],
         )
         return [(row["at"], row["study"]) for row in rows]
+
+    def studies_with_files(self) -> list[str]:
+        """Every study that has files here; for a report, not for a turn of the clock."""
+        rows = self._db.rows("SELECT DISTINCT study_instance_uid AS study FROM instance WHERE removed = 0 ORDER BY 1")
+        return [row["study"] for row in rows]
+
+    def all_results(self) -> list[dict[str, Any]]:
+        """Every work item that may have results here; as `results_here`, in any state."""
+        return self._db.rows(
+            "SELECT id, key, state, study_instance_uid, updated_at FROM work_item"
+            " WHERE results_removed = 0 AND key IS NOT NULL ORDER BY updated_at, id"
+        )
+
+    def events(self) -> tuple[int, float | None]:
+        """How many events there are, and when the oldest was."""
+        row = self._db.rows("SELECT count(*) AS n, min(at) AS oldest FROM event")[0]
+        return row["n"], row["oldest"]
 
     def contents(self, study_instance_uid: str) -> list[Contents]:
         """What of a study has files here."""
@@ -273,11 +295,12 @@ class Retention:
     def forget_events(self, before: float, limit: int = 1000) -> int:
         """Remove the history of work items that were at their end before a time, but for its last event; how many."""
         return self._db.execute(
-            "DELETE FROM event WHERE id IN (SELECT e.id FROM event e JOIN work_item w ON w.id = e.work_item_id"
-            " WHERE e.at < ? AND w.state IN ('COMPLETED', 'CANCELED') AND w.updated_at < ?"
-            " AND e.id < (SELECT max(id) FROM event x WHERE x.work_item_id = w.id) LIMIT ?)",
-            [before, before, limit],
+            f"DELETE FROM event WHERE id IN (SELECT e.id {_OLD_EVENTS} LIMIT ?)", [before, before, limit]
         )
+
+    def events_due(self, before: float) -> int:
+        """How many events `forget_events` would remove in all."""
+        return int(self._db.rows(f"SELECT count(*) AS n {_OLD_EVENTS}", [before, before])[0]["n"])
 
     def state_of_key(self, key: str) -> str | None:
         """State of the work item with this key; None: there is none."""
