@@ -117,12 +117,9 @@ def _posted(server: FhirServer, session: Session, bundle: dict[str, Any], identi
         return Answer(PENDING, f"{said}; it is sent again", identifier, retry_after=_retry_after(reply))
     if 300 <= reply.status < 400:
         return Answer(FAILED, f"{said}: it sends us elsewhere; correct base_url, then: prognode retry")
-    remedy = (
-        "renew the token in token_file, or grant it the right to create"
-        if reply.status in (401, 403)
-        else ("its log says why; correct it there, then: prognode retry")
-    )
-    return Answer(FAILED, f"{said}; {remedy}")
+    forbidden = reply.status in (401, 403)
+    remedy = "renew the token in token_file, or grant it the right to create" if forbidden else "its log says why"
+    return Answer(FAILED, f"{said}; {remedy}; then: prognode retry")
 
 
 def _wrong(reply: Reply, entries: int) -> str:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from analysis.contract import ClinicalValue, Endpoint, RiskScore
+from models.clinical_value import ucum
 from reports import codes, particulars, words
 from reports.fhir_context import PRELIMINARY, TERMS, Making
 from reports.fhir_types import (
@@ -81,8 +82,8 @@ def _prediction(making: Making, score: RiskScore) -> Json:
 def _value(making: Making, number: int, value: ClinicalValue) -> Json:
     """A clinical value that was used, contained: it came from elsewhere, and is not made a second time."""
     numeric = isinstance(value.value, float)
-    system = UCUM if value.unit else ""
-    measured = without_nothing({"value": value.value, "unit": value.unit, "system": system, "code": value.unit})
+    unit = ucum(value.unit)
+    measured = without_nothing({"value": value.value, "unit": value.unit, "system": UCUM if unit else "", "code": unit})
     return without_nothing(
         {
             "resourceType": "Observation",
