@@ -252,7 +252,7 @@ def test_with_tls_the_cookie_is_bound_to_host_and_tls(tmp_path: Path) -> None:
         assert answer.headers["strict-transport-security"] == "max-age=31536000"
         old = ssl.create_default_context(cafile=str(authority.path))
         old.set_ciphers("ALL:@SECLEVEL=0")  # else this end would refuse
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{site.url}/health", verify=old)
