@@ -59,7 +59,7 @@ def another(study: list[Dataset], number: str) -> list[Dataset]:
 
 
 def modality(number: int, files: list[str], port: int, until: float, said: Any) -> None:
-    """Send studies until the end; tell (minute, seconds of each C-STORE, acknowledged UIDs, refusals) study by study."""
+    """Send studies until the end; tell, study by study, seconds of each C-STORE, acknowledged UIDs and refusals."""
     _config.LOG_HANDLER_LEVEL = "none"
     logging.disable(logging.CRITICAL)
     study = [dcmread(path) for path in files]
@@ -138,8 +138,7 @@ def _watch(senders: list[Any], said: Any, pid: int, folder: Path) -> tuple[set[s
     sizes: list[int] = []
     seconds: list[float] = []
     refused, since, before = 0, time.time(), 0
-    print(f"{'minute':>6}{'objects/s':>11}{'p50 ms':>8}{'p95 ms':>8}{'p99 ms':>8}{'max ms':>8}{'refused':>9}{'RSS MB':>8}"
-          f"{'open items':>12}")  # fmt: skip
+    print("minute  objects/s  p50 ms  p95 ms  p99 ms  max ms  refused  RSS MB  open items")
     while any(sender.is_alive() for sender in senders) or not said.empty():
         try:
             _, took, taken, no, study = said.get(timeout=1.0)

@@ -252,6 +252,4 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Work items by state."""
-        return {
-            row["state"]: row["n"] for row in self._db.rows("SELECT state, count(*) AS n FROM work_item GROUP BY state")
-        }
+        return {row["state"]: row["n"] for row in self._db.rows("SELECT state, n FROM state_count WHERE n > 0")}

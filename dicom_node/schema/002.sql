@@ -295,3 +295,17 @@ END;
 CREATE TRIGGER peer_contact_delivered AFTER UPDATE OF sent_at ON delivery WHEN new.sent_at IS NOT NULL BEGIN
     INSERT OR REPLACE INTO peer_contact (peer, kind, at) VALUES (new.destination, 'delivered', new.sent_at);
 END;
+
+-- Work items by state, kept by triggers: counting a million rows takes a quarter of a second, and the page asks often.
+CREATE TABLE state_count (state TEXT PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO state_count SELECT state, count(*) FROM work_item GROUP BY state;
+CREATE TRIGGER state_count_born AFTER INSERT ON work_item BEGIN
+    INSERT INTO state_count VALUES (new.state, 1) ON CONFLICT (state) DO UPDATE SET n = n + 1;
+END;
+CREATE TRIGGER state_count_moved AFTER UPDATE OF state ON work_item WHEN new.state != old.state BEGIN
+    UPDATE state_count SET n = n - 1 WHERE state = old.state;
+    INSERT INTO state_count VALUES (new.state, 1) ON CONFLICT (state) DO UPDATE SET n = n + 1;
+END;
+CREATE TRIGGER state_count_gone AFTER DELETE ON work_item BEGIN
+    UPDATE state_count SET n = n - 1 WHERE state = old.state;
+END;

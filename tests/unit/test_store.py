@@ -427,3 +427,16 @@ def test_claims_and_the_plan_queue_use_their_indexes(store: Store) -> None:
     queue = store._db.rows("EXPLAIN QUERY PLAN SELECT id FROM instance WHERE planned = 0 ORDER BY id LIMIT 10")
     assert "work_item_by_state" in claim[0]["detail"]
     assert "instance_unplanned" in queue[0]["detail"]
+
+
+def test_counts_by_state_are_those_of_the_rows(store: Store) -> None:
+    for number in range(5):
+        store.births.wait_for_contour(image(number), "NO_CONTOUR", 1.0)
+    (item, *_) = store.items()
+    store._db.execute("UPDATE work_item SET state = 'CANCELED' WHERE id = ?", [item.id])
+    store._db.execute("DELETE FROM event")
+    store._db.execute("DELETE FROM work_item WHERE id = (SELECT max(id) FROM work_item WHERE state = 'WAITING')")
+    counted = {
+        row["state"]: row["n"] for row in store._db.rows("SELECT state, count(*) AS n FROM work_item GROUP BY 1")
+    }
+    assert store.counts() == counted
