@@ -70,10 +70,9 @@ def compose(
     voice = canvas.voice
     line = parts.about(result, shown.number if shown else "", voice)
     y = parts.header(canvas, headline(canvas), line, result.bundle)
-    below = parts.views(canvas, Box(_LEFT[0], y, _LEFT[1], _END), pictures, shown is not None and shown.standard_axial)
-    revision = ""
-    if context.revision > 1:
-        revision = particulars.revision(context.revision, context.changes, voice.code)
+    revision = _revision(context)
+    lettered = shown is not None and shown.standard_axial
+    below = parts.views(canvas, Box(_LEFT[0], y, _LEFT[1], _END), pictures, lettered, bool(revision))
     parts.notes(canvas, Box(_LEFT[0], below, _LEFT[1], _END), result.quality, revision)
     y = page_answer.answer(canvas, Box(_RIGHT[0], y, _RIGHT[1], _END), result)
     if result.sub_model is not None:
@@ -98,7 +97,7 @@ def compose_basis(result: JobResult, context: ReportContext) -> Canvas:
     page_basis.contributions(canvas, Box(columns[0].left, y, columns[0].right, _END), result.contributions)
     if result.sub_model is not None:
         box = Box(columns[1].left, y, columns[1].right, _END)
-        page_basis.validation(canvas, box, result.sub_model, result.clinical)
+        page_basis.validation(canvas, box, result.sub_model, result)
     parts.footer(canvas, result.bundle, context, "2/2")
     return canvas
 
@@ -112,13 +111,11 @@ def compose_refusal(
     y = parts.header(canvas, headline(canvas), parts.population(voice), refusal.bundle)
     visible = pictures if pictures and parts.has_view(pictures) else None
     column = _RIGHT if visible else (MARGIN, WIDTH - MARGIN)
-    revision = ""
-    if context.revision > 1:
-        revision = particulars.revision(context.revision, context.changes, voice.code)
+    revision = _revision(context)
     noted = bool(refusal.quality or revision)
     if visible:
         lettered = shown is not None and shown.standard_axial
-        below = parts.views(canvas, Box(_LEFT[0], y, _LEFT[1], _END), visible, lettered)
+        below = parts.views(canvas, Box(_LEFT[0], y, _LEFT[1], _END), visible, lettered, bool(revision))
         if noted:
             parts.notes(canvas, Box(_LEFT[0], below, _LEFT[1], _END), refusal.quality, revision)
     y = parts.refusal(canvas, Box(column[0], y if visible else y + 60, column[1], _END), refusal)
@@ -126,6 +123,12 @@ def compose_refusal(
         parts.notes(canvas, Box(column[0], y + 14, column[1], _END), refusal.quality, revision)
     parts.footer(canvas, refusal.bundle, context)
     return canvas
+
+
+def _revision(context: ReportContext) -> str:
+    if context.revision < 2:
+        return ""
+    return particulars.revision(context.revision, context.changes, context.language)
 
 
 def headline(canvas: Canvas) -> str:

@@ -42,9 +42,9 @@ def answer(canvas: Canvas, box: Box, result: JobResult) -> int:
             y += 27
         y += 3
     if scores:
-        canvas.text(box.left, y, voice.say("0 %"), FAINT)
-        canvas.text(box.left + track // 2, y, voice.say("50 %"), FAINT, None, "middle")
-        canvas.text(box.left + track, y, voice.say("100 %"), FAINT, None, "right")
+        canvas.text(box.left, y, voice.say("{number} %", number=0), FAINT)
+        canvas.text(box.left + track // 2, y, voice.say("{number} %", number=50), FAINT, None, "middle")
+        canvas.text(box.left + track, y, voice.say("{number} %", number=100), FAINT, None, "right")
         level = words.level(scores[0].interval_level, voice.code)
         canvas.text(box.right, y, voice.say("{level} interval", level=level), FAINT, figures + 10, "right")
         y += 21
@@ -100,14 +100,14 @@ def trust(canvas: Canvas, box: Box, result: JobResult, model: SubModel) -> None:
         y = canvas.paragraph(box.left, y, box.width, line, BODY, 2)
     risks = [(score.endpoint, score.horizon_months) for score in shown(result.scores)]
     measured = [item for item in model.performance if (item.endpoint, item.horizon_months) in risks]
-    if not measured or y + 24 + BODY.line > box.bottom:
+    if y + 30 + len(measured) * BODY.line > box.bottom + 4:
+        canvas.text(box.left, y, voice.say("How well it ranks patients: see page 2."), BODY, box.width)
         return
-    title = voice.say("Pairs of patients ranked rightly (50 is chance)")
-    y = section(canvas, box.left, y + 6, box.width, title)
+    if measured:
+        y = section(canvas, box.left, y + 6, box.width, voice.say("Pairs of patients ranked rightly (50 is chance)"))
     for item in measured:
-        if y + BODY.line > box.bottom + 4:
-            return
-        value = words.ranking(item, voice.code)
-        used = canvas.text(box.right, y, value, BODY, box.width // 2, "right")
-        canvas.text(box.left, y, words.risk(item, voice.code), FAINT, box.width - used - 12)
+        used = canvas.text(box.right, y, words.ranking(item, voice.code), BODY, box.width * 3 // 4, "right")
+        room = box.width - used - 12
+        names = (words.risk(item, voice.code), words.horizon(item, voice.code))
+        canvas.text(box.left, y, next((n for n in names if canvas.length(n, FAINT) <= room), names[1]), FAINT, room)
         y += BODY.line

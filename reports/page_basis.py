@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from analysis.contract import ClinicalValue, Contribution, Endpoint, SubModel
+from analysis.contract import Contribution, Endpoint, JobResult, SubModel
 from reports import particulars, words
 from reports.drawing import Canvas
 from reports.page_parts import BODY, FAINT, SECTION, section
@@ -59,9 +59,10 @@ def _factor(canvas: Canvas, x: int, y: int, width: int, item: Contribution) -> N
     canvas.text(x + used + 9, y, value, FAINT)
 
 
-def validation(canvas: Canvas, box: Box, model: SubModel, clinical: Sequence[ClinicalValue]) -> None:
+def validation(canvas: Canvas, box: Box, model: SubModel, result: JobResult) -> None:
     """How the sub-model did in cross-validation, figure by figure; then the clinical values that it was given."""
-    voice = canvas.voice
+    voice, clinical = canvas.voice, result.clinical
+    labels = {item.name: item.label for item in result.contributions}
     patients = max((item.patients for item in model.performance), default=0)
     title = voice.count(
         "Cross-validation of this sub-model, {number} patient",
@@ -77,7 +78,6 @@ def validation(canvas: Canvas, box: Box, model: SubModel, clinical: Sequence[Cli
         y += 43
     if clinical and y + 24 + BODY.line <= box.bottom:
         y = section(canvas, box.left, y + 4, box.width, voice.say("Clinical values given"))
-        values = [
-            f"{voice.retell(item.name)} {particulars.value(item.value, item.unit, voice.code)}" for item in clinical
-        ]
+        named = [(voice.retell(labels.get(item.name, item.name)), item) for item in clinical]
+        values = [f"{name} {particulars.value(item.value, item.unit, voice.code)}" for name, item in named]
         canvas.paragraph(box.left, y, box.width, "; ".join(values), FAINT, (box.bottom - y) // FAINT.line)

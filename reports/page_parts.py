@@ -39,7 +39,7 @@ def about(result: JobResult, image_number: str, voice: Speaker) -> str:
     else:
         number = result.roi.largest_slice + 1
         shown = voice.say("Tumour {volume}, CT slice {number} shown.", volume=volume, number=number)
-    return f"{population(voice)}. {shown}"
+    return voice.say("{population}. {shown}", population=population(voice), shown=shown)
 
 
 def header(canvas: Canvas, headline: str, line: str, bundle: BundleIdentity | None) -> int:
@@ -79,17 +79,19 @@ def has_view(pictures: Mapping[str, Any]) -> bool:
     return any(view in pictures for view in VIEWS)
 
 
-def views(canvas: Canvas, box: Box, pictures: Mapping[str, NDArray[Any]] | None, lettered: bool) -> int:
-    """Axial view above, coronal and sagittal below; returns the y below them."""
-    middle = (box.left + box.right) // 2
+def views(
+    canvas: Canvas, box: Box, pictures: Mapping[str, NDArray[Any]] | None, lettered: bool, notes: bool = False
+) -> int:
+    """Axial view above, coronal and sagittal below; returns the y below them. `notes`: leave more room below."""
+    middle, edge = (box.left + box.right) // 2, box.top + (272 if notes else 320)
     places = {
-        "axial": Box(box.left, box.top, box.right, box.top + 320),
-        "coronal": Box(box.left, box.top + 328, middle - 4, box.top + 458),
-        "sagittal": Box(middle + 4, box.top + 328, box.right, box.top + 458),
+        "axial": Box(box.left, box.top, box.right, edge),
+        "coronal": Box(box.left, edge + 8, middle - 4, edge + 138),
+        "sagittal": Box(middle + 4, edge + 8, box.right, edge + 138),
     }
     for name, place in places.items():
         _view(canvas, place, name, pictures or {}, lettered)
-    return box.top + 458 + 12
+    return edge + 150
 
 
 def _view(canvas: Canvas, box: Box, name: str, pictures: Mapping[str, NDArray[Any]], lettered: bool) -> None:
@@ -135,7 +137,7 @@ def notes(canvas: Canvas, box: Box, flags: Sequence[QualityFlag], revision: str 
     for place, line in enumerate(lines):
         left = len(lines) - place
         room = (box.bottom - y) // BODY.line - (1 if left > 1 else 0)
-        if room < 1 or (room < 2 and len(canvas.wrap(line, box.width, BODY, 3)) > 1):
+        if room < 1:
             more = voice.count("{number} more in the structured report", "{number} more in the structured report", left)
             canvas.text(box.left, y, more, FAINT, box.width)
             return

@@ -105,6 +105,20 @@ def risk(score: RiskScore | Performance, language: str = ENGLISH) -> str:
     )
 
 
+def horizon(score: RiskScore | Performance, language: str = ENGLISH) -> str:
+    """Endpoint and horizon, as short as can be.
+
+    >>> horizon(Performance(endpoint="OS", horizon_months=12, auc=None, patients=240, events=95))
+    'OS, 12 months'
+    """
+    return speaker(language).count(
+        "{endpoint}, {number} month",
+        "{endpoint}, {number} months",
+        score.horizon_months,
+        endpoint=str(score.endpoint),
+    )
+
+
 def natural_frequency(score: RiskScore, language: str = ENGLISH) -> str:
     """A predicted risk as people count, with its interval.
 
@@ -247,7 +261,7 @@ def discrimination(performance: Performance, language: str = ENGLISH) -> str:
     if performance.auc is None:
         return voice.say("not evaluable")
     if performance.auc_lower is not None and performance.auc_lower <= 0.5:
-        return voice.say("not shown to be better than chance")
+        return voice.say("chance not excluded")
     return voice.say(next(word for limit, word in _DISCRIMINATION if performance.auc >= limit))
 
 

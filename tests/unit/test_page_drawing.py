@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from reports.drawing import BAND, CONTOUR, GROUND, LOWERS, PANEL, QUIET, RAISES, TEXT, Box, Canvas, Style, contrast
+from reports.drawing import Canvas
+from reports.shapes import BAND, CONTOUR, GROUND, LOWERS, PANEL, QUIET, RAISES, SHADE, TEXT, Box, Style, contrast
 
 
 def outline(canvas: Canvas) -> np.ndarray:
@@ -74,7 +75,7 @@ def test_an_empty_mask_draws_no_contour() -> None:
 
 
 @pytest.mark.parametrize("colour", [TEXT, QUIET])
-@pytest.mark.parametrize("ground", [GROUND, PANEL, (0, 0, 0)])
+@pytest.mark.parametrize("ground", [GROUND, PANEL, (0, 0, 0), SHADE])
 def test_text_keeps_its_contrast_on_every_ground(colour: tuple[int, int, int], ground: tuple[int, int, int]) -> None:
     assert contrast(colour, ground) >= 4.5
 
@@ -103,6 +104,6 @@ def test_wrapped_lines_keep_all_words_or_say_that_they_do_not() -> None:
 
 
 def test_the_fonts_are_found_without_importing_matplotlib() -> None:
-    code = "import sys; from reports.drawing import font_folder; font_folder(); print('matplotlib' in sys.modules)"
+    code = "import sys; from reports.fonts import dejavu_folder; dejavu_folder(); print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
