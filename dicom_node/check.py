@@ -12,6 +12,7 @@ from dicom_node.executors import process
 from dicom_node.limits import may_associate
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.watermark import room
 from dicom_node.workitem import ConfigError, StageError
 from models.bundle import DEMO, BundleError, load
 
@@ -115,13 +116,14 @@ def _spool(settings: Settings) -> Iterator[Finding]:
         f"{settings.node.spool} can be written",
         "" if not mode else f"chmod 0700 {settings.node.spool}: others can read it",
     )
-    free = spool.free_bytes()
-    enough = free > settings.receive.reserve_disk_bytes
+    disk = room(spool.root, settings)
+    to_do = "free some space, or shorten the days in [storage]; what lies there: prognode storage"
     yield Finding(
         "disk",
-        enough,
-        f"{free / 1e9:.1f} GB free, {settings.receive.reserve_disk_bytes / 1e9:.1f} GB kept in reserve",
-        "" if enough else "free some space: C-STORE is answered with A700 until then",
+        not disk.low,
+        f"{disk.free / 1e9:.1f} GB free; warned below {disk.warn / 1e9:.1f} GB, "
+        f"nothing more is taken below {disk.refuse / 1e9:.1f} GB",
+        f"{to_do}{'; C-STORE is answered with A700 until then' if disk.full else ''}" if disk.low else "",
     )
 
 
@@ -158,12 +160,12 @@ def _callers(settings: Settings) -> Finding:
 
 def _isolation(settings: Settings) -> Finding:
     found = process.probe()
-    well = bool(found.namespace) or settings.job.isolation == "preferred"
+    well = not found.missing or settings.job.isolation == "preferred"
     who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
     return Finding(
         "job isolation",
         well,
         f"{found.text} (as {who}); memory {settings.job.memory_bytes / 1e9:.0f} GB, "
         f"{settings.job.wall_clock_seconds:.0f} s",
-        "" if well else "allow network namespaces to this service",
+        "" if well else "install bubblewrap and libseccomp2, run the service as a user of its own, allow it namespaces",
     )

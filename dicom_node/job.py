@@ -30,15 +30,17 @@ from analysis.contract import (
 )
 from config.settings import Job
 from dicom_node.decision import NotEligible, Plan
-from dicom_node.executors import process
+from dicom_node.executors import harvest, process
 from dicom_node.spool import Spool, link_or_copy, write_atomically
 from dicom_node.workitem import Permanent, Retryable, StageError
 from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
 GOLDEN_SECONDS = 120.0
+MAXIMUM_RESULT_BYTES = 16_777_216  # a real result.json has about 60 KB
+MAXIMUM_PROMISED_BYTES = 268_435_456  # of each other file; the mask and the pictures have a few MB
 PROMISED = (FEATURES_FILE, MASK_FILE, PICTURES_FILE, TIMING_FILE)
-_TRY_AGAIN = frozenset({ExitCode.TEMPORARY, 125, 128 + 9, 128 + 15, -9, -15, -24})
+_TRY_AGAIN = frozenset({ExitCode.TEMPORARY, 125, 128 + 9, 128 + 15, 128 + 24, -9, -15, -24})
 
 
 class Runner:
@@ -47,12 +49,11 @@ class Runner:
     def __init__(self, spool: Spool, limits: Job, bundle: Bundle) -> None:
         self._spool, self._limits, self._bundle = spool, limits, bundle
         self.isolation = process.probe()
-        if limits.isolation == "required" and not self.isolation.namespace:
-            raise _failed(
-                FailureReason.JOB_NOT_ISOLATED, f"job isolation is required but not to be had ({self.isolation.text})"
-            )
-        if not self.isolation.namespace:
-            LOGGER.warning("job.not_isolated jobs can reach the network here: %s", self.isolation.text)
+        lacking = ", ".join(self.isolation.missing)
+        if limits.isolation == "required" and lacking:
+            raise _failed(FailureReason.JOB_NOT_ISOLATED, f"job isolation is required but not to be had: {lacking}")
+        if lacking:
+            LOGGER.warning("job.not_isolated jobs run without: %s", lacking)
 
     def analyse(
         self,
@@ -73,13 +74,21 @@ class Runner:
         """
         folder_in, folder_out = self._prepare(key, plan, clinical, path_of, quality)
         ended = process.run(folder_in, folder_out, self._limits, self.isolation)
+        if ended.broke:
+            raise _failed(FailureReason.JOB_FAILED, f"the job {ended.broke}")
         result = classify(ended.exit_code, folder_out, key)
         with self._spool.replace_results(key, "analysis") as folder:
-            for name in (*PROMISED, RESULT_FILE):
-                if (folder_out / name).is_file():
-                    shutil.move(folder_out / name, folder / name)
-        self._spool.drop_job(key)
+            self._take(folder_out, folder)
+        process.remove(self._spool.job(key))
         return result
+
+    def _take(self, folder_out: Path, folder: Path) -> None:
+        """Copy what is promised, as far as the job has left it, and nothing that is no plain file of its own."""
+        try:
+            for name in (*PROMISED, RESULT_FILE):
+                harvest.take(folder_out, name, MAXIMUM_PROMISED_BYTES, folder / name)
+        except harvest.Unfit as error:
+            raise _failed(FailureReason.JOB_FAILED, f"the job's result is not taken: {error}") from None
 
     def state_not_eligible(self, key: str, refusal: NotEligible) -> JobResult:
         """What the planner refused needs no job: the refusal itself is the result."""
@@ -102,14 +111,17 @@ class Runner:
         path_of: Callable[[str], Path],
         quality: tuple[QualityFlag, ...],
     ) -> tuple[Path, Path]:
+        process.remove(self._spool.job(key))  # what an earlier attempt left
         folder_in, folder_out = self._spool.fresh_job(key)
+        # What cannot be mounted read-only is copied: a job must not change what was received.
+        place = link_or_copy if self.isolation.bubblewrap else shutil.copyfile
         names = [self._spool.ct_name(position) for position in range(len(plan.ct_sop_instance_uids))]
         for name, uid in zip(names, plan.ct_sop_instance_uids, strict=True):
-            link_or_copy(path_of(uid), folder_in / "ct" / name)
-        link_or_copy(path_of(plan.roi_sop_instance_uid), folder_in / "roi" / "roi.dcm")
+            place(path_of(uid), folder_in / "ct" / name)
+        place(path_of(plan.roi_sop_instance_uid), folder_in / "roi" / "roi.dcm")
         (folder_in / "bundle").mkdir()
         for path in self._bundle.folder.iterdir():
-            link_or_copy(path, folder_in / "bundle" / path.name)
+            place(path, folder_in / "bundle" / path.name)
         request = JobRequest(
             key=key,
             ct=CtInput(files=tuple(names)),
@@ -145,9 +157,10 @@ def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
     if exit_code != ExitCode.OK:
         raise _failed(FailureReason.JOB_FAILED, f"the job failed with status {exit_code}")
     try:
-        result = JobResult.model_validate_json((folder_out / RESULT_FILE).read_bytes())
-    except (OSError, ValidationError) as error:
-        text = f"the job ended well but its result is not valid ({type(error).__name__})"
+        result = JobResult.model_validate_json(harvest.read(folder_out, RESULT_FILE, MAXIMUM_RESULT_BYTES) or b"")
+    except (OSError, ValidationError, harvest.Unfit) as error:
+        why = str(error) if isinstance(error, harvest.Unfit) else type(error).__name__
+        text = f"the job ended well but its result is not valid ({why})"
         raise _failed(FailureReason.JOB_FAILED, text) from None
     if result.key != key:
         raise _failed(FailureReason.JOB_FAILED, "the job's result belongs to another work item")
@@ -169,7 +182,7 @@ def verify_golden(bundle: Bundle, limits: Job) -> str:
     """
     # The case is small: a limit set too low for studies is not the bundle's fault.
     enough = replace(limits, memory_bytes=max(limits.memory_bytes, Job().memory_bytes))
-    code, said = process.ask_module("analysis.golden", [str(bundle.folder.resolve())], GOLDEN_SECONDS, enough)
+    code, said = process.ask_module("analysis.golden", bundle.folder.resolve(), GOLDEN_SECONDS, enough)
     if code == ExitCode.OK:
         return said
     why = said.splitlines()[-1] if said else ("it did not end in time" if code is None else f"status {code}")

@@ -71,7 +71,7 @@ class Worker:
         facts = {
             "executor": settings.job.executor,
             "isolation": isolation.text,
-            "isolated": bool(isolation.namespace),
+            "isolated": not isolation.missing,
             "bundle": bundle.digest,
             "golden": golden,
         }

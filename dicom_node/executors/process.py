@@ -1,7 +1,7 @@
-"""Executor `process`: the job as a child in a network namespace of its own, with limits and a scrubbed environment.
+"""Executor `process`: the job as a child in namespaces of its own, with limits and a scrubbed environment.
 
-The chain is prlimit -> unshare -> setpriv -> python, each replacing the one before, so there is one process to wait
-for and it dies with its worker (PR_SET_PDEATHSIG): a job never outlives a killed node.
+It dies with its worker (a parent-death signal at the outermost process, a PID namespace for the rest): a job never
+outlives a killed node. What confines it, and what of that is to be had here, stands in `sandbox`.
 """
 
 import contextlib
@@ -9,90 +9,210 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from config.settings import Job
+from dicom_node.executors import cgroup, harvest, sandbox, syscalls
+from dicom_node.executors.sandbox import Isolation
 
-LOG_FILE = "job.log"
-
-
-@dataclass(frozen=True)
-class Isolation:
-    """What the kernel allows here. `namespace` are the arguments of unshare; empty: no network namespace."""
-
-    namespace: tuple[str, ...]
-    text: str
+LOG_FILE = "job.log"  # beside IN and OUT: the job cannot reach it
+LOG_BYTES = 524_288  # that are kept of the beginning, and as many of the end
+LOOK_SECONDS = 0.25  # between two looks at what it has written
+GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
+_OUR_TOOLS = frozenset({"bwrap", "unshare", "setpriv", "prlimit", "sh"})
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended: `exit_code` is negative for a signal, None when the wall clock ran out."""
+    """How a job ended: `exit_code` is negative for a signal, None when the wall clock ran out.
+
+    `broke` says which promise it broke ("" for none): it was stopped for that, or what it left is not to be trusted.
+    """
 
     exit_code: int | None
+    broke: str = ""
 
 
 def probe() -> Isolation:
-    """Try what isolates the job from the network: as root directly, else through a user namespace."""
-    for namespace, text in (
-        (("--net", "--ipc"), "network namespace"),
-        (("--user", "--map-root-user", "--net", "--ipc"), "network namespace inside a user namespace"),
-    ):
+    """Try what isolates a job here, best first."""
+    root = os.geteuid() == 0
+    above = cgroup.parents()
+    in_cgroup = bool(above) and _works(["true"], above)
+    wrap = next((one for one in sandbox.candidates(root=root) if _starts(one)), ())
+    filtered = bool(wrap) and wrap[0] == "bwrap" and _filters(wrap)
+    return sandbox.promises(wrap, root=root, filtered=filtered, in_cgroup=in_cgroup)
+
+
+def _starts(wrap: tuple[str, ...]) -> bool:
+    trial = Isolation(wrap, (), ())
+    return _works(sandbox.confined(trial, Job(), readable=[], writable=None, program=["true"]))
+
+
+def _filters(wrap: tuple[str, ...]) -> bool:
+    trial = Isolation(wrap, (), (), filtered=True)
+    command = sandbox.confined(trial, Job(), readable=[], writable=None, program=["true"])
+    with _filter(trial, command) as (filtered, descriptors):
+        return bool(descriptors) and _works(filtered, descriptors=descriptors)
+
+
+def _works(command: Sequence[str], above: tuple[cgroup.Parent, ...] = (), descriptors: Sequence[int] = ()) -> bool:
+    try:
+        group = cgroup.Cgroup(above, Job().memory_bytes, sandbox.MAXIMUM_PROCESSES) if above else None
         try:
             done = subprocess.run(
-                ["unshare", *namespace, "--", "true"],
-                capture_output=True,
-                timeout=10,
-                check=False,
-                env=_environment(None),
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
-            return Isolation(namespace, text)
-    return Isolation((), "none: this kernel or container does not allow a network namespace")
+                [*(group.join if group else []), *command], capture_output=True, timeout=10, check=False,
+                env=_environment(None), stdin=subprocess.DEVNULL, pass_fds=tuple(descriptors),
+            )  # fmt: skip
+        finally:
+            if group:
+                group.end()
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def command(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> list[str]:
     """The argument list; pure. Only the two folders are passed."""
     # -P: the output folder is the working directory and must not become a place to import from.
     python = [sys.executable, "-P", "-m", "analysis.run", str(folder_in), str(folder_out)]
-    return [*_confined(limits, isolation), *python]
-
-
-def _confined(limits: Job, isolation: Isolation) -> list[str]:
-    """What stands before a program that must not reach the network, grow, or outlive us."""
-    prlimit = [
-        "prlimit",
-        f"--as={limits.memory_bytes}",
-        f"--cpu={limits.cpu_seconds}",
-        f"--fsize={limits.output_bytes}",
-        "--core=0",
-        "--nofile=1024",
-    ]
-    unshare = ["unshare", *isolation.namespace, "--"] if isolation.namespace else []
-    setpriv = ["setpriv", "--no-new-privs", "--pdeathsig", "KILL", "--"]
-    return [*prlimit, "--", *unshare, *setpriv]
+    return sandbox.confined(isolation, limits, readable=[folder_in], writable=folder_out, program=python)
 
 
 def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> Ended:
-    """Run one job to its end or to its wall-clock limit. Raises OSError when it cannot be started at all."""
-    with (folder_out / LOG_FILE).open("wb") as log:
+    """Run one job to its end or to one of its limits. Raises OSError when it cannot be started at all."""
+    read_only = isolation.bubblewrap
+    before = {} if read_only else harvest.digests(folder_in)
+    argv = command(folder_in, folder_out, limits, isolation)
+    with _filter(isolation, argv) as (filtered, descriptors), _group(limits, isolation) as group:
         child = subprocess.Popen(
-            command(folder_in, folder_out, limits, isolation),
+            [*(group.join if group else []), *filtered],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder_out,
             env=_environment(folder_out),
             start_new_session=True,
+            pass_fds=descriptors,
         )
+        assert child.stdout is not None
+        said = threading.Thread(target=_keep_log, args=(child.stdout, folder_out.parent / LOG_FILE), daemon=True)
+        said.start()
         try:
-            return Ended(child.wait(timeout=limits.wall_clock_seconds))
-        except subprocess.TimeoutExpired:
-            return Ended(None)
+            ended = _wait(child, folder_out, limits)
         finally:
-            _kill_group(child)
+            _kill(child, group)
+    said.join(GRACE_SECONDS)
+    if not read_only and harvest.digests(folder_in) != before:
+        return Ended(ended.exit_code, "changed its inputs")
+    return ended
+
+
+def _wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job) -> Ended:
+    end = time.monotonic() + limits.wall_clock_seconds
+    code = None
+    while code is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = child.wait(timeout=LOOK_SECONDS)
+        if harvest.used(folder_out, limits.output_bytes) > limits.output_bytes:
+            return Ended(code, f"wrote more than {limits.output_bytes} bytes or {sandbox.MAXIMUM_FILES} files")
+        if code is None and time.monotonic() > end:
+            _ask_to_end(child)
+            return Ended(None)
+    return Ended(code)
+
+
+def _ask_to_end(child: "subprocess.Popen[bytes]") -> None:
+    """SIGTERM to what the job itself runs, and some time for it."""
+    for process in _below(child.pid):
+        with contextlib.suppress(OSError):
+            name = Path(f"/proc/{process}/comm").read_text().strip()
+            if name not in _OUR_TOOLS:
+                os.kill(process, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=GRACE_SECONDS)
+
+
+def _below(pid: int) -> list[int]:
+    """The children of a process, theirs, and so on."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            children.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def _kill(child: "subprocess.Popen[bytes]", group: cgroup.Cgroup | None) -> None:
+    """End what is left of the job: its session, its control group; a PID namespace ends with its first process."""
+    below = _below(child.pid) if child.poll() is None else []
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    for process in below[1:]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process, signal.SIGKILL)
+    if group is not None:
+        group.end()
+    child.wait()
+
+
+def _keep_log(stream: IO[bytes], path: Path) -> None:
+    """Write what a job says to its log: the beginning as it comes, the end when it has ended; not gigabytes."""
+    written, left_out = 0, 0
+    tail: deque[bytes] = deque()
+    with path.open("wb") as log, stream:
+        while piece := os.read(stream.fileno(), 65536):
+            if written < LOG_BYTES:
+                log.write(piece)
+                log.flush()
+                written += len(piece)
+                continue
+            tail.append(piece)
+            while sum(map(len, tail)) > LOG_BYTES:
+                left_out += len(tail.popleft())
+        if left_out:
+            log.write(f"\n... {left_out} bytes are left out here ...\n".encode())
+        log.writelines(tail)
+
+
+@contextmanager
+def _filter(isolation: Isolation, argv: list[str]) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+    """The argument list with the filter of system calls in it, and the descriptors that it needs."""
+    descriptor = syscalls.compiled() if isolation.filtered else None
+    if descriptor is None:
+        yield argv, ()
+        return
+    try:
+        yield [argv[0], "--seccomp", str(descriptor), *argv[1:]], (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _group(limits: Job, isolation: Isolation) -> Iterator[cgroup.Cgroup | None]:
+    if not isolation.in_cgroup:
+        yield None
+        return
+    group = cgroup.Cgroup(cgroup.parents(), limits.memory_bytes, sandbox.MAXIMUM_PROCESSES)
+    try:
+        yield group
+    finally:
+        group.end()
+
+
+def remove(folder: Path) -> None:
+    """Remove a job's folder, whatever the job has made of its OUT: closed folders, or ones too deep for a path."""
+    out, all_ = str(folder / "out"), str(folder)
+    for command in (["chmod", "-R", "u+rwX", "--", out], ["rm", "-rf", "--one-file-system", "--", all_]):
+        subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)
 
 
 def run_module(module: str, arguments: list[str]) -> int:
@@ -105,28 +225,26 @@ def run_module(module: str, arguments: list[str]) -> int:
     return subprocess.run(command, check=False, env=environment).returncode
 
 
-def ask_module(module: str, arguments: list[str], timeout: float, limits: Job) -> tuple[int | None, str]:
-    """Run a tool of ours, confined as a job is, and read what it says: exit status, None out of time, and output."""
-    try:
-        done = subprocess.run(
-            [*_confined(limits, probe()), sys.executable, "-P", "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout,
-            check=False,
-            env=_environment(None),
-        )
-    except subprocess.TimeoutExpired:
-        return None, ""
+def ask_module(module: str, folder: Path, timeout: float, limits: Job) -> tuple[int | None, str]:
+    """Run a tool of ours on a folder, confined as a job is, and read what it says: exit status, None out of time."""
+    isolation = probe()
+    program = [sys.executable, "-P", "-m", module, str(folder)]
+    argv = sandbox.confined(isolation, limits, readable=[folder], writable=None, program=program)
+    with _filter(isolation, argv) as (filtered, descriptors):
+        try:
+            done = subprocess.run(
+                filtered,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+                env=_environment(None),
+                pass_fds=descriptors,
+            )
+        except subprocess.TimeoutExpired:
+            return None, ""
     return done.returncode, done.stdout.decode("utf-8", "replace").strip()
-
-
-def _kill_group(child: "subprocess.Popen[bytes]") -> None:
-    """End what is left of the job's session: it, and anything it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def _environment(home: Path | None) -> dict[str, str]:

@@ -1,126 +1,282 @@
-"""The process executor: what a job cannot reach, and how its end is seen."""
+"""The process executor: what confines a job here, what a job sees, and how its end is seen."""
 
 import os
+import secrets
 import signal
-import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from config.settings import Job
-from dicom_node.executors import process
-from dicom_node.executors.process import Isolation
+from dicom_node.executors import cgroup, harvest, process, sandbox, syscalls
+from dicom_node.executors.sandbox import Isolation
+from tests import hostile
+from tests.hostile import Way, kept, log_of
 
 LIMITS = Job()
+BUBBLEWRAP = sandbox.candidates(root=True)[0]
+
+
+@pytest.fixture(params=hostile.ways(), ids=lambda way: way.name)
+def way(request: pytest.FixtureRequest) -> Way:
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "out").mkdir()
-    return tmp_path / "in", tmp_path / "out"
+def folder(tmp_path: Path, way: Way) -> Path:
+    return hostile.folders(tmp_path, way)
 
 
-def gone(pid: int) -> bool:
-    """Wait for a killed process to leave; a zombie that nobody reaps counts as gone."""
-    for _ in range(200):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
+# -- the argument list -------------------------------------------------------------------------------------------
 
 
-def run_code(
-    monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path], code: str, limits: Job = LIMITS
-) -> int | None:
-    """Run a hostile job: the real chain of limits, with other Python code at its end."""
-    real = process.command
-
-    def command(*arguments: object) -> list[str]:
-        argv = real(*arguments)  # type: ignore[arg-type]
-        return [*argv[: argv.index("-m")], "-c", code]
-
-    monkeypatch.setattr(process, "command", command)
-    return process.run(*folders, limits, process.probe()).exit_code
-
-
-def test_the_command_passes_only_the_two_folders(folders: tuple[Path, Path]) -> None:
-    argv = process.command(*folders, LIMITS, Isolation(("--net",), "x"))
+@pytest.mark.parametrize("wrap", sandbox.candidates(root=False), ids=lambda wrap: " ".join(wrap[:3]))
+def test_the_command_passes_only_the_two_folders(tmp_path: Path, wrap: tuple[str, ...]) -> None:
+    folders = (tmp_path / "in", tmp_path / "out")
+    argv = process.command(*folders, LIMITS, Isolation(wrap, (), ()))
     assert argv[argv.index(sys.executable) :] == [sys.executable, "-P", "-m", "analysis.run", *map(str, folders)]
-    assert argv.index("unshare") < argv.index("setpriv") < argv.index(sys.executable)
+    assert argv.index("prlimit") < argv.index(sys.executable)
+    assert ("--no-new-privs" in argv) == (wrap[0] == "unshare")  # bubblewrap always sets it
+
+
+def test_bubblewrap_shows_the_job_the_system_our_packages_and_its_folders_alone(tmp_path: Path) -> None:
+    folders = (tmp_path / "in", tmp_path / "out")
+    argv = process.command(*folders, LIMITS, Isolation(BUBBLEWRAP, (), ()))
+    pairs = [(argv[k + 1], argv[k]) for k, word in enumerate(argv) if word in ("--ro-bind", "--bind")]
+    shown = {argv[k + 1] for k, word in enumerate(argv) if word in ("--ro-bind", "--bind")}
+    assert [argv[k + 1] for k, word in enumerate(argv) if word == "--bind"] == [str(folders[1])]
+    root = Path(process.__file__).parent.parent.parent
+    ours = {str(root / name) for name in ("analysis", "models", "config")}
+    pythons = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
+    assert shown <= ours | pythons | set(map(str, folders)) | {"/proc/sys"}, pairs
+    assert argv[argv.index("--remount-ro", argv.index("--bind")) + 1] == "/"
+
+
+def test_what_is_promised_is_either_in_force_or_missing() -> None:
+    names = {
+        sandbox.NETWORK, sandbox.PRIVILEGES, sandbox.SYSTEM_CALLS, sandbox.INPUTS, sandbox.NOTHING_ELSE,
+        sandbox.NO_SURVIVOR, sandbox.PROCESSES, sandbox.MEMORY, *sandbox.ALWAYS,
+    }  # fmt: skip
+    for root in (False, True):
+        for wrap in (*sandbox.candidates(root=root), ()):
+            for filtered, in_cgroup in ((False, False), (True, True)):
+                found = sandbox.promises(wrap, root=root, filtered=filtered, in_cgroup=in_cgroup)
+                assert {name for name, _ in found.in_force} ^ set(found.missing) == names
+                assert all(name in found.text for name in names)
+    best = sandbox.promises(BUBBLEWRAP, root=False, filtered=True, in_cgroup=False)
+    assert best.missing == ()
+    assert sandbox.PROCESSES in sandbox.promises(BUBBLEWRAP, root=True, filtered=True, in_cgroup=False).missing
+    assert len(sandbox.promises((), root=True, filtered=False, in_cgroup=False).missing) == 6
+
+
+# -- what a job sees ---------------------------------------------------------------------------------------------
 
 
 def test_the_job_sees_nothing_of_the_node_s_environment(
-    monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path]
+    monkeypatch: pytest.MonkeyPatch, folder: Path, way: Way
 ) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
-    assert run_code(monkeypatch, folders, "import os; print(sorted(os.environ)); print(os.environ)") == 0
-    log = (folders[1] / process.LOG_FILE).read_text()
-    assert "SECRET" not in log
-    assert "s3cr3t" not in log
+    code = "import os; print(sorted(os.environ)); print(open('/proc/self/environ').read())"
+    assert way.run(folder, code)["exit_code"] == 0
+    assert "OMP_NUM_THREADS" in log_of(folder)
+    assert "SECRET" not in log_of(folder)
+    assert "s3cr3t" not in log_of(folder)
 
 
-def test_the_job_has_no_network(monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path]) -> None:
-    if not process.probe().namespace:
-        pytest.skip("this kernel or container allows no network namespace")
-    listener = __import__("socket").create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    code = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
-    assert run_code(monkeypatch, folders, code) == 1
-    assert "unreachable" in (folders[1] / process.LOG_FILE).read_text()
-    listener.close()
-
-
-def test_a_job_that_wants_too_much_memory_gets_an_error(
-    monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path]
-) -> None:
-    limits = replace(LIMITS, memory_bytes=300_000_000)
-    assert run_code(monkeypatch, folders, "x = bytearray(600_000_000)", limits) == 1
-    assert "MemoryError" in (folders[1] / process.LOG_FILE).read_text()
-
-
-def test_a_job_that_fills_the_disk_is_stopped_at_its_limit(
-    monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path]
-) -> None:
-    code = "f = open('big', 'wb')\nwhile True: f.write(b'x' * 1_000_000)"
-    assert run_code(monkeypatch, folders, code, replace(LIMITS, output_bytes=5_000_000)) not in (0, None)
-    assert (folders[1] / "big").stat().st_size <= 5_000_000
-
-
-def test_a_job_past_its_wall_clock_is_killed_with_its_children(
-    monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path]
-) -> None:
+def test_the_job_has_no_privileges_and_can_get_none(folder: Path, way: Way) -> None:
     code = (
-        "import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "child = subprocess.Popen(['sleep', '300']); open('pid', 'w').write(str(child.pid)); time.sleep(300)"
+        "status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in line)\n"
+        "print(*(status[k].strip() for k in ('CapEff', 'CapPrm', 'CapInh', 'NoNewPrivs', 'Seccomp')))"
+    )
+    assert way.run(folder, code)["exit_code"] == 0
+    effective, permitted, inherited, no_new, filtered = log_of(folder).split()
+    assert no_new == "1"
+    assert int(inherited, 16) == 0
+    if way.tool == "bwrap" or way.user:
+        assert (int(effective, 16), int(permitted, 16)) == (0, 0)
+    if sandbox.SYSTEM_CALLS in kept(way)["in_force"]:
+        assert filtered == "2"  # SECCOMP_MODE_FILTER
+
+
+def test_a_job_that_wants_too_much_memory_gets_an_error(folder: Path, way: Way) -> None:
+    assert way.run(folder, "x = bytearray(600_000_000)", memory_bytes=300_000_000)["exit_code"] == 1
+    assert "MemoryError" in log_of(folder)
+
+
+def test_a_job_that_takes_too_much_processor_time_is_killed(folder: Path, way: Way) -> None:
+    ended = way.run(folder, "while True: pass", cpu_seconds=1)
+    assert ended["exit_code"] in (-9, -24, 128 + 9, 128 + 24)
+
+
+def test_a_job_cannot_open_files_without_end(folder: Path, way: Way) -> None:
+    code = "import os\nheld = []\ntry:\n    while True: held.append(os.open('/dev/null', 0))\n"
+    code += "except OSError as e: print(len(held), e)"
+    assert way.run(folder, code)["exit_code"] == 0
+    assert int(log_of(folder).split()[0]) <= 1024
+
+
+def test_the_exit_status_is_the_job_s_own(folder: Path, way: Way) -> None:
+    assert way.run(folder, "raise SystemExit(75)") == {"exit_code": 75, "broke": ""}
+
+
+# -- its end -----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_past_its_wall_clock_is_asked_to_end_and_may_tidy_up(folder: Path, way: Way) -> None:
+    code = "import time\ntry:\n    time.sleep(60)\nfinally: print('ended by itself', flush=True)"
+    code = f"import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n{code}"
+    assert way.run(folder, code, wall_clock_seconds=1.0)["exit_code"] is None
+    assert "ended by itself" in log_of(folder)
+
+
+def test_a_job_that_ignores_sigterm_is_killed_with_its_children(folder: Path, way: Way) -> None:
+    token = secrets.token_hex(8)
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300) # {token}'])\ntime.sleep(300)"
     )
     start = time.monotonic()
-    assert run_code(monkeypatch, folders, code, replace(LIMITS, wall_clock_seconds=2.0)) is None
-    assert time.monotonic() - start < 30
-    pid = int((folders[1] / "pid").read_text())
-    assert gone(pid)
+    assert way.run(folder, code, wall_clock_seconds=2.0)["exit_code"] is None
+    assert time.monotonic() - start < 20
+    assert hostile.gone(token)
 
 
-def test_a_job_dies_with_its_worker(folders: tuple[Path, Path]) -> None:
-    code = (
-        "from pathlib import Path\nfrom config.settings import Job\nfrom dicom_node.executors import process\n"
-        "real = process.command\n"
-        "process.command = lambda *a: [*real(*a)[:real(*a).index('-m')], '-c', "
-        '\'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(300)\']\n'
-        f"process.run(Path({str(folders[0])!r}), Path({str(folders[1])!r}), Job(), process.probe())\n"
-    )
-    worker = subprocess.Popen([sys.executable, "-c", code])
-    written = folders[1] / "pid"
-    deadline = time.monotonic() + 20
-    while not (written.exists() and written.read_text()) and time.monotonic() < deadline:
+def test_a_job_dies_with_its_worker(folder: Path, way: Way) -> None:
+    token = secrets.token_hex(8)
+    worker = way.runner(folder, f"import time; open('here', 'w').close(); time.sleep(300) # {token}")
+    end = time.monotonic() + 20
+    while not (folder / "out" / "here").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    pid = int(written.read_text())
+    assert len(hostile.running(token)) > 1
     os.kill(worker.pid, signal.SIGKILL)
-    worker.wait()
-    assert gone(pid)
+    worker.communicate()
+    assert hostile.gone(token)
+
+
+def test_a_folder_that_a_job_has_closed_or_dug_deep_is_removed(tmp_path: Path, way: Way) -> None:
+    if way.user != os.geteuid():
+        pytest.skip("the node removes it, as the user that it runs as")
+    folder = hostile.folders(tmp_path, way)
+    code = (
+        "import os\nos.makedirs('closed/inside'); os.chmod('closed', 0)\n"
+        "for _ in range(3000): os.mkdir('d' * 200); os.chdir('d' * 200)"
+    )
+    way.run(folder, code)
+    process.remove(folder)
+    assert not folder.exists()
+
+
+# -- what it leaves ----------------------------------------------------------------------------------------------
+
+
+def test_a_plain_file_is_taken_and_an_absent_one_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    assert harvest.take(tmp_path, "a", 3_000_000, tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"x" * 3_000_000
+    assert not harvest.take(tmp_path, "absent", 10, tmp_path / "c")
+    assert harvest.read(tmp_path, "absent", 10) is None
+
+
+def test_links_pipes_devices_folders_and_files_without_end_are_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"another study")
+    (tmp_path / "symlink").symlink_to(tmp_path / "secret")
+    (tmp_path / "dangling").symlink_to("/nowhere")
+    os.link(tmp_path / "secret", tmp_path / "hardlink")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(1 << 40)
+    started = time.monotonic()
+    for name in ("symlink", "dangling", "hardlink", "pipe", "folder", "device", "sparse"):
+        with pytest.raises(harvest.Unfit, match=name):
+            harvest.take(tmp_path, name, 1 << 30, tmp_path / "taken")
+        with pytest.raises(harvest.Unfit):
+            harvest.read(tmp_path, name, 1 << 30)
+    assert time.monotonic() - started < 2
+    assert not (tmp_path / "taken").exists()
+
+
+def test_what_is_used_counts_blocks_and_entries_and_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"x" * 1_000_000)
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(1 << 40)
+    (tmp_path / "up").symlink_to("/")
+    assert 1_000_000 <= harvest.used(tmp_path, 1 << 50) < 1_100_000
+    for number in range(sandbox.MAXIMUM_FILES + 1):
+        (tmp_path / "a" / str(number)).touch()
+    assert harvest.used(tmp_path, 1 << 50) > 1 << 50
+
+
+# -- the kernel's part -------------------------------------------------------------------------------------------
+
+
+def test_the_filter_of_system_calls_is_compiled_or_said_to_be_missing() -> None:
+    descriptor = syscalls.compiled()
+    if descriptor is None:
+        pytest.skip("no libseccomp here")
+    try:
+        size = os.fstat(descriptor).st_size
+        assert size > 500
+        assert size % 8 == 0  # instructions of struct sock_filter
+    finally:
+        os.close(descriptor)
+
+
+MOUNTINFO = """\
+25 30 0:23 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate
+"""
+MOUNTINFO_V1 = """\
+31 30 0:26 / {0}/memory rw shared:9 - cgroup cgroup rw,memory
+32 30 0:27 / {0}/cpu,cpuacct rw shared:10 - cgroup cgroup rw,cpu,cpuacct
+33 30 0:28 / {0}/pids rw shared:11 - cgroup cgroup rw,pids
+"""
+
+
+def test_the_groups_of_both_versions_are_found_in_the_kernel_s_tables() -> None:
+    assert cgroup._mounted(MOUNTINFO) == {"": Path("/sys/fs/cgroup")}
+    assert cgroup._mounted(MOUNTINFO_V1.format("/cg"))["cpuacct"] == Path("/cg/cpu,cpuacct")
+    assert cgroup._own_groups("0::/system.slice/x.service\n3:cpu,cpuacct:/a:b\n") == [
+        ("", "/system.slice/x.service"), ("cpu", "/a:b"), ("cpuacct", "/a:b"),
+    ]  # fmt: skip
+
+
+def test_a_group_under_systemd_is_used_only_where_it_is_delegated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for cgroup v2: the files, without the kernel behind them."""
+    service = tmp_path / "system.slice" / "node.service"
+    service.mkdir(parents=True)
+    for name, text in (("cgroup.controllers", "cpu memory pids"), ("cgroup.procs", ""), ("cgroup.subtree_control", "")):
+        (service / name).write_text(text)
+    own = {"": "/system.slice/node.service"}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert cgroup._unified(own, {"": tmp_path}) == ()
+    monkeypatch.setattr(os, "getxattr", lambda path, name: b"1" if name == "user.delegate" else b"")
+    (parent,) = cgroup._unified(own, {"": tmp_path})
+    assert (parent.folder, parent.memory, parent.processes) == (service, "memory.max", "pids.max")
+    assert (service / "cgroup.subtree_control").read_text() == "+memory +pids"
+    (service / "cgroup.controllers").write_text("cpu memory")
+    assert cgroup._unified(own, {"": tmp_path}) == ()
+
+
+def test_a_job_s_group_holds_its_processes_and_ends_with_all_of_them() -> None:
+    above = cgroup.parents()
+    if not above:
+        pytest.skip("this machine gives us no control group")
+    import subprocess
+
+    group = cgroup.Cgroup(above, 500_000_000, 20)
+    child = subprocess.Popen([*group.join, "sh", "-c", "sleep 300 & sleep 300 & setsid sleep 300 & wait"])
+    end = time.monotonic() + 10
+    while len(group.processes()) < 4 and time.monotonic() < end:
+        time.sleep(0.05)
+    held = group.processes()
+    assert len(held) == 4
+    group.end()
+    child.wait(10)
+    assert group.processes() == []
+    assert not any(folder.exists() for folder in group._folders)

@@ -1,0 +1,155 @@
+"""A control group for each job, where the node may make one: memory and processes of all of it together.
+
+Under systemd with `Delegate=yes` (cgroup v2), as root in a container, or on a machine with cgroup v1.
+"""
+
+import contextlib
+import itertools
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mountinfo")
+OWN = Path("/proc/self/cgroup")
+KILL_SECONDS = 10.0
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Where a job's group may be made: a folder, and its files for memory and processes ("" when it has none)."""
+
+    folder: Path
+    memory: str
+    processes: str
+
+
+def parents() -> tuple[Parent, ...]:
+    """One for cgroup v2, two for v1; () where the node may not make groups with limits."""
+    try:
+        own = dict(_own_groups(OWN.read_text()))
+        mounts = _mounted(MOUNTS.read_text())
+    except OSError:
+        return ()
+    return _unified(own, mounts) or _separate(own, mounts)
+
+
+def _own_groups(text: str) -> list[tuple[str, str]]:
+    """(controller, path) of each line "number:controllers:path"; "" is cgroup v2."""
+    lines = (line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2)
+    return [(name, path) for _, names, path in lines for name in names.split(",")]
+
+
+def _mounted(text: str) -> dict[str, Path]:
+    """Mount point of each controller; "" is cgroup v2."""
+    found: dict[str, Path] = {}
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.partition(" ")
+        names = [""] if kind == "cgroup2" else options.split()[-1].split(",") if kind == "cgroup" else []
+        for name in names:
+            found.setdefault(name, Path(left.split()[4]))
+    return found
+
+
+def _unified(own: dict[str, str], mounts: dict[str, Path]) -> tuple[Parent, ...]:
+    if "" not in own or "" not in mounts:
+        return ()
+    folder = mounts[""] / own[""].lstrip("/")
+    try:
+        offered = set((folder / "cgroup.controllers").read_text().split())
+    except OSError:
+        return ()
+    if not {"memory", "pids"} <= offered or not _delegated(folder, own[""]):
+        return ()
+    try:
+        _enable(folder)
+    except OSError:
+        return ()
+    return (Parent(folder, "memory.max", "pids.max"),)
+
+
+def _delegated(folder: Path, path: str) -> bool:
+    """Whether this part of the tree is ours: systemd says so, or it is a container's own root."""
+    if not os.access(folder / "cgroup.procs", os.W_OK):
+        return False
+    try:
+        return path == "/" or os.geteuid() != 0 or os.getxattr(folder, "user.delegate") == b"1"
+    except OSError:
+        return False
+
+
+def _enable(folder: Path) -> None:
+    """Give groups below their limits. A group with processes may not: those (the node) move one down first."""
+    switch = folder / "cgroup.subtree_control"
+    try:
+        switch.write_text("+memory +pids")
+    except OSError:
+        below = folder / "node"
+        below.mkdir(exist_ok=True)
+        for process in (folder / "cgroup.procs").read_text().split():
+            (below / "cgroup.procs").write_text(process)
+        switch.write_text("+memory +pids")
+
+
+def _separate(own: dict[str, str], mounts: dict[str, Path]) -> tuple[Parent, ...]:
+    found = []
+    for name, memory, processes in (("memory", "memory.limit_in_bytes", ""), ("pids", "", "pids.max")):
+        if name not in own or name not in mounts:
+            return ()
+        folder = mounts[name] / own[name].lstrip("/")
+        if not os.access(folder / "cgroup.procs", os.W_OK):
+            return ()
+        found.append(Parent(folder, memory, processes))
+    return tuple(found)
+
+
+class Cgroup:
+    """The group of one job. `join` goes in front of its command; `end` kills what is left and removes the group."""
+
+    def __init__(self, above: tuple[Parent, ...], memory_bytes: int, processes: int) -> None:
+        """Raises OSError where the kernel refuses."""
+        name = f"prognode-job-{os.getpid()}-{next(_numbers)}"
+        self._folders = [parent.folder / name for parent in above]
+        try:
+            for parent, folder in zip(above, self._folders, strict=True):
+                folder.mkdir()
+                if parent.memory:
+                    (folder / parent.memory).write_text(str(memory_bytes))
+                if parent.processes:
+                    (folder / parent.processes).write_text(str(processes))
+                with contextlib.suppress(OSError):
+                    (folder / "memory.swap.max").write_text("0")
+        except OSError:
+            self.end()
+            raise
+
+    @property
+    def join(self) -> list[str]:
+        """A shell that enters the groups and becomes the command."""
+        files = [str(folder / "cgroup.procs") for folder in self._folders]
+        enter = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 126; shift; done; shift; exec "$@"'
+        return ["/bin/sh", "-c", enter, "join", *files, "--"]
+
+    def processes(self) -> list[int]:
+        found = set()
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                found |= {int(word) for word in (folder / "cgroup.procs").read_text().split()}
+        return sorted(found)
+
+    def end(self) -> None:
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                (folder / "cgroup.kill").write_text("1")
+        limit = time.monotonic() + KILL_SECONDS
+        while (left := self.processes()) and time.monotonic() < limit:
+            for process in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.01)
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

@@ -1,0 +1,93 @@
+"""What a job leaves in OUT, taken with care: it may have left links, pipes, devices, or files without end."""
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from dicom_node.executors.sandbox import MAXIMUM_FILES
+
+PIECE_BYTES = 1 << 20
+
+
+class Unfit(Exception):
+    """A file of the job's that is not taken; the text names it and says why."""
+
+
+def read(folder: Path, name: str, most: int) -> bytes | None:
+    """A file that a job has left; None when there is none. Raises Unfit for anything but a plain file of that size."""
+    pieces = _pieces(folder, name, most)
+    return None if pieces is None else b"".join(pieces)
+
+
+def take(folder: Path, name: str, most: int, target: Path) -> bool:
+    """Copy a file that a job has left to `target`; False when there is none. Raises Unfit and OSError."""
+    pieces = _pieces(folder, name, most)
+    if pieces is None:
+        return False
+    with target.open("xb") as stream:
+        for piece in pieces:
+            stream.write(piece)
+    return True
+
+
+def _pieces(folder: Path, name: str, most: int) -> Iterator[bytes] | None:
+    try:
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unfit(f"{name} is no plain file ({error.strerror})") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(descriptor)
+        raise Unfit(f"{name} is no plain file of the job's own")
+    if status.st_size > most:
+        os.close(descriptor)
+        raise Unfit(f"{name} has {status.st_size} bytes; {most} are the most")
+    return _read(descriptor)
+
+
+def _read(descriptor: int) -> Iterator[bytes]:
+    with os.fdopen(descriptor, "rb") as stream:
+        while piece := stream.read(PIECE_BYTES):
+            yield piece
+
+
+def used(folder: Path, most: int) -> int:
+    """Bytes on the disk in a folder and all below it, links not followed; counting stops beyond `most`.
+
+    More than MAXIMUM_FILES entries, or folders too deep to be looked into, count as more than `most`.
+    """
+    total, entries, left = 0, 0, [folder]
+    while left and total <= most:
+        try:
+            with os.scandir(left.pop()) as found:
+                for entry in found:
+                    entries += 1
+                    with contextlib.suppress(FileNotFoundError):
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(Path(entry.path))
+        except (FileNotFoundError, PermissionError):
+            continue  # gone, or closed by the job: what it holds came through while it was open
+        except OSError:
+            return most + 1
+        if entries > MAXIMUM_FILES:
+            return most + 1
+    return total
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path in it; links and the like by what they are."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink() or not path.is_file():
+            found[name] = f"mode {path.lstat().st_mode:o}"
+        else:
+            with path.open("rb") as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
