@@ -14,7 +14,7 @@ from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING
 from config.identity import VERSION
 from dicom_node import operations
 from dicom_node.store import Store
-from dicom_node.web import actions, results, sr_text, study_page, study_view, views
+from dicom_node.web import actions, clinical_view, results, sr_text, study_page, study_view, views
 from dicom_node.web.deps import STATIC, Operator, SpoolDep, StoreDep, Viewer, opened, templates
 from dicom_node.web.errors import Problem
 from dicom_node.web.images import WINDOWS
@@ -151,6 +151,7 @@ def worklist(
         OUTCOMES=OUTCOMES.items(),
         SORTS=SORTS.items(),
         synthetic=study_page.is_synthetic(request, store, found.rows),
+        newer=store.clinical.newer(),
         live=True,
     )
 
@@ -228,6 +229,7 @@ def item(
     context = study_page.parts(request, row, store, spool, signed)
     if whole:
         context |= study_page.body(request, row, store, spool, slice, window, signed)
+        context["desk"] = clinical_view.section(request, row, store, spool, signed)
     return render(request, "study.html", synthetic=study_page.is_synthetic(request, store, [row]), live=True, **context)
 
 
@@ -309,7 +311,7 @@ def act(
         return _confirm(request, row_of(item_id, store), action, store, refused, 409)
     answer = RedirectResponse(f"/items/{row.id}", 303)
     notice = quote(f"{actions.described(action, row, ()).label}: {said}.")
-    _keep(request, answer, NOTICE, notice, 60)
+    keep_cookie(request, answer, NOTICE, notice, 60)
     return answer
 
 
@@ -335,7 +337,7 @@ def scheme(request: Request, signed: Viewer, next: Annotated[str, Form(max_lengt
     return answer
 
 
-def _keep(request: Request, answer: Response, name: str, value: str, seconds: int) -> None:
+def keep_cookie(request: Request, answer: Response, name: str, value: str, seconds: int) -> None:
     """A cookie that says nothing of anyone."""
     secure = request.url.scheme == "https"
     answer.set_cookie(name, value, seconds, httponly=True, samesite="strict", secure=secure)
