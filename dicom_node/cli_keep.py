@@ -56,8 +56,9 @@ def storage_clean(
     Example: prognode storage clean --dry-run
     """
     from dicom_node.spool import Spool
-    from dicom_node.storage import Cleaner, room
+    from dicom_node.storage import Cleaner
     from dicom_node.storage_report import report
+    from dicom_node.watermark import room
 
     settings = settings_of(config)
     store, spool = store_of(settings), Spool(settings.node.spool)
@@ -66,11 +67,11 @@ def storage_clean(
             if kind.goes.objects:
                 print(f"would remove {kind.goes.objects} {kind.name}, {_size(kind.goes.bytes)}")
         return
-    pressed = room(spool, settings).low
+    pressed = room(spool.root, settings).low
     removed = Counter(Cleaner(store, spool, settings).everything(pressed=pressed))
     for name, count in sorted(removed.items()):
         print(f"removed {count} {name}")
-    print(f"{_size(room(spool, settings).free)} are free")
+    print(f"{_size(room(spool.root, settings).free)} are free")
 
 
 def _storage_lines(found: "Report") -> Iterator[str]:

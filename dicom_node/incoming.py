@@ -31,10 +31,11 @@ from dicom_node.door import Arrived
 from dicom_node.elements import UnreadableHeader, is_uid
 from dicom_node.outline import check_structure
 from dicom_node.spool import Spool
+from dicom_node.watermark import Disk
 
 LOGGER = logging.getLogger(__name__)
 BUFFER_BYTES = 1 << 20
-ROOM_CHECK_BYTES = 1 << 26  # how much is written between two looks at the free space
+ROOM_BYTES = 1 << 24  # how much room an object asks for at a time
 MAXIMUM_COMMAND_BYTES = 1 << 16  # a real command set has a few hundred
 MAXIMUM_MESSAGE_BYTES = 1 << 22  # data sets of everything but C-STORE stay in memory; a commitment report has 1.5 MB
 SLOWEST_BYTES_PER_SECOND = 1024.0  # of a message as a whole, on top of the time for a PDU
@@ -51,15 +52,15 @@ class Incoming:
     `error` for the answer (the rest of the object is read and dropped); raising here would abort the association.
     """
 
-    def __init__(self, path: Path, spool: Spool, reserve_bytes: int) -> None:
+    def __init__(self, path: Path, disk: Disk) -> None:
         self.path = path
         self.name = str(path)
         self.file = self
         self.error: str | None = None
         self.size = 0
-        self._spool = spool
-        self._reserve_bytes = reserve_bytes
-        self._checked_at = 0
+        self._disk = disk
+        self._promised = False
+        self._asked_at = 0
         self._digest = hashlib.sha256()
         self._stream: Any = None
 
@@ -77,7 +78,7 @@ class Incoming:
         meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
         meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
         try:
-            self._check_room()
+            self._ask_for_room()
             if self.error is None:
                 self._stream = self.path.open("xb", buffering=BUFFER_BYTES)
                 self._stream.write(b"\0" * 128 + b"DICM")
@@ -91,9 +92,10 @@ class Incoming:
         if self._stream is not None and self.error is None:
             self._digest.update(data)
             try:
-                if self.size - self._checked_at > ROOM_CHECK_BYTES:
-                    self._checked_at = self.size
-                    self._check_room()
+                if self.size - self._asked_at > ROOM_BYTES:
+                    self._stream.flush()
+                    self._asked_at = self.size
+                    self._ask_for_room()
                 self._stream.write(data)
             except OSError as error:
                 self._fail(error)
@@ -109,6 +111,7 @@ class Incoming:
                 stream.close()
             except OSError as error:
                 self._fail(error)
+        self._give_room_back()
 
     def complete(self) -> str:
         """Make the bytes durable; gives the SHA-256 of the data set. Raises OSError."""
@@ -121,9 +124,16 @@ class Incoming:
         self.close()
         self.path.unlink(missing_ok=True)
 
-    def _check_room(self) -> None:
-        if self._spool.free_bytes() < self._reserve_bytes:
+    def _ask_for_room(self) -> None:
+        self._give_room_back()
+        self._promised = self._disk.take(ROOM_BYTES)
+        if not self._promised:
             self.error = "disk space is below the reserve"
+
+    def _give_room_back(self) -> None:
+        if self._promised:
+            self._promised = False
+            self._disk.give(ROOM_BYTES)
 
     def _fail(self, error: OSError) -> None:
         self.error = f"disk: {error.strerror or type(error).__name__}"
@@ -132,11 +142,11 @@ class Incoming:
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom is not typed here
     """A DIMSE provider that gives each C-STORE a file in the spool. `stored` and `refused` count for the log."""
 
-    def __init__(self, association: Association, spool: Spool, limits: Receive) -> None:
+    def __init__(self, association: Association, spool: Spool, limits: Receive, disk: Disk) -> None:
         super().__init__(association)
         self.message: Any = None
         self._spool = spool
-        self._reserve_bytes = limits.reserve_disk_bytes
+        self._disk = disk
         self._seconds = limits.dimse_timeout_seconds
         self._began, self._came = 0.0, 0  # when the message began, and its bytes so far
         self.stored = 0
@@ -206,7 +216,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
             raise Unacceptable(f"has a data set that is not taken: {error}") from None
 
     def _begin(self, message: C_STORE_RQ) -> Incoming:
-        incoming = Incoming(self._spool.new_incoming(), self._spool, self._reserve_bytes)
+        incoming = Incoming(self._spool.new_incoming(), self._disk)
         with self._lock:
             self._open.add(incoming)
         command = message.command_set
@@ -232,7 +242,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
             incoming.discard()
 
 
-def request_handler(spool: Spool, limits: Receive) -> type[RequestHandler]:
+def request_handler(spool: Spool, limits: Receive, disk: Disk) -> type[RequestHandler]:
     """A request handler whose associations write into this spool (socketserver wants a class, so it is made here).
 
     Its `request` is what the door has let in.
@@ -246,7 +256,7 @@ def request_handler(spool: Spool, limits: Receive) -> type[RequestHandler]:
             self.request = arrived.connection
             association = super()._create_association()
             accepted(association, arrived.connection, arrived.caller, arrived.request, limits)
-            association.dimse = SpoolingProvider(association, spool, limits)
+            association.dimse = SpoolingProvider(association, spool, limits, disk)
             return association
 
     return SpoolingRequestHandler

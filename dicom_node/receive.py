@@ -33,6 +33,7 @@ from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.tls import complaints, server_context
 from dicom_node.ups_scp import UpsScp
+from dicom_node.watermark import Disk
 
 LOGGER = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Receiver:
         self._door: Door | None = None
         self._listeners: list[Listener] = []
         self._ledger: Ledger | None = None
+        self._disk = Disk(spool.root, settings)
         self._audit = AssociationAudit(self._post, clock)
         self._locked = ExitStack()
         self.port = settings.node.port
@@ -150,7 +152,7 @@ class Receiver:
             ssl_context=context,
             evt_handlers=handlers,
             server_class=Listener,
-            request_handler=request_handler(self._spool, self._settings.receive),
+            request_handler=request_handler(self._spool, self._settings.receive, self._disk),
         )
         self._listeners.append(listener)
         return int(listener.server_address[1])

@@ -100,9 +100,6 @@ class Spool:
             path.unlink()
         return len(leftovers)
 
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(self.root).free
-
     # -- instances -------------------------------------------------------------------------------------------
 
     def new_incoming(self) -> Path:

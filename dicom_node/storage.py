@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import Settings
@@ -17,6 +16,7 @@ from dicom_node import compose
 from dicom_node.retention import Contents
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.watermark import room
 from dicom_node.workitem import State
 
 LOGGER = logging.getLogger(__name__)
@@ -24,37 +24,6 @@ DAY_SECONDS = 86_400.0
 PASS_SECONDS = 600.0  # between two looks at everything; while the disk is low, each turn of the clock is one
 WARN_AGAIN_SECONDS = 3600.0
 ENDED = (None, State.COMPLETED, State.FAILED, State.CANCELED)  # states in which a job folder is nobody's
-
-
-@dataclass(frozen=True)
-class Room:
-    """Free space of the spool's disk in bytes, and the watermarks it is held against."""
-
-    free: int
-    total: int
-    warn: int
-    refuse: int
-
-    @property
-    def low(self) -> bool:
-        return self.free < self.warn
-
-    @property
-    def full(self) -> bool:
-        """Nothing more is taken."""
-        return self.free < self.refuse
-
-
-def room(spool: Spool, settings: Settings) -> Room:
-    """How full the disk is. Raises OSError."""
-    usage = shutil.disk_usage(spool.root)
-    limits = settings.storage
-    return Room(
-        free=usage.free,
-        total=usage.total,
-        warn=max(limits.warn_free_bytes, int(usage.total * limits.warn_free_percent / 100)),
-        refuse=max(settings.receive.reserve_disk_bytes, int(usage.total * limits.refuse_free_percent / 100)),
-    )
 
 
 class Cleaner:
@@ -128,7 +97,7 @@ class Cleaner:
                 if study in seen:
                     continue
                 seen.add(study)
-                if pressed and not room(self._spool, self._all).low:
+                if pressed and not room(self._spool.root, self._all).low:
                     return
                 kind = self._remove_study(study, cutoffs)
                 if kind:
@@ -168,7 +137,7 @@ class Cleaner:
         while found := self._store.retention.results_here(max(cutoffs.values()), after):
             after = (found[-1]["updated_at"], found[-1]["id"])
             for row in found:
-                if pressed and not room(self._spool, self._all).low:
+                if pressed and not room(self._spool.root, self._all).low:
                     return
                 cutoff = cutoffs.get(State(row["state"]), float("-inf"))
                 condition = self._store.retention.condition(row["study_instance_uid"])
@@ -210,7 +179,7 @@ class Cleaner:
 
     def _look(self) -> bool:
         """Whether the disk is low; says so, but not each second."""
-        seen = room(self._spool, self._all)
+        seen = room(self._spool.root, self._all)
         if seen.low and self._clock() - self._warned >= WARN_AGAIN_SECONDS:
             self._warned = self._clock()
             words = "nothing more is taken until there is room" if seen.full else "what may go goes sooner"

@@ -10,8 +10,9 @@ from config.settings import Settings
 from dicom_node.audit_trail import trail_path
 from dicom_node.retention import Condition
 from dicom_node.spool import Spool
-from dicom_node.storage import DAY_SECONDS, ENDED, Cleaner, Room, room
+from dicom_node.storage import DAY_SECONDS, ENDED, Cleaner
 from dicom_node.store import Store
+from dicom_node.watermark import Room, room
 from dicom_node.workitem import State
 
 YOUNG = "is not old enough"
@@ -63,14 +64,14 @@ class Report:
 
 def report(store: Store, spool: Spool, settings: Settings, clock: Callable[[], float] = time.time) -> Report:
     """Look at everything; nothing is changed. Raises OSError."""
-    return Report(room(spool, settings), tuple(_Inventory(store, spool, settings, clock).kinds()))
+    return Report(room(spool.root, settings), tuple(_Inventory(store, spool, settings, clock).kinds()))
 
 
 class _Inventory:
     def __init__(self, store: Store, spool: Spool, settings: Settings, clock: Callable[[], float]) -> None:
         self._store, self._spool, self._settings, self._clock = store, spool, settings, clock
         self._cleaner = Cleaner(store, spool, settings, clock)
-        self._pressed = room(spool, settings).low
+        self._pressed = room(spool.root, settings).low
         self._conditions: dict[str, Condition] = {}
 
     def kinds(self) -> Iterator[Kind]:

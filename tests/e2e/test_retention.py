@@ -17,7 +17,8 @@ from config.keeping import Storage
 from dicom_node.audit_message import event_of
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.retention import Kept
-from dicom_node.storage import Cleaner, room
+from dicom_node.storage import Cleaner
+from dicom_node.watermark import room
 from dicom_node.workitem import DeliveryState, State
 from tests.kept import DAY, PACS, copied_pacs, delivered, study
 from tests.paths import ROOT
@@ -88,7 +89,7 @@ def test_zero_days_keep_for_ever(tmp_path: Path) -> None:
 def test_a_low_disk_lets_things_go_sooner_but_not_what_is_kept_for_ever(tmp_path: Path) -> None:
     low = replace(SHORT, warn_free_percent=99.9, pressure_days=3, results_days=0)
     made = delivered(tmp_path, storage=low, days=4)
-    assert room(made.spool, made.settings).low
+    assert room(made.spool.root, made.settings).low
     assert clean(made) == []
     assert clean(made, pressed=True) == ["received"]
     made.clock.now += 100 * DAY
