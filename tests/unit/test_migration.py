@@ -19,6 +19,7 @@ from dicom_node.instance import CT, Instance
 from dicom_node.store import Store
 from dicom_node.workitem import ConfigError, State, StoreBusy
 from tests.paths import ROOT
+from tests.small_disk import small_disk
 
 IMAGE = Instance("1.2.1", CT, "1.9", "1.8", "1.2.840.10008.1.2.1", "a1")
 ROI = Instance("1.5", "1.2.840.10008.5.1.4.1.1.481.3", "1.7", "1.8", "1.2.840.10008.1.2.1", "r")
@@ -203,39 +204,31 @@ def test_two_processes_that_start_at_once_migrate_it_once(path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 40 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 40) as folder:
+        yield folder
 
 
-def test_a_disk_too_full_for_the_copy_is_said_before_anything_is_changed(small_disk: Path) -> None:
-    path = small_disk / "store.sqlite"
+def test_a_disk_too_full_for_the_copy_is_said_before_anything_is_changed(disk: Path) -> None:
+    path = disk / "store.sqlite"
     old_store(path)
     before = content(path)
     with pytest.raises(ConfigError, match=r"needs \d+ MB; \d+ MB are free"):
         Store.open(path)
     assert content(path) == before
-    assert names(small_disk) == ["store.sqlite"]
+    assert names(disk) == ["store.sqlite"]
 
 
 def test_a_disk_that_fills_up_in_the_middle_leaves_the_old_store_whole(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = small_disk / "store.sqlite"
+    path = disk / "store.sqlite"
     old_store(path, items=2000)
     before = content(path)
     monkeypatch.setattr("dicom_node.database.MIGRATION_BYTES", 0)
     for left in (100_000, 800_000, 1_600_000):
-        filler = small_disk / "filler"
-        filler.write_bytes(b"\0" * (shutil.disk_usage(small_disk).free - left))
+        filler = disk / "filler"
+        filler.write_bytes(b"\0" * (shutil.disk_usage(disk).free - left))
         monkeypatch.setattr("dicom_node.database.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10**9))  # type: ignore[attr-defined]
         with suppress(StoreBusy, ConfigError, OSError):
             Store.open(path).close()
