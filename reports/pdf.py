@@ -171,14 +171,16 @@ def _fonts(inks: Sequence[Ink]) -> Any:
     names = {}
     try:
         for face, characters in used.items():
-            family = f"{face.path.stem.partition('[')[0]}-{face.weight or 'Static'}"
-            data = _static(face, "".join(sorted(characters)), family)
-            names[face] = f"{family}-{sha256(data).hexdigest()[:8]}"
-            pdfmetrics.registerFont(EmbeddedFont(names[face], io.BytesIO(data)))
+            text = "".join(sorted(characters))
+            kind = f"{face.path.stem.partition('[')[0]}-{face.weight or 'Static'}"
+            # The font's own name, too: reportlab takes two fonts of one name for the same one.
+            names[face] = f"{kind}-{sha256(text.encode()).hexdigest()[:12]}"
+            pdfmetrics.registerFont(EmbeddedFont(names[face], io.BytesIO(_static(face, text, names[face]))))
         yield names
     finally:
-        for name in names.values():
-            pdfmetrics._fonts.pop(name, None)  # a registry of the process: a node would fill it for years
+        for name in names.values():  # registries of the process: a node would fill them for years
+            pdfmetrics._fonts.pop(name, None)
+            pdfmetrics._dynFaceNames.pop(name, None)
 
 
 def _static(face: Face, characters: str, name: str) -> bytes:
@@ -192,7 +194,7 @@ def _static(face: Face, characters: str, name: str) -> bytes:
         if face.weight:
             instancer.instantiateVariableFont(font, {"wght": face.weight}, inplace=True)
         for record in font["name"].names:
-            if record.nameID == _POSTSCRIPT_NAME:  # two weights of one file must not be taken for one font
+            if record.nameID == _POSTSCRIPT_NAME:
                 record.string = name
         stream = io.BytesIO()
         font.save(stream, reorderTables=None)
