@@ -214,7 +214,7 @@ REASONS: dict[Code, ReasonText] = {
     ),
     WaitingReason.INPUTS_REMOVED: ReasonText(
         "Images or contours that this result needs were removed here after an earlier result had been delivered.",
-        "PACS administrator: send the CT and the contour again; the study goes on by itself.",
+        "Imaging team: send the CT and the contour again; the study goes on by itself.",
     ),
     WaitingReason.PLANNING_FAILED: ReasonText("The contour could not be planned.", _REPORT_BUG),
     FailureReason.JOB_OUT_OF_TIME: ReasonText(
@@ -232,8 +232,8 @@ REASONS: dict[Code, ReasonText] = {
         "UID.",
     ),
     FailureReason.JOB_NOT_ISOLATED: ReasonText(
-        "Analyses must be isolated from the network, and this host does not allow it.",
-        'Administrator: allow network namespaces to the service, or set [job] isolation = "preferred".',
+        "Analyses must be isolated, and this host does not allow it in full.",
+        'Administrator: run prognode check and allow what it lists, or set [job] isolation = "preferred".',
     ),
     FailureReason.JOB_INPUT_UNREADABLE: ReasonText(
         "The analysis could not read its input.",

@@ -3,11 +3,12 @@
 import importlib.metadata
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from config.settings import Settings
-from dicom_node import candidates, clinical_table, deliver, job, tls
+from dicom_node import candidates, clinical_codes, clinical_table, deliver, fhir_in, job, tls
 from dicom_node.executors import process
 from dicom_node.limits import may_associate
 from dicom_node.spool import Spool
@@ -88,14 +89,29 @@ def _patterns(settings: Settings) -> Finding:
 
 
 def _clinical(settings: Settings) -> Iterator[Finding]:
-    if settings.clinical.table is None:
-        return
+    """Where clinical values come from: the mapping of codes, the site's table, FHIR servers."""
     try:
-        clinical_table.check(settings.clinical)
-    except StageError as error:
-        yield Finding("clinical table", False, str(error), error.hint)
-    else:
-        yield Finding("clinical table", True, f"{settings.clinical.table} can be read")
+        codes = clinical_codes.load(settings.clinical.codes)
+        yield Finding("clinical codes", True, f"{len(codes.variables)} variables")
+    except ConfigError as error:
+        yield Finding("clinical codes", False, str(error), "correct [clinical] codes")
+    looks: list[tuple[str, Callable[[], str]]] = [
+        (f"FHIR {server.name}", partial(fhir_in.look, server))
+        for server in settings.fhir_servers
+        if server.clinical_values
+    ]
+    if settings.clinical.table is not None:
+        looks.insert(0, ("clinical table", lambda: _table(settings)))
+    for name, look in looks:
+        try:
+            yield Finding(name, True, look())
+        except StageError as error:
+            yield Finding(name, False, str(error), error.hint)
+
+
+def _table(settings: Settings) -> str:
+    clinical_table.check(settings.clinical)
+    return f"{settings.clinical.table} can be read"
 
 
 def _spool(settings: Settings) -> Iterator[Finding]:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from config.clinical import Clinical
 from config.settings import FhirServer as Entry
+from config.settings import Settings
 from dicom_node import fhir_client, fhir_in
+from dicom_node.check import _clinical
 from dicom_node.clinical_codes import load
 from dicom_node.clinical_intake import Feed, Taken, take, take_diagnoses
 from dicom_node.store import Store
@@ -269,3 +272,20 @@ def test_check_says_which_version_answers(server: FhirServer) -> None:
     server.has(version="5.0.0")
     with pytest.raises(Permanent, match="R4"):
         fhir_in.look(entry(server))
+
+
+def test_check_looks_at_codes_table_and_server(server: FhirServer, tmp_path: Path) -> None:
+    server.has()
+    table = tmp_path / "table.csv"
+    settings = Settings(clinical=Clinical(table=table), fhir_servers=(entry(server), entry(server, name="OFF")))
+    found = {finding.name: finding for finding in _clinical(settings)}
+    assert found["clinical codes"].well
+    assert not found["clinical table"].well
+    assert found["FHIR EHR"].text.startswith("FHIR 4.0.1")
+    server.has(mood="403")
+    table.write_text("patient_id\n")
+    found = {finding.name: finding for finding in _clinical(settings)}
+    assert found["clinical table"].well
+    assert (found["FHIR EHR"].well, "token" in found["FHIR EHR"].remedy) == (False, True)
+    broken = replace(settings, clinical=Clinical(codes=tmp_path / "absent.toml"))
+    assert not next(_clinical(broken)).well
