@@ -10,7 +10,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from analysis.contract import REASONS, RESEARCH_USE, Reason
+from analysis.contract import RESEARCH_USE, wording
 
 SOP_CLASS_UID: Final = "1.2.840.10008.5.1.4.34.6.1"  # Unified Procedure Step - Push: of every UPS (PS3.4 CC.3.1)
 WORKLIST_UID: Final = "1.2.840.10008.5.1.4.34.5"  # UPS Global Subscription
@@ -31,7 +31,6 @@ _DISCONTINUATION: Final = {  # why we cancel (event.detail) -> CID 9300
     "nothing has changed": _DUPLICATE,
 }
 
-_REASONS: Final = frozenset(str(reason) for reason in Reason)
 _SAID_WITH_CANCEL: Final = (
     "ReasonForCancellation",
     "ProcedureStepDiscontinuationReasonCodeSequence",
@@ -265,15 +264,14 @@ def _description(facts: StepFacts) -> str:
 
 
 def _comments(facts: StepFacts) -> str:
-    if facts.outcome == "NOT_SCORED" and facts.reason in _REASONS:
-        wording = REASONS[Reason(facts.reason)]
-        return _clip(f"{wording.sentence} {wording.remedy} {RESEARCH_USE}", 1024)
+    if facts.outcome == "NOT_SCORED" and (text := wording(facts.reason)):
+        return _clip(f"{text.sentence} {text.remedy} {RESEARCH_USE}", 1024)
     return RESEARCH_USE
 
 
 def _waits_for(facts: StepFacts) -> str:
-    if facts.state == "SCHEDULED" and facts.readiness != "READY" and facts.reason in _REASONS:
-        return REASONS[Reason(facts.reason)].sentence
+    if facts.state == "SCHEDULED" and facts.readiness != "READY" and (text := wording(facts.reason)):
+        return text.sentence
     return facts.readiness.lower() if facts.state == "SCHEDULED" else ""
 
 
