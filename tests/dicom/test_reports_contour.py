@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from skimage.draw import polygon
 
+from analysis.contract import Combine
+from analysis.roi import mask_from_rtstruct
+from analysis.volume import read_ct
 from reports import build
 from reports.context import Change, Changed
 from tests.paths import shared
@@ -67,7 +71,7 @@ def test_a_hole_an_island_and_a_corner_are_drawn_as_they_are() -> None:
     case = small_case()
     mask = case.mask.copy()
     middle = int(mask.sum(axis=(1, 2)).argmax())
-    rows, columns = (int(round(where.mean())) for where in np.nonzero(mask[middle]))
+    rows, columns = (round(where.mean()) for where in np.nonzero(mask[middle]))
     mask[middle, rows - 2 : rows + 2, columns - 1 : columns + 2] = False  # a hole
     mask[middle, 0, 0] = mask[middle, 1, 1] = True  # at the image's corner, touching by a corner
     mask[middle, -1, -1] = True
@@ -137,10 +141,8 @@ def test_a_ct_without_a_usable_window_gets_the_page_s() -> None:
 
 def test_the_whole_image_is_displayed_in_its_true_proportions() -> None:
     (area,) = presentation_state(small_case(spacing=(0.9, 0.7))).DisplayedAreaSelectionSequence
-    assert (list(area.DisplayedAreaTopLeftHandCorner), list(area.DisplayedAreaBottomRightHandCorner)) == (
-        [1, 1],
-        [32, 32],
-    )
+    assert list(area.DisplayedAreaTopLeftHandCorner) == [1, 1]
+    assert list(area.DisplayedAreaBottomRightHandCorner) == [32, 32]
     assert list(area.PresentationPixelSpacing) == [0.9, 0.7]
     assert area.PresentationSizeMode == "SCALE TO FIT"
     assert "PresentationPixelAspectRatio" not in area
@@ -179,15 +181,7 @@ def test_it_tracks_what_the_seg_tracks_and_names_its_revision() -> None:
 def test_slices_that_one_state_cannot_show_get_none() -> None:
     case = small_case()
     case.ct[6].RescaleIntercept = -1000
-    made = build.scored(
-        case.ct,
-        case.roi,
-        case.mask,
-        None,
-        result(case.mask),
-        context(),
-        optional=build.Optional(presentation_state=True),
-    )
+    made = scored(case)
     assert made.presentation_state is None, "a presentation state has one modality LUT"
     assert made.segmentation is not None
 
@@ -222,12 +216,17 @@ def test_dcmtk_shows_the_ct_through_it_as_the_page_does(tmp_path: Path) -> None:
     assert np.abs(shown - expected).max() <= 1.5
 
 
+def every_half_pixel(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points along a line whose parts run along rows and columns."""
+    parts = [
+        np.linspace(start, end, int(2 * np.abs(end - start).max()) + 1)
+        for start, end in zip(corners[:-1], corners[1:], strict=True)
+    ]
+    return np.concatenate(parts)
+
+
 def test_the_contour_of_the_phantom_s_own_rtstruct_is_where_it_was_drawn() -> None:
     """From the contour's points in mm, by hand, to pixels: each lies within a pixel of one of our lines."""
-    from analysis.contract import Combine
-    from analysis.roi import mask_from_rtstruct
-    from analysis.volume import read_ct
-
     folder = shared("data", "ibsi_1_ct_phantom", "dicom")
     volume = read_ct(sorted((folder / "image").glob("*.dcm")))
     contour = next((folder / "mask").glob("*.dcm"))
@@ -235,13 +234,11 @@ def test_the_contour_of_the_phantom_s_own_rtstruct_is_where_it_was_drawn() -> No
     ct = phantom_case().ct
     places = {str(one.SOPInstanceUID): one for one in ct}
     order = [places[uid] for uid in volume.sop_instance_uids]
-    from pydicom import dcmread
-
     whole = dcmread(contour)
     case = Case(tuple(order), whole, scored_mask)
     lines = {
         str(a.ReferencedImageSequence[0].ReferencedSOPInstanceUID): np.concatenate(
-            [np.reshape(line.GraphicData, (-1, 2)) for line in a.GraphicObjectSequence]
+            [every_half_pixel(np.reshape(line.GraphicData, (-1, 2))) for line in a.GraphicObjectSequence]
         )
         for a in presentation_state(case).GraphicAnnotationSequence
     }
@@ -253,7 +250,6 @@ def test_the_contour_of_the_phantom_s_own_rtstruct_is_where_it_was_drawn() -> No
         first, spacing = np.asarray(image.ImagePositionPatient[:2], float), np.asarray(image.PixelSpacing, float)
         pixels = (points[:, :2] - first) / spacing[::-1] + 0.5
         near = np.linalg.norm(pixels[:, None] - lines[str(image.SOPInstanceUID)][None], axis=2).min(axis=1)
-        assert np.median(near) < 1.5
-        assert near.max() < 8, "long straight edges have corners only at their ends"
+        assert near.max() < 1.5
         checked += 1
     assert checked >= 20
