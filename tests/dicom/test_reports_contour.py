@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -218,10 +219,7 @@ def test_dcmtk_shows_the_ct_through_it_as_the_page_does(tmp_path: Path) -> None:
 
 def every_half_pixel(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     """Points along a line whose parts run along rows and columns."""
-    parts = [
-        np.linspace(start, end, int(2 * np.abs(end - start).max()) + 1)
-        for start, end in zip(corners[:-1], corners[1:], strict=True)
-    ]
+    parts = [np.linspace(start, end, int(2 * np.abs(end - start).max()) + 1) for start, end in pairwise(corners)]
     return np.concatenate(parts)
 
 
@@ -250,6 +248,7 @@ def test_the_contour_of_the_phantom_s_own_rtstruct_is_where_it_was_drawn() -> No
         first, spacing = np.asarray(image.ImagePositionPatient[:2], float), np.asarray(image.PixelSpacing, float)
         pixels = (points[:, :2] - first) / spacing[::-1] + 0.5
         near = np.linalg.norm(pixels[:, None] - lines[str(image.SOPInstanceUID)][None], axis=2).min(axis=1)
-        assert near.max() < 1.5
+        assert np.median(near) < 0.6
+        assert near.max() < 2, "a tip thinner than a pixel holds no pixel's centre"
         checked += 1
     assert checked >= 20
