@@ -228,11 +228,13 @@ def check(
     Example: prognode check --config /etc/prognode/prognode.toml
     """
     from dataclasses import asdict
+    from itertools import chain
 
     from dicom_node.check import check as run
+    from dicom_node.web.checking import check as page
 
-    findings = []
-    for finding in run(settings_of(config)):
+    findings, settings = [], settings_of(config)
+    for finding in chain(run(settings), page(settings)):
         findings.append(finding)
         if not as_json:
             print(f"{'ok  ' if finding.well else 'FAIL'} {finding.name}: {finding.text}")

@@ -27,7 +27,7 @@ HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",  # for what does not know frame-ancestors
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # nothing to others; with "no-referrer" browsers send forms with Origin: null
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
@@ -83,8 +83,8 @@ class Guard:
     def _add_headers(self, scope: Scope, headers: MutableHeaders) -> None:
         for name, value in self._headers.items():
             headers[name] = value
-        if not scope["path"].startswith("/static/"):  # all else may hold PHI, pictures too
-            headers["Cache-Control"] = "no-store"
+        if not scope["path"].startswith("/static/"):  # all else may hold PHI; pictures say themselves what may be kept
+            headers.setdefault("Cache-Control", "no-store")
 
 
 def allowed_hosts(web: Web) -> frozenset[str]:

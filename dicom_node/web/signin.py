@@ -18,6 +18,7 @@ from dicom_node.elements import escaped
 from dicom_node.store import Store
 from dicom_node.web.deps import (
     SettingsDep,
+    Signed,
     StoreDep,
     Viewer,
     address,
@@ -30,6 +31,7 @@ from dicom_node.web.deps import (
 )
 from dicom_node.web.errors import Problem
 from dicom_node.web.oidc import Provider, SignInFailed
+from dicom_node.workitem import ConfigError
 
 LOGGER = logging.getLogger(__name__)
 WRONG = "This name and password do not belong together."
@@ -63,12 +65,9 @@ def sign_in(
     expected = request.cookies.get(_form_cookie(settings.web), "")
     if not expected or not hmac.compare_digest(csrf.encode(), expected.encode()):
         return _page(request, settings, inside(next), "This page was open too long. Try again.", 403)
-    account, now = name.strip().casefold(), time.time()
-    by_account, by_address = f"account {account}", f"address {address(request)}"
-    wait = store.accounts.attempt({by_account: FREE_FAILURES, by_address: FREE_FAILURES_OF_ADDRESS}, now)
-    if wait > 0:
-        LOGGER.warning("signin.throttled from %s", escaped(address(request)))
-        seconds = math.ceil(wait)
+    account = name.strip().casefold()
+    seconds = _wait(store, request, account)
+    if seconds:
         answer = _page(request, settings, inside(next), f"Too many attempts. Wait {seconds} seconds.", 429, name)
         answer.headers["Retry-After"] = str(seconds)
         return answer
@@ -79,11 +78,69 @@ def sign_in(
         # What is no user may be a password, typed into the wrong field.
         _audit(store, request, account if found else "", "signin", "refused", "" if found else "no such user")
         return _page(request, settings, inside(next), WRONG, 401, name)
-    store.accounts.forgive(by_account)
-    store.accounts.give_back(by_address)
+    _was_right(store, request, account)
     if passwords.is_outdated(found.password_hash):
         store.accounts.set_password(account, passwords.hashed(password), end_sessions=False)
     return _begin(request, store, settings, account, found.role, inside(next))
+
+
+@router.get("/password")
+def password_page(request: Request, signed: Viewer) -> Response:
+    """Where local users change their password."""
+    return _password_page(request, signed, "")
+
+
+@router.post("/password")
+def change_password(
+    request: Request,
+    store: StoreDep,
+    settings: SettingsDep,
+    signed: Viewer,
+    current: Annotated[str, Form(max_length=4096)] = "",
+    new: Annotated[str, Form(max_length=4096)] = "",
+    again: Annotated[str, Form(max_length=4096)] = "",
+) -> Response:
+    """A new password for whoever is signed in. It ends every session of the user, and begins one for this browser."""
+    found = store.accounts.of(signed.account)
+    if found is None or signed.origin != "web":
+        raise Problem(409, "this account has no password here", "the hospital's sign-in keeps it")
+    seconds = _wait(store, request, signed.account)
+    if seconds:
+        return _password_page(request, signed, f"Too many attempts. Wait {seconds} seconds.", 429)
+    if not passwords.is_right(found.password_hash, current):
+        _audit(store, request, signed.account, "user.password", "refused")
+        return _password_page(request, signed, "This is not your password.", 403)
+    _was_right(store, request, signed.account)
+    if new != again:
+        return _password_page(request, signed, "The two new passwords differ.", 422)
+    try:
+        hashed = passwords.hashed(new)
+    except ConfigError as error:
+        return _password_page(request, signed, _sentence(error), 422)
+    with store.transaction():
+        store.accounts.set_password(signed.account, hashed)
+        _audit(store, request, signed.account, "user.password", "done")
+    return _begin(request, store, settings, signed.account, found.role, "/")
+
+
+def _password_page(request: Request, signed: Signed, detail: str, status: int = 200) -> Response:
+    local = signed.origin == "web" and not signed.account.startswith("oidc:")
+    context = {"detail": detail, "local": local, "shortest": passwords.SHORTEST}
+    return templates.TemplateResponse(request, "password.html", context, status)
+
+
+def _wait(store: Store, request: Request, account: str) -> int:
+    """Count an attempt; whole seconds to wait where there were too many."""
+    subjects = {f"account {account}": FREE_FAILURES, f"address {address(request)}": FREE_FAILURES_OF_ADDRESS}
+    wait = store.accounts.attempt(subjects, time.time())
+    if wait > 0:
+        LOGGER.warning("signin.throttled from %s", escaped(address(request)))
+    return math.ceil(wait)
+
+
+def _was_right(store: Store, request: Request, account: str) -> None:
+    store.accounts.forgive(f"account {account}")
+    store.accounts.give_back(f"address {address(request)}")
 
 
 @router.post("/signout")
@@ -195,7 +252,7 @@ def _flow_cookie(web: Web) -> str:
     return f"{cookie_name(web)}-flow"
 
 
-def _sentence(error: SignInFailed) -> str:
+def _sentence(error: Exception) -> str:
     text = str(error)
     return f"{text[0].upper()}{text[1:]}."
 

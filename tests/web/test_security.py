@@ -72,7 +72,7 @@ APP_ROUTES = sorted(set(routes(create_app(Settings(), Spool(Path("/nowhere")))))
 def test_the_crawl_knows_the_routes() -> None:
     assert {
         ("GET", "/api/v1/worklist"),
-        ("POST", "/api/v1/work-items/{work_item_id}/{action}"),
+        ("POST", "/api/v1/work-items/{work_item_id}/hold"),
         ("GET", "/live"),
     } < set(APP_ROUTES)
     assert len(APP_ROUTES) > 20
@@ -199,7 +199,7 @@ def test_every_answer_has_the_headers(site: Site) -> None:
         assert answer.status_code == status, answer.text
         assert answer.headers["content-security-policy"] == security.POLICY
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["x-frame-options"] == "DENY"
         assert answer.headers["cache-control"] == "no-store"
         assert "server" not in answer.headers
@@ -353,6 +353,26 @@ def test_the_command_says_why_it_does_not_start(tmp_path: Path) -> None:
         code, text = prognode("web", "--config", path)
     assert (code, "Address already in use" in text) == (os.EX_UNAVAILABLE, True)
     assert "Traceback" not in text
+
+
+def test_check_tells_of_the_page(tmp_path: Path) -> None:
+    from tests.certificates import Authority
+    from tests.e2e.test_cli import run
+
+    node = tmp_path / "node"
+    issued = Authority(tmp_path / "ca").issue("web", ends_days=20.0)
+    web = {"certificate": str(issued.certificate), "private_key": str(issued.key)}
+
+    def said(**more: object) -> str:
+        return run("check", "--config", write_settings(node, web=more))[1]
+
+    assert "ok   worklist page: prognode web would be at http://127.0.0.1:8443" in said()
+    assert "nobody can sign in before: prognode user add" in said()
+    assert "FAIL worklist page: [web] host '0.0.0.0' can be reached from elsewhere" in said(host="0.0.0.0")
+    assert "FAIL page's certificate" in said(**web)
+    assert "prognode web would be at https://127.0.0.1:8443" in said(**web)
+    issued.key.chmod(0o644)
+    assert "others can read or write it" in said(**web)
 
 
 def test_without_a_store_the_page_says_so_and_begins_when_there_is_one(tmp_path: Path) -> None:

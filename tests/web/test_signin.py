@@ -1,5 +1,6 @@
 """Signing in as a local user: sessions, roles, wrong passwords, and what a cookie is good for."""
 
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,10 +57,11 @@ def session_of(site: Site, client: httpx.Client) -> dict[str, str]:
 
 
 def test_the_store_knows_no_cookie_and_no_password(site: Site) -> None:
-    client = site.signed_in()
-    held = (site.folder / "spool" / "store.sqlite").read_bytes() + (
-        site.folder / "spool" / "store.sqlite-wal"
-    ).read_bytes()
+    store, client = site.store, site.signed_in()  # an open store keeps the log beside the file
+    # By another process: closing the file in this one would drop SQLite's locks on it.
+    files = sorted((site.folder / "spool").glob("store.sqlite*"))
+    held = subprocess.run(["cat", *files], capture_output=True, check=True).stdout
+    store.close()
     assert client.cookies["prognode"].encode() not in held
     assert PASSWORD.encode() not in held
     assert b"$argon2id$" in held
@@ -74,19 +76,21 @@ def test_nobody_can_tell_a_wrong_password_from_an_unknown_name_or_a_disabled_use
     store = site.store
     store.accounts.add("dora", passwords.hashed(PASSWORD), "viewer", 1.0)
     store.accounts.set_disabled("dora", True)
-    pages, times = [], []
-    for name, password in ((OPERATOR, "wrong"), ("nobody", "wrong"), ("dora", PASSWORD)):
-        client, taken = site.client(), []
-        for _ in range(3):
+    attempts = {OPERATOR: "wrong", "nobody": "wrong", "dora": PASSWORD}
+    pages: set[str] = set()
+    times: dict[str, list[float]] = {name: [] for name in attempts}
+    client = site.client()
+    for _ in range(FREE_FAILURES):
+        for name, password in attempts.items():
             began = time.perf_counter()
             answer = sign_in(client, name, password)
-            taken.append(time.perf_counter() - began)
+            times[name].append(time.perf_counter() - began)
             assert answer.status_code == 401
-        page = answer.text.replace(form_of(answer.text), "").replace(name, "NAME")
-        pages.append(page)
-        times.append(min(taken))
-    assert len(set(pages)) == 1
-    assert max(times) < 2 * min(times), times
+            pages.add(answer.text.replace(form_of(answer.text), "").replace(name, "NAME"))
+    assert len(pages) == 1
+    shortest = {name: min(taken) for name, taken in times.items()}
+    # Without a hash it would be a twentieth; the rest is what else this machine does.
+    assert min(shortest.values()) > 0.3 * max(shortest.values()), shortest
 
 
 def test_what_was_typed_as_an_unknown_name_is_not_kept(site: Site) -> None:
@@ -224,6 +228,39 @@ def test_work_keeps_a_session_alive_and_a_page_that_only_listens_does_not(site: 
     assert not seen_after(**{"X-Background": "1"})
     assert not seen_after(Accept="text/event-stream")
     assert seen_after()
+
+
+def test_users_change_their_own_password(site: Site) -> None:
+    store = site.store
+    store.accounts.add("nora", passwords.hashed(PASSWORD), "viewer", 1.0)
+    here, elsewhere = site.signed_in("nora"), site.signed_in("nora")
+    csrf = form_of(here.get("/password").text)
+
+    def change(current: str, new: str, again: str = "") -> httpx.Response:
+        form = {"csrf": csrf, "current": current, "new": new, "again": again or new}
+        return here.post("/password", data=form)
+
+    assert change("wrong", "another password").status_code == 403
+    assert change(PASSWORD, "another password", "a different one").status_code == 422
+    assert change(PASSWORD, "short").status_code == 422
+    assert here.post("/password", data={"current": PASSWORD, "new": "another password"}).status_code == 403
+    before = here.cookies["prognode"]
+    assert change(PASSWORD, "another password").status_code == 303
+    assert here.get(ME).json()["account"] == "nora"
+    assert here.cookies["prognode"] != before
+    assert elsewhere.get(ME).status_code == 401
+    assert sign_in(site.client(), "nora", PASSWORD).status_code == 401
+    assert sign_in(site.client(), "nora", "another password").status_code == 303
+    trail = [(one.action, one.outcome) for one in store.audit.newest(20) if one.action == "user.password"]
+    assert trail[:2] == [("user.password", "done"), ("user.password", "refused")]
+
+
+def test_an_account_of_the_hospital_has_no_password_here(site: Site) -> None:
+    site.store.accounts.begin_session("of the hospital", "oidc:anna", "viewer", "mark", time.time())
+    client = site.client(cookies={"prognode": "of the hospital"})
+    assert "change its password there" in client.get("/password").text
+    answer = client.post("/password", data={"csrf": "mark", "current": "x", "new": "y" * 12, "again": "y" * 12})
+    assert answer.status_code == 409
 
 
 def test_sessions_outlive_a_restart(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""What `prognode check` says of the worklist page: where it would listen, its certificate, its provider, its users."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from cryptography import x509
+
+from config.settings import Settings
+from dicom_node.check import Finding
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.web import deps, security, server, signin
+from dicom_node.web.oidc import SignInFailed
+from dicom_node.workitem import ConfigError, StageError
+
+WARNING_DAYS = 30.0
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Look at each thing in turn; asks the OpenID Connect provider for its documents."""
+    web = settings.web
+    try:
+        server.check(web)
+        security.allowed_hosts(web)
+        if web.certificate is not None:
+            server.context_of(web)
+            yield _certificate(settings)
+        provider = signin.provider_of(settings)
+    except ConfigError as error:
+        yield Finding("worklist page", False, str(error), "correct [web]")
+        return
+    yield Finding("worklist page", True, f"prognode web would be at {deps.public_url(web)}")
+    if provider is not None:
+        try:
+            provider.begin("/")
+        except SignInFailed as error:
+            yield Finding("hospital's sign-in", False, str(error), "look at [web.oidc] issuer, and at the provider")
+        else:
+            yield Finding("hospital's sign-in", True, f"{web.oidc.issuer} answers")
+    yield from _users(settings)
+
+
+def _certificate(settings: Settings) -> Finding:
+    path = settings.web.certificate
+    assert path is not None
+    ends = x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc
+    days = (ends - datetime.fromtimestamp(time.time(), UTC)).total_seconds() / 86400.0
+    text = f"[web] certificate {path} is good until {ends:%Y-%m-%d}"
+    return Finding("page's certificate", days > WARNING_DAYS, text, "" if days > WARNING_DAYS else "install a new one")
+
+
+def _users(settings: Settings) -> Iterator[Finding]:
+    path = Spool(settings.node.spool).store
+    if not path.is_file():
+        return
+    try:
+        store = Store.open(path)
+    except (StageError, ConfigError):  # said of the spool already
+        return
+    users = [account for account in store.accounts.all() if not account.disabled]
+    store.close()
+    note = "" if users or settings.web.oidc.issuer else "; nobody can sign in before: prognode user add"
+    yield Finding("users of the page", True, f"{len(users)} local users{note}")
