@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from dicom_node.cli_common import Config, caller, settings_of, stop, store_of
 
 if TYPE_CHECKING:
+    from dicom_node.restore import Restored
     from dicom_node.storage_report import Report
 
 audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
@@ -25,6 +27,8 @@ def add_to(app: typer.Typer) -> None:
     """Hang these commands on the program."""
     app.add_typer(audit_app, name="audit")
     app.add_typer(storage_app, name="storage")
+    app.command()(backup)
+    app.command()(restore)
 
 
 # -- the disk --------------------------------------------------------------------------------------------------
@@ -67,8 +71,7 @@ def storage_clean(
             if kind.goes.objects:
                 print(f"would remove {kind.goes.objects} {kind.name}, {_size(kind.goes.bytes)}")
         return
-    pressed = room(spool.root, settings).low
-    removed = Counter(Cleaner(store, spool, settings).everything(pressed=pressed))
+    removed = Counter(Cleaner(store, spool, settings).run())
     for name, count in sorted(removed.items()):
         print(f"removed {count} {name}")
     print(f"{_size(room(spool.root, settings).free)} are free")
@@ -105,6 +108,90 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+# -- backup and restore ----------------------------------------------------------------------------------------
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help='New folder, or a file whose name ends with ".tar".')],
+    previous: Annotated[
+        Path | None, typer.Option("--previous", help="Folder of the backup before: what it has is linked.")
+    ] = None,
+    as_json: Json = False,
+    config: Config = None,
+) -> None:
+    """Copy the store, and every file that it names, while the node works. The backup holds patient data.
+
+    Example: prognode backup /backup/prognode-2026-03-01
+    """
+    from dataclasses import asdict
+
+    from dicom_node.backup import backup as make
+    from dicom_node.spool import Spool
+
+    settings = settings_of(config)
+    begun = time.monotonic()
+    try:
+        made = make(store_of(settings), Spool(settings.node.spool), settings, target, previous, caller().name)
+    except OSError as error:
+        stop(f"{error.filename or target}: {error.strerror}; nothing was kept of it", os.EX_CANTCREAT)
+    if as_json:
+        print(json.dumps(asdict(made), indent=1))
+        return
+    seconds = time.monotonic() - begun
+    linked = f", {made.linked} of them links into {previous}" if made.linked else ""
+    print(f"{target}: {made.files} files, {_size(made.bytes)}{linked}, in {seconds:.1f} s")
+    if made.missing:
+        print(f"{made.missing} files that the store names were not there: run prognode fsck")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(help="What prognode backup made: a folder or a tar file.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only verify it.")] = False,
+    config: Config = None,
+) -> None:
+    """Put a backup into the empty spool of the settings, once all of it is verified; says what will be sent again.
+
+    Example: prognode restore /backup/prognode-2026-03-01 --config /etc/prognode/prognode.toml
+    """
+    from dicom_node.restore import BackupDamaged, verify
+    from dicom_node.restore import restore as put_back
+    from dicom_node.spool import Spool
+
+    settings = settings_of(config)
+    try:
+        if dry_run:
+            summary, entries = verify(source)
+            print(f"ok {len(entries)} files, {_size(summary.bytes)}, made {_when(summary.made_at)}")
+            return
+        done = put_back(source, Spool(settings.node.spool), settings, caller().name)
+    except BackupDamaged as error:
+        stop(f"{error}; nothing was written", os.EX_DATAERR)
+    except OSError as error:
+        stop(f"{error.filename or settings.node.spool}: {error.strerror}; run it again", os.EX_CANTCREAT)
+    print("\n".join(_restored_lines(done)))
+
+
+def _restored_lines(done: "Restored") -> Iterator[str]:
+    at, outlook = _when(done.summary.made_at), done.outlook
+    yield f"restored {done.summary.files} files, {_size(done.summary.bytes)}, as of {at}: {outlook.studies} studies"
+    working = {state: n for state, n in outlook.items.items() if state in ("WAITING", "SCHEDULED", "ANALYSED")}
+    if working:
+        yield f"goes on: {', '.join(f'{n} {state}' for state, n in sorted(working.items()))}"
+    for destination, count in sorted(outlook.to_send.items()):
+        yield f"to {destination}: {count} objects are sent, also where that has happened since: same bytes, same UIDs"
+    for destination, count in sorted(outlook.done.items()):
+        yield f"to {destination}: {count} objects are not sent again: they were proved, or are at their end"
+    if done.summary.missing:
+        yield f"{done.summary.missing} files were missing when the backup was made: run prognode fsck"
+    yield f"not in it: whatever came after {at}. Send those studies again; what was scored of them since is scored"
+    yield "once more, and goes out under the same UIDs (a PACS keeps what it has)"
+    yield "users, tokens and settings of the page are those of then, too: what was revoked since counts again"
+
+
+def _when(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 # -- the audit trail -------------------------------------------------------------------------------------------

@@ -26,17 +26,23 @@ MIGRATION_BYTES = 64_000_000  # beside twice the store's size
 class Database:
     """One connection; belongs to the thread that opened it. Raises ConfigError for a file that is no store of ours.
 
-    `any_thread` is for a caller that uses it from several threads, but never from two at a time.
+    `any_thread` is for a caller that uses it from several threads, but never from two at a time. `frozen` opens a copy
+    that nobody writes to, and writes nothing itself: no migration, no file beside it.
     """
 
-    def __init__(self, path: Path, *, any_thread: bool = False) -> None:
-        connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=not any_thread)
+    def __init__(self, path: Path, *, any_thread: bool = False, frozen: bool = False) -> None:
+        name = f"{path.absolute().as_uri()}?mode=ro&immutable=1" if frozen else str(path)
+        connection = sqlite3.connect(
+            name, timeout=30, isolation_level=None, check_same_thread=not any_thread, uri=frozen
+        )
+        pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000")
         try:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            for pragma in () if frozen else pragmas:
                 connection.execute(f"PRAGMA {pragma}")
             self.connection = connection
             self._db = SqliteUtils(connection)
-            self._migrate(path)
+            if not frozen:
+                self._migrate(path)
         except sqlite3.OperationalError as error:
             connection.close()
             raise StoreBusy(f"{path.name} cannot be opened: {error}", "check the spool's disk") from error
@@ -138,6 +144,12 @@ class Database:
             LOGGER.info(
                 "store.migrated from schema %d to %d; as it was: %s", version, SCHEMA_VERSION, _kept(path, version)
             )
+
+    @property
+    def version(self) -> int:
+        """The schema that the file has."""
+        with self._available():
+            return self._version()
 
     def _version(self) -> int:
         return int(self.connection.execute("PRAGMA user_version").fetchone()[0])

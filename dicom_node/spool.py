@@ -21,6 +21,8 @@ from typing import IO
 
 from dicom_node.workitem import ConfigError
 
+RESTORING = "restoring.json"  # in a spool that a backup is being restored into
+
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable: a rename alone may be lost in a power cut."""
@@ -59,11 +61,14 @@ class Spool:
         fsync_folder(self.root)
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, *, restoring: bool = False) -> Iterator[None]:
         """Hold the spool for one process of a kind ("receive", "work"). Raises ConfigError when another has it.
 
         What an earlier process left (leases, half-written files) may be cleared while the lock is held: it is gone.
+        Raises ConfigError too where a restore was interrupted, but to the next one (`restoring`).
         """
+        if (self.root / RESTORING).exists() and not restoring:
+            raise ConfigError(f"{self.root}: a restore was interrupted here; run prognode restore again")
         with (self.root / f"{name}.lock").open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,6 +92,20 @@ class Spool:
             if not alone:
                 fcntl.flock(door, fcntl.LOCK_UN)
             yield
+
+    @contextmanager
+    def removing(self, *, wait: bool = False) -> Iterator[bool]:
+        """Around the removal of what is kept; False: somebody copies or examines the spool just now. `wait`: till then.
+
+        Who copies it holds this too: nothing that its rows name may go meanwhile.
+        """
+        with (self.root / "removing.lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     def sweep_drafts(self) -> None:
         """Remove results that were being written when an earlier worker ended; their stage runs again."""

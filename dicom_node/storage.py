@@ -44,10 +44,16 @@ class Cleaner:
                 return False
             self._begun = self._clock()
             self._pass = self.everything(pressed=pressed)
-        if next(self._pass, None) is None:
-            self._pass = None
-            return False
-        return True
+        with self._spool.removing() as free:
+            if free and next(self._pass, None) is not None:
+                return True
+        self._pass = None  # done, or a backup is being made: later
+        return False
+
+    def run(self) -> list[str]:
+        """Remove all that is due now; the kind of each thing. Waits while a backup is made."""
+        with self._spool.removing(wait=True):
+            return list(self.everything(pressed=room(self._spool.root, self._all).low))
 
     def everything(self, *, pressed: bool = False) -> Iterator[str]:
         """Remove all that is due, step by step; gives the kind of each thing that went. `pressed`: the disk is low."""

@@ -18,8 +18,10 @@ from dicom_node.clinical_values import ClinicalValues
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
 from dicom_node.hl7_inbox import Inbox
+from dicom_node.inspection import Inspection
 from dicom_node.patients import Patients
 from dicom_node.procedure_steps import ProcedureSteps
+from dicom_node.result_index import ResultIndex
 from dicom_node.retention import Retention
 from dicom_node.subscriptions import Subscriptions
 from dicom_node.vitals import Vitals
@@ -39,6 +41,7 @@ class Store:
         self.inbox = Inbox(database)
         self.audit = Audit(database)
         self.retention = Retention(database)
+        self.inspection = Inspection(database)
         self.clinical = ClinicalValues(database)
         self.pulls = ClinicalPulls(database)
         self.accounts = Accounts(database)
@@ -46,11 +49,22 @@ class Store:
         self.vitals = Vitals(database)
         self.steps = ProcedureSteps(database)
         self.subscriptions = Subscriptions(database)
+        self.results = ResultIndex(database)
 
     @classmethod
     def open(cls, path: Path, *, any_thread: bool = False) -> "Store":
         """Open (and create or migrate) the store; raises ConfigError when a newer Prognode wrote it."""
         return cls(Database(path, any_thread=any_thread))
+
+    @classmethod
+    def of_copy(cls, path: Path) -> "Store":
+        """Open a copy to read it, whatever its schema; nothing is written."""
+        return cls(Database(path, frozen=True))
+
+    @property
+    def schema(self) -> int:
+        """The version of the store's tables."""
+        return self._db.version
 
     def close(self) -> None:
         self._db.close()
