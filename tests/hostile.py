@@ -62,7 +62,11 @@ class Way:
     def run(self, folder: Path, code: str, **limits: Any) -> dict[str, Any]:
         """Exit code and broken promise of a job that runs `code`; its log is in `folder`."""
         runner = self.runner(folder, code, **limits)
-        out, err = runner.communicate(timeout=120)
+        try:
+            out, err = runner.communicate(timeout=120)
+        finally:
+            runner.kill()  # and with it what it runs
+            runner.wait()
         assert runner.returncode == 0, err
         return dict(json.loads(out))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
 OWN = Path("/proc/self/cgroup")
+PREFIX = "prognode-job-"
 KILL_SECONDS = 10.0
 _numbers = itertools.count()
 
@@ -106,12 +107,21 @@ def _separate(own: dict[str, str], mounts: dict[str, Path]) -> tuple[Parent, ...
     return tuple(found)
 
 
+def sweep(above: tuple[Parent, ...]) -> None:
+    """Remove the groups of nodes that were killed; one that still holds a process stays (the kernel sees to it)."""
+    for folder in (folder for parent in above for folder in parent.folder.glob(f"{PREFIX}*")):
+        owner = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if not Path("/proc", owner).exists():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 class Cgroup:
     """The group of one job. `join` goes in front of its command; `end` kills what is left and removes the group."""
 
     def __init__(self, above: tuple[Parent, ...], memory_bytes: int, processes: int) -> None:
         """Raises OSError where the kernel refuses."""
-        name = f"prognode-job-{os.getpid()}-{next(_numbers)}"
+        name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
         self._folders = [parent.folder / name for parent in above]
         try:
             for parent, folder in zip(above, self._folders, strict=True):

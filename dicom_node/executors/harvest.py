@@ -57,16 +57,18 @@ def _read(descriptor: int) -> Iterator[bytes]:
 
 
 def used(folder: Path, most: int) -> int:
-    """Bytes on the disk in a folder and all below it, links not followed; counting stops beyond `most`.
+    """Bytes on the disk in a folder and all below it, links not followed.
 
     More than MAXIMUM_FILES entries, or folders too deep to be looked into, count as more than `most`.
     """
     total, entries, left = 0, 0, [folder]
-    while left and total <= most:
+    while left:
         try:
             with os.scandir(left.pop()) as found:
                 for entry in found:
                     entries += 1
+                    if entries > MAXIMUM_FILES:
+                        return most + 1
                     with contextlib.suppress(FileNotFoundError):
                         total += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
@@ -74,8 +76,6 @@ def used(folder: Path, most: int) -> int:
         except (FileNotFoundError, PermissionError):
             continue  # gone, or closed by the job: what it holds came through while it was open
         except OSError:
-            return most + 1
-        if entries > MAXIMUM_FILES:
             return most + 1
     return total
 

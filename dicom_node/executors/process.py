@@ -44,6 +44,7 @@ def probe() -> Isolation:
     """Try what isolates a job here, best first."""
     root = os.geteuid() == 0
     above = cgroup.parents()
+    cgroup.sweep(above)
     in_cgroup = bool(above) and _works(["true"], above)
     wrap = next((one for one in sandbox.candidates(root=root) if _starts(one)), ())
     filtered = bool(wrap) and wrap[0] == "bwrap" and _filters(wrap)
@@ -52,12 +53,12 @@ def probe() -> Isolation:
 
 def _starts(wrap: tuple[str, ...]) -> bool:
     trial = Isolation(wrap, (), ())
-    return _works(sandbox.confined(trial, Job(), readable=[], writable=None, program=["true"]))
+    return _works(_confined(trial, Job(), [], None, ["true"]))
 
 
 def _filters(wrap: tuple[str, ...]) -> bool:
     trial = Isolation(wrap, (), (), filtered=True)
-    command = sandbox.confined(trial, Job(), readable=[], writable=None, program=["true"])
+    command = _confined(trial, Job(), [], None, ["true"])
     with _filter(trial, command) as (filtered, descriptors):
         return bool(descriptors) and _works(filtered, descriptors=descriptors)
 
@@ -79,10 +80,17 @@ def _works(command: Sequence[str], above: tuple[cgroup.Parent, ...] = (), descri
 
 
 def command(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> list[str]:
-    """The argument list; pure. Only the two folders are passed."""
+    """The argument list. Only the two folders are passed."""
     # -P: the output folder is the working directory and must not become a place to import from.
     python = [sys.executable, "-P", "-m", "analysis.run", str(folder_in), str(folder_out)]
-    return sandbox.confined(isolation, limits, readable=[folder_in], writable=folder_out, program=python)
+    return _confined(isolation, limits, [folder_in], folder_out, python)
+
+
+def _confined(
+    isolation: Isolation, limits: Job, readable: list[Path], writable: Path | None, program: list[str]
+) -> list[str]:
+    root = os.geteuid() == 0
+    return sandbox.confined(isolation, limits, readable=readable, writable=writable, program=program, root=root)
 
 
 def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> Ended:
@@ -229,7 +237,7 @@ def ask_module(module: str, folder: Path, timeout: float, limits: Job) -> tuple[
     """Run a tool of ours on a folder, confined as a job is, and read what it says: exit status, None out of time."""
     isolation = probe()
     program = [sys.executable, "-P", "-m", module, str(folder)]
-    argv = sandbox.confined(isolation, limits, readable=[folder], writable=None, program=program)
+    argv = _confined(isolation, limits, [folder], None, program)
     with _filter(isolation, argv) as (filtered, descriptors):
         try:
             done = subprocess.run(

@@ -17,7 +17,7 @@ MAXIMUM_FILES = 10_000  # that a job may leave in OUT; the analysis writes 6
 OPEN_FILES = 1024
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/sys/devices/system/cpu")
-NAMESPACES = ("--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child")
+NAMESPACES = ("--net", "--ipc", "--uts", "--mount", "--pid", "--fork", "--kill-child")
 NETWORK, PRIVILEGES, SYSTEM_CALLS = "no network", "no new privileges", "system calls filtered"
 INPUTS, NOTHING_ELSE, NO_SURVIVOR = "inputs read-only", "other files unseen", "no process outlives the job"
 PROCESSES, MEMORY = "number of processes", "memory"
@@ -65,7 +65,7 @@ def candidates(*, root: bool) -> list[tuple[str, ...]]:
         (*bwrap, "--unshare-user"),
         ("unshare", *mapped, *NAMESPACES),
         ("unshare", "--user", "--map-current-user", *NAMESPACES),
-        ("unshare", "--user", "--map-root-user", "--net", "--ipc"),
+        ("unshare", "--user", "--map-root-user", "--net", "--ipc", "--mount"),
     ]
 
 
@@ -74,7 +74,7 @@ def promises(wrap: tuple[str, ...], *, root: bool, filtered: bool, in_cgroup: bo
     inside = bool(wrap) and wrap[0] == "bwrap"
     how = {
         NETWORK: "network namespace" if wrap else None,
-        PRIVILEGES: "no_new_privs, no capabilities",
+        PRIVILEGES: "no_new_privs, no capabilities" if inside or not root else None,  # root may still write /proc/sys
         SYSTEM_CALLS: "seccomp" if filtered and inside else None,
         INPUTS: "read-only mount" if inside else None,
         NOTHING_ELSE: "mount namespace" if inside else None,
@@ -87,14 +87,22 @@ def promises(wrap: tuple[str, ...], *, root: bool, filtered: bool, in_cgroup: bo
 
 
 def confined(
-    isolation: Isolation, limits: Job, *, readable: Sequence[Path], writable: Path | None, program: Sequence[str]
+    isolation: Isolation,
+    limits: Job,
+    *,
+    readable: Sequence[Path],
+    writable: Path | None,
+    program: Sequence[str],
+    root: bool = False,
 ) -> list[str]:
-    """The whole argument list for `program`, which may read `readable` and write into `writable`."""
+    """The whole argument list for `program`, which may read `readable` and write into `writable`; `root` starts it."""
     resources = [
         "prlimit", f"--as={limits.memory_bytes}", f"--cpu={limits.cpu_seconds}", f"--fsize={limits.output_bytes}",
         f"--nofile={OPEN_FILES}", f"--nproc={MAXIMUM_PROCESSES}", "--core=0", "--",
     ]  # fmt: skip
-    bare = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--"]
+    bare = ["setpriv", "--no-new-privs", "--inh-caps=-all"]
+    # Who is root keeps every capability otherwise, and could mount over the machine's own folders.
+    bare += ["--bounding-set=-all", "--"] if root or "--map-root-user" in isolation.wrap else ["--"]
     if not isolation.bubblewrap:
         # RLIMIT_NPROC counts all processes of the node's user where there is no user namespace: it would stop the node.
         if "--user" not in isolation.wrap:
