@@ -22,6 +22,7 @@ import pytest
 CLONE_NEWNET = 0x40000000
 HTTP_PORT, DICOM_PORT, NODE_PORT = 8042, 4242, 11112  # free for sure: nobody else is in the namespace
 AE_TITLE = "ORTHANC"
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # Debian: orthanc-dicomweb
 
 # What a hospital's PACS does by a rule: CT and contours go to the node, but not what the node itself has sent.
 FORWARD_INPUTS = """
@@ -114,12 +115,16 @@ class Orthanc:
     def get(self, path: str) -> Any:
         return json.loads(self.raw(path))
 
-    def raw(self, path: str, data: bytes | None = None) -> bytes:
-        request = urllib.request.Request(f"http://127.0.0.1:{HTTP_PORT}{path}", data=data)
+    def raw(self, path: str, data: bytes | None = None, accept: str = "*/*") -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{HTTP_PORT}{path}", data=data, headers={"Accept": accept})
         # No proxy of the environment has a business inside the namespace.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=60) as answer:
             return bytes(answer.read())
+
+    def delete(self, path: str) -> None:
+        request = urllib.request.Request(f"http://127.0.0.1:{HTTP_PORT}{path}", method="DELETE")
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).close()
 
     def upload(self, path: Path) -> None:
         self.raw("/instances", path.read_bytes())
@@ -160,7 +165,8 @@ def _configuration(folder: Path) -> dict[str, Any]:
         "Name": "e2e",
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
-        "Plugins": [],
+        "Plugins": [str(DICOMWEB)] if DICOMWEB.exists() else [],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         "LuaScripts": [str(folder / "forward.lua")],
         "HttpPort": HTTP_PORT,
         "RemoteAccessAllowed": False,
