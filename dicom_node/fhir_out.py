@@ -20,7 +20,7 @@ from dicom_node.fhir_client import NotReached, Reply, Session, open_client
 from dicom_node.identity import Identity, PatientKey
 from dicom_node.workitem import DeliveryState, Permanent, Retryable, WorkItem
 from reports.fhir import transaction
-from reports.fhir_context import FhirContext, ReplacedReport, identifiers_of
+from reports.fhir_context import FhirContext, ReplacedReport, report_identifier
 from reports.uids import device_uid
 
 PENDING, FAILED, ACKNOWLEDGED = DeliveryState.PENDING, DeliveryState.FAILED, DeliveryState.ACKNOWLEDGED
@@ -45,7 +45,7 @@ def send(
     if refused:
         return Answer(FAILED, refused)
     context = context_of(item, settings, previous)
-    identifier = f"urn:uuid:{identifiers_of(result, identity, context)['report']}"
+    identifier = report_identifier(context.key, identity)
     try:
         with open_client(server) as client:
             session = Session(server, client)

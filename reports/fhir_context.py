@@ -96,11 +96,20 @@ def identifiers_of(result: JobResult, person: Person, context: FhirContext) -> d
 
     The patient is a part of it: what was filed under another one is another resource.
     """
-    whose = (context.key, person.patient_id, person.issuer_of_patient_id)
     names = ("report", "risk", "provenance", *names_of(result))
     bundle = result.bundle
     installed = (context.device_uid, context.software_version, bundle.name, bundle.version, bundle.digest)
-    return {"device": resource_uuid("device", *installed), **{name: resource_uuid(name, *whose) for name in names}}
+    whose = {name: _uuid(name, context.key, person) for name in names}
+    return {"device": resource_uuid("device", *installed), **whose}
+
+
+def report_identifier(key: str, person: Person) -> str:
+    """`urn:uuid:...` of the DiagnosticReport of a work item, by its content key."""
+    return f"urn:uuid:{_uuid('report', key, person)}"
+
+
+def _uuid(name: str, key: str, person: Person) -> str:
+    return resource_uuid(name, key, person.patient_id, person.issuer_of_patient_id)
 
 
 @dataclass(frozen=True)

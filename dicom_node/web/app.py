@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node.spool import Spool
-from dicom_node.web import api, clinical, deps, errors, facts, images, live, node_pages, pages, signin
+from dicom_node.web import api, clinical, deps, errors, facts, fhir, images, live, node_pages, pages, signin
 from dicom_node.web.security import Guard
 
 # The only places that answer without a sign-in; a test asks every other one.
@@ -56,7 +56,7 @@ def create_app(settings: Settings, spool: Spool) -> FastAPI:
     behind_signin = [Depends(deps.viewer)]
     for router in (clinical.api_router, api.router):
         app.include_router(router, dependencies=behind_signin)
-    for router in (pages.router, clinical.router, node_pages.router, images.router, live.router):
+    for router in (pages.router, clinical.router, node_pages.router, images.router, live.router, fhir.router):
         app.include_router(router, dependencies=behind_signin, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=deps.STATIC), name="static")
     return app

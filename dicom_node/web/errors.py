@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from dicom_node.elements import escaped
+from dicom_node.web import fhir_outcome
 from dicom_node.workitem import StageError
 
 LOGGER = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ def answer(request: Request, problem: Problem) -> Response:
         if wants_page(request) and request.method == "GET":
             where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/signin?next={quote(where, safe='')}", 303)
+    if fhir_outcome.is_fhir(request.url.path):
+        return fhir_outcome.problem(problem.status, problem.detail, problem.remedy, problem.headers)
     if not wants_page(request):
         body = ProblemBody(detail=problem.detail, remedy=problem.remedy)
         return JSONResponse(body.model_dump(), problem.status, headers=problem.headers)
