@@ -426,7 +426,7 @@ def _quietly(listen: Any) -> None:
 
 def test_the_page_loads_no_engine() -> None:
     """Of the analysis, of DICOM networking, or for drawing: it must be light enough to run beside them."""
-    heavy = {"torch", "onnxruntime", "radiomics", "sklearn", "SimpleITK", "pynetdicom", "highdicom", "matplotlib"}
+    heavy = {"torch", "onnxruntime", "radiomics", "sklearn", "SimpleITK", "pynetdicom", "matplotlib"}
     code = f"import sys, dicom_node.web.server; print({heavy} & {{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
