@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -210,8 +210,9 @@ def _once(variables: Mapping[str, Variable], kind: str) -> None:
                 raise ValueError(f"code {code!r} means both {seen[code]} and {name}")
 
 
+@lru_cache(maxsize=4)
 def load(site: Path | None) -> Codes:
-    """The mapping that comes with the package, and the site's over it.
+    """The mapping that comes with the package, and the site's over it. Read once: a changed file needs a restart.
 
     Raises
     ------

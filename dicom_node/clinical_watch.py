@@ -71,7 +71,7 @@ class ClinicalWatch:
     def _revise(self) -> None:
         for item_id, names in self._store.clinical.newer().items():
             item = self._store.item(item_id)
-            if item is None or item.state not in _CAN_BE_REVISED:
-                continue  # at work or failed: looked at again when it has come to its end
+            if item is None or item.held or item.state not in _CAN_BE_REVISED:
+                continue  # at work, failed or held by an operator: looked at again when that has come to its end
             if self._store.births.replan(item_id, f"newer clinical values: {names}", self._clock()):
                 self._store.clinical.note_newer(item_id, (), self._clock())

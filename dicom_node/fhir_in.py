@@ -50,15 +50,21 @@ def ask(server: FhirServer, patient_id: str, issuer: str, codes: Codes) -> Answe
             return Answer(detail=SEVERAL if ids else UNKNOWN)
         (fhir_id,) = ids
         of_patient = {"patient": fhir_id, "_count": str(COUNT)}
-        coded = ",".join(codes.searched("codes"))
-        seen, cut = search.all("Observation", of_patient | {"code": coded, "_sort": "-date"})
-        told, cut_too = search.all("Condition", of_patient | {"code": ",".join(codes.searched("conditions"))})
+        seen, cut = _coded(search, "Observation", of_patient | {"_sort": "-date"}, codes.searched("codes"))
+        told, cut_too = _coded(search, "Condition", of_patient, codes.searched("conditions"))
     whose = _Whose(patient_id, issuer, fhir_id, server.name)
     return Answer(
         observations=tuple(one for resource in seen for one in whose.read(observations, resource)),
         conditions=tuple(one for resource in told for one in whose.read(condition, resource)),
         detail=TOO_MUCH if cut or cut_too else "",
     )
+
+
+def _coded(
+    search: Session, kind: str, parameters: dict[str, str], codes: list[str]
+) -> tuple[list[dict[str, Any]], bool]:
+    """Resources with any of these codes; nothing is asked for where there is none, for that would mean all."""
+    return search.all(kind, parameters | {"code": ",".join(codes)}) if codes else ([], False)
 
 
 def look(server: FhirServer) -> str:

@@ -11,8 +11,10 @@ import pytest
 from analysis.contract import WaitingReason
 from config.clinical import Clinical
 from config.settings import FhirServer as Entry
+from dicom_node import operations
 from dicom_node.audit import AuditEntry
 from dicom_node.clinical_values import ClinicalEntry
+from dicom_node.operations import Actor
 from dicom_node.ticket import Ticket
 from dicom_node.workitem import State, WorkItem
 from tests import synthetic
@@ -127,6 +129,24 @@ def test_a_work_item_that_has_not_run_yet_is_planned_anew_and_one_of_another_pat
     assert used(by_study[CT[0].StudyInstanceUID])["ecog"] == (2.0, "CSV import", DAY)
     assert "ecog" not in used(by_study[other[0].StudyInstanceUID])
     assert [item.revision for item in node.items] == [1, 1]
+
+
+def test_a_work_item_that_an_operator_holds_is_left_as_it_is_until_it_is_released(tmp_path: Path) -> None:
+    node = road(tmp_path, clinical=Clinical(revise=True))
+    node.take(*CT, ROI)
+    node.worker.step_plan()
+    (held,) = node.items
+    operations.act(node.store, "hold", held.id, Actor("otto", "cli"), node.clock())
+    record(node, entry("ecog", 2.0))
+    watch(node)
+    node.clock.now += 10
+    node.worker.step_plan()
+    assert [(item.id, item.held, item.state) for item in node.items] == [(held.id, 1, State.SCHEDULED)]
+    operations.act(node.store, "release", held.id, Actor("otto", "cli"), node.clock())
+    watch(node)
+    node.clock.now += 10
+    node.worker.step_plan()
+    assert used(node.items[0])["ecog"][0] == 2.0
 
 
 # -- FHIR ----------------------------------------------------------------------------------------------------------
