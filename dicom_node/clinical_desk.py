@@ -19,7 +19,7 @@ from dicom_node.identity import Identity
 from dicom_node.operations import Actor
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.ticket import Ticket
+from dicom_node.ticket import ticket_of
 from dicom_node.workitem import StageError, WorkItem
 from models.clinical_value import ValueRefused, coerce, is_blank
 from models.manifest import Predictor
@@ -68,7 +68,7 @@ def on_hand(store: Store, spool: Spool, settings: Clinical, predictors: Sequence
 
 def _first_image(store: Store, item: WorkItem) -> tuple[str, str] | None:
     """SOP Instance UID and digest of an image of the CT: of those that were planned, else of the series."""
-    ticket = Ticket.from_json(item.plan) if item.plan else None
+    ticket = ticket_of(item.plan)
     if ticket is not None and isinstance(ticket.decision, Plan):
         uid = ticket.decision.ct_sop_instance_uids[0]
         return uid, ticket.digests[uid]

@@ -36,6 +36,14 @@ class Ticket:
         return Ticket(from_json(json.dumps(data["decision"])), clinical, data["digests"], data["bundle"], quality)
 
 
+def ticket_of(plan: str | None) -> Ticket | None:
+    """The ticket of a stored plan, for who only shows it: None where there is none, or another release wrote it."""
+    try:
+        return Ticket.from_json(plan) if plan else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def changes(before: Ticket, now: Ticket) -> tuple[Changed, ...]:
     """What is different between the inputs of two revisions of one contour object, the gravest first."""
     roi = now.decision.roi_sop_instance_uid

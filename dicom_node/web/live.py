@@ -47,6 +47,7 @@ class Pulse:
         """The number of the newest change: at once when it is not `known`, else when it changes or time is up."""
         if self._watch is None or self._watch.done():
             self.mark += 1  # whatever happened while nobody looked
+            self._changed = asyncio.Event()
             self._watch = asyncio.create_task(self._run())
         if self.mark == known:
             with contextlib.suppress(TimeoutError):

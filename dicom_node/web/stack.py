@@ -12,7 +12,7 @@ from dicom_node.decision import Plan
 from dicom_node.instance import Instance
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.ticket import Ticket
+from dicom_node.ticket import ticket_of
 from dicom_node.workitem import WorkItem
 
 
@@ -54,7 +54,7 @@ def stack_of(item: WorkItem, result: JobResult | None, store: Store, spool: Spoo
     A scored item shows the very bytes that were scored, in the order of its mask. What was not scored, or waits, shows
     what is on hand, ordered by position.
     """
-    ticket = Ticket.from_json(item.plan) if item.plan else None
+    ticket = ticket_of(item.plan)
     if ticket is None:
         images = store.arrivals.series(item.ct_series_instance_uid or "")
     else:

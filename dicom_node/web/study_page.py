@@ -10,7 +10,7 @@ from analysis.contract import JobResult, wording
 from dicom_node import status
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.ticket import Ticket
+from dicom_node.ticket import changes, ticket_of
 from dicom_node.web import actions, images, results, sr_text, study_view, views
 from dicom_node.web.contour import MaskUnreadable
 from dicom_node.web.deps import Signed
@@ -41,8 +41,16 @@ def parts(request: Request, row: Row, store: Store, spool: Spool, signed: Signed
         "stops": study_view.stops(status.stops(item, details, deliveries, spool), deliveries),
         "events": study_view.events(store.worklist.events(row.id)),
         "revisions": [views.row_view(other) for other in store.worklist.of_study(row.study_instance_uid)],
+        "replaces": _replaces(item, store),
         "version": f"{row.key} {row.outcome} {len(results.pages(item, spool))}",
     }
+
+
+def _replaces(item: WorkItem, store: Store) -> str:
+    """Which revision this one takes the place of, and what is different."""
+    before = store.item_of(item.predecessor_key) if item.predecessor_key else None
+    old, new = ticket_of(before.plan) if before else None, ticket_of(item.plan)
+    return particulars.revision(item.revision, changes(old, new)) if old and new else ""
 
 
 def body(
@@ -63,7 +71,7 @@ def body(
 
 def _result(row: Row, item: WorkItem, result: JobResult | None) -> dict[str, Any]:
     """The answer and what it rests on; before there is one, what is known of the inputs."""
-    ticket = Ticket.from_json(item.plan) if item.plan else None
+    ticket = ticket_of(item.plan)
     text = wording(row.reason)
     context: dict[str, Any] = {
         "remedy": text.remedy if text else "",
@@ -118,31 +126,34 @@ def viewer(
     stack = results.stack(item, result, store, spool)
     if stack is None:
         return None
-    largest = stack.largest + 1 if stack.largest is not None else None
-    wanted = number or largest or (len(stack.slices) + 1) // 2
-    shown = min(max(wanted, 1), len(stack.slices))
-    window = window if window in images.WINDOWS else "lung"
-    note, paths = "", {}
+    note, paths = "", dict[int, str]()
     try:
         paths = results.outlines(item, result, spool)
     except (MaskUnreadable, OSError):
         note = "The contour cannot be drawn: the mask of this result cannot be read."
     if result is not None and result.geometry is None:
         note = "Not scored, so there is no contour to draw; slices are in order of their position."
+    return shown(stack, paths, number, window, note)
+
+
+def shown(stack: Stack, paths: dict[int, str], number: int | None, window: str, note: str) -> dict[str, Any]:
+    """What the template draws of one slice; without a number, of the one with most of the contour."""
+    count, largest = len(stack.slices), None if stack.largest is None else stack.largest + 1
+    at = min(max(number or largest or (count + 1) // 2, 1), count)
+    window = window if window in images.WINDOWS else "lung"
     return {
-        "number": shown,
+        "number": at,
         "window": window,
-        "count": len(stack.slices),
+        "count": count,
         "largest": largest,
         "outlined": bool(paths),
-        "path": paths.get(shown - 1, ""),
-        "rows": stack.rows,
+        "path": paths.get(at - 1, ""),
         "columns": stack.columns,
         "height": round(stack.rows * stack.ratio, 3),
         "ratio": round(stack.ratio, 6),
         "sides": list(zip(("left", "right", "above", "below"), stack.edges, strict=True)),
-        "sentence": _sentence(stack, shown, window),
-        "text": slice_text(shown, len(stack.slices), stack.slices[shown - 1].z, shown - 1 in paths),
+        "sentence": _sentence(stack, at, window),
+        "text": slice_text(at, count, stack.slices[at - 1].z, at - 1 in paths),
         "note": note,
     }
 

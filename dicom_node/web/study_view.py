@@ -16,7 +16,6 @@ _DOCUMENTS = {
     "risk-sr": "Risk report (SR)",
     "radiomics-sr": "Radiomics report (SR)",
     "segmentation": "Contour (SEG)",
-    "page-1": "Page (SC)",
     "message": "Message",
 }
 
@@ -151,7 +150,7 @@ def document(name: str) -> str:
     >>> document("risk-sr"), document("page-2"), document("presentation-state")
     ('Risk report (SR)', 'Page 2 (SC)', 'Presentation state')
     """
-    if name.startswith("page-") and name not in _DOCUMENTS:
+    if name.startswith("page-"):
         return f"Page {name.removeprefix('page-')} (SC)"
     return _DOCUMENTS.get(name) or words.capital(name.replace("-", " "))
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 from pydicom import Dataset, dcmread
 
 from analysis.train.synth.synth import SynthConfig, make_cohort
@@ -193,3 +194,13 @@ def process_of(folder: Path) -> int:
 
 def wait_ended(folder: Path) -> int:
     return _processes[folder].wait(timeout=20)
+
+
+def sign_in(address: str, who: tuple[str, str] = OPERATOR) -> httpx.Client:
+    """A client that is signed in, without a browser."""
+    client = httpx.Client(base_url=address, headers={"Accept": "text/html"}, timeout=60)
+    csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/signin").text)
+    assert csrf
+    answer = client.post("/signin", data={"name": who[0], "password": who[1], "csrf": csrf.group(1)})
+    assert answer.status_code == 303, answer.text
+    return client
