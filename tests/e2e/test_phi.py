@@ -56,7 +56,7 @@ MARKS = {
 }
 NEEDLES = [b"qzx", b"19470813"]
 TABLE = "clinical.csv"
-LOUD = "import logging, dicom_node.cli as cli; cli._log.__defaults__ = (logging.DEBUG,); cli.main()"
+LOUD = "import logging, dicom_node.cli as cli; cli.log.__defaults__ = (logging.DEBUG,); cli.main()"
 
 
 def found_in(data: bytes) -> list[str]:
@@ -206,8 +206,8 @@ def test_no_mark_is_in_a_job_s_folder_environment_or_command_line(ward: Ward) ->
         assert found_in(ward.watch.commands[pid]) == []
         names = {pair.partition(b"=")[0].decode() for pair in ward.watch.environments[pid].split(b"\0") if pair}
         assert names <= {
-            "PATH", "LANG", "HOME", "TMPDIR", "PYTHONDONTWRITEBYTECODE", "ORT_DISABLE_TELEMETRY", "OMP_NUM_THREADS",
-            "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+            "PATH", "LANG", "HOME", "PWD", "TMPDIR", "PYTHONDONTWRITEBYTECODE", "ORT_DISABLE_TELEMETRY",
+            "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
         }  # fmt: skip
     seen = {path.name for path in ward.watch.job_files}
     assert {"job.json", "job.log"} <= seen
