@@ -8,10 +8,11 @@ from dicom_node.database import Database
 from dicom_node.identity import Identity
 from dicom_node.workitem import WorkItem
 
-# Reported and not held. FAILED: its objects were made, and a destination has refused them.
+# Reported and not held. FAILED: its objects were made, and a destination has refused them. The plus signs keep SQLite
+# from walking an index of states, which nearly all work items satisfy.
 _IS_RESULT = (
-    "{0}.outcome IS NOT NULL AND {0}.key IS NOT NULL AND {0}.held = 0 AND ({0}.state IN ('REPORTED', 'COMPLETED')"
-    " OR ({0}.state = 'FAILED' AND {0}.identity IS NOT NULL))"
+    "+{0}.outcome IS NOT NULL AND {0}.key IS NOT NULL AND +{0}.held = 0 AND (+{0}.state IN ('REPORTED', 'COMPLETED')"
+    " OR (+{0}.state = 'FAILED' AND {0}.identity IS NOT NULL))"
 )
 _IDENTITY = tuple(field.name for field in fields(Identity))
 _REPLACED = f"EXISTS (SELECT 1 FROM work_item n WHERE n.predecessor_key = w.key AND {_IS_RESULT.format('n')})"
@@ -23,6 +24,11 @@ _SELECT = (
     + f", {_REPLACED} AS replaced"
     " FROM work_item w LEFT JOIN study s ON s.study_instance_uid = w.study_instance_uid"
 )
+_CHANGED = (
+    "SELECT id FROM work_item WHERE updated_at >= ? UNION ALL SELECT o.id FROM study c JOIN work_item o"
+    " ON o.study_instance_uid = c.study_instance_uid WHERE c.updated_at >= ?"
+)
+_FEW = 2000
 _LOOKED_BACK = 50  # revisions
 
 
@@ -66,7 +72,9 @@ class ResultIndex:
     def find(self, query: ResultQuery, limit: int, last_id: int | None = None) -> list[StoredResult]:
         """Results whose files are here, newest work item first; `last_id`: none of later work items."""
         narrowing = _narrowing(query)
-        where = [_IS_RESULT.format("w"), "w.results_removed = 0", *(sql for sql, _ in narrowing)]
+        if query.since is not None and self._few_changed(query.since):
+            narrowing.append((f"w.id IN ({_CHANGED})", [query.since] * 2))
+        where = [_IS_RESULT.format("w"), "+w.results_removed = 0", *(sql for sql, _ in narrowing)]
         where += [f"NOT {_REPLACED}"] if query.item_ids is None else []
         where += ["w.outcome = 'SCORED'"] if query.scored else []
         limits = (("last_updated >= ?", query.since), ("last_updated < ?", query.until), ("w.id <= ?", last_id))
@@ -84,6 +92,11 @@ class ResultIndex:
         """The result of a work item, also where its files are gone; None where there is none to be read."""
         rows = self._db.rows(f"{_SELECT} WHERE {_IS_RESULT.format('w')} AND w.id = ?", [work_item_id])
         return _result(rows[0]) if rows else None
+
+    def _few_changed(self, since: float) -> bool:
+        """Whether it is worth while to fetch all that have changed; many are met soon on a walk by id."""
+        counted = self._db.rows(f"SELECT count(*) AS n FROM ({_CHANGED} LIMIT ?)", [since, since, _FEW + 1])
+        return bool(counted[0]["n"] <= _FEW)
 
     def before(self, item: WorkItem) -> tuple[str, int] | None:
         """Key and revision of the result that this one has replaced."""

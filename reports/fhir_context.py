@@ -173,11 +173,13 @@ class Making:
     def worth(self) -> list[str]:
         """What the score rests on, what it did without, how good this sub-model was, and what else to know."""
         language, result = self.context.language, self.result
-        said = words.not_available(result, language)
+        said = []
         if result.sub_model is not None:
-            said = [words.sub_model(result.sub_model, language), *said]
+            said = [words.sub_model(result.sub_model, language)]
             said += [words.validation(performance, language) for performance in result.sub_model.performance]
-        return list(dict.fromkeys([*said, *(particulars.quality(flag, language) for flag in result.quality)]))
+        said.insert(1, words.lent(result, language))
+        said += [particulars.quality(flag, language) for flag in result.quality]
+        return [text for text in dict.fromkeys(said) if text]
 
     def why(self) -> list[str]:
         """Why there is no score, and what would make one possible."""

@@ -19,6 +19,7 @@ CREATE TABLE study (
 CREATE INDEX study_by_patient ON study (patient_id, issuer_of_patient_id);
 CREATE INDEX study_by_date ON study (study_date);
 CREATE INDEX study_by_accession ON study (accession_number) WHERE accession_number != '';
+CREATE INDEX study_by_update ON study (updated_at);
 
 -- Every change of an identity, with both sides.
 CREATE TABLE identity_change (

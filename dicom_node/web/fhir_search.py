@@ -13,6 +13,7 @@ KINDS: Final = ("DiagnosticReport", "RiskAssessment", "Observation")
 DEFAULT_COUNT, MOST = 20, 100  # resources on a page
 MOST_VALUES = 50
 _ID = re.compile(r"([1-9]\d{0,17})-([0-9A-Za-z-]{1,16}?)(?:-(OS|PFS|outcome))?")
+_WHOSE: Final = "patient.identifier"
 _PATIENT = frozenset(
     f"{name}{chain}"
     for name in ("patient", "subject")
@@ -70,8 +71,8 @@ def search_of(kind: str, pairs: Iterable[tuple[str, str]], zone: tzinfo | None) 
     given: dict[str, str] = {}
     ranges = []
     for name, value in asked:
-        known = "patient" if name in _PATIENT else name
-        if known not in ("patient", "study", "_id", "_lastUpdated", "_count", "page"):
+        known = _WHOSE if name in _PATIENT else name
+        if known not in (_WHOSE, "study", "_id", "_lastUpdated", "_count", "page"):
             raise Problem(400, "a search parameter is not known here", "see /fhir/metadata for those that are")
         if known == "_lastUpdated":
             ranges.append(_range(value, zone))
@@ -82,7 +83,7 @@ def search_of(kind: str, pairs: Iterable[tuple[str, str]], zone: tzinfo | None) 
     ids = frozenset(_values("_id", given["_id"])) if "_id" in given else None
     query = ResultQuery(
         None if ids is None else [number for one in sorted(ids) if (number := work_item_of(one)) is not None],
-        [_patient(value) for value in _values("patient", given["patient"])] if "patient" in given else None,
+        [_patient(value) for value in _values(_WHOSE, given[_WHOSE])] if _WHOSE in given else None,
         [_study(value) for value in _values("study", given["study"])] if "study" in given else None,
         max((since for since, _ in ranges if since is not None), default=None),
         min((until for _, until in ranges if until is not None), default=None),
@@ -102,8 +103,12 @@ def _values(name: str, text: str) -> list[str]:
 
 def _token(value: str) -> tuple[str | None, str]:
     r"""System and code of a token (R4 3.1.1.4.10); the system is None where any will do, '' where there is none."""
-    parts = re.findall(r"((?:[^|\\]|\\.)*)(?:\||$)", value)[:-1]
-    plain = [re.sub(r"\\(.)", r"\1", part) for part in parts]
+    plain = [""]
+    for piece in re.findall(r"\\.|\||[^|\\]+", value):
+        if piece == "|":
+            plain.append("")
+        else:
+            plain[-1] += piece.removeprefix("\\")
     if len(plain) == 1:
         return None, plain[0]
     if len(plain) != 2 or not plain[1]:

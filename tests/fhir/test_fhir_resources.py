@@ -315,3 +315,9 @@ def test_a_name_has_a_human_name_for_each_of_its_scripts() -> None:
         {"use": "official", "family": "Adams", "given": ["John", "Quincy"], "prefix": ["Dr"], "suffix": ["Jr"]}
     ]
     assert human_names("") == human_names("^^") == []
+
+
+def test_what_is_not_available_is_said_once() -> None:
+    conclusion = one(bundle(), "DiagnosticReport")["conclusion"]
+    assert conclusion.count("Not available: deep.") == 1
+    assert conclusion.count("taken from the training cohort") == 1
