@@ -83,7 +83,14 @@ def texts(dataset: Dataset, keyword: str, most: int = 16, limit: int = 64) -> tu
 
 
 def name_text(dataset: Dataset, keyword: str, encodings: Encodings, limit: int = 64) -> str:
-    """Free text in the data set's character set; bytes that do not fit it become U+FFFD."""
+    """Free text in the data set's character set; bytes that do not fit it become U+FFFD.
+
+    What pydicom has decoded already (pynetdicom looks at every answer) is text, whatever the character set says.
+    """
+    tag = Tag(keyword)
+    if tag in dataset and isinstance(element := dataset.get_item(tag), DataElement):
+        values = element.value if isinstance(element.value, (list, MultiValue)) else [element.value]
+        return _printable("\\".join(str(one) for one in values if one is not None).strip(" \0"))[:limit]
     value = (raw(dataset, keyword) or b"")[: 8 * limit]
     text = None
     if b"\x1b" in value:

@@ -37,8 +37,33 @@ def reconciled(known: Identity, answer: Identity, replaced_by_hl7: Sequence[Iden
     return Reconciled(filed, replace(known, **news))
 
 
+def lost_characters(value: str, known: str) -> bool:
+    """Whether a value is what is left of the known one in a character set that lacks some of its characters.
+
+    Some PACS answer in one fixed character set and leave out, or replace by "?", what it does not have.
+
+    >>> [lost_characters(value, "Dvořák^Jiří") for value in ("Dvoák^Jií", "Dvo?ák^Ji?í", "^", "Dvorak^Jiri")]
+    [True, True, False, False]
+    >>> lost_characters("^", "Иванов^Пётр"), lost_characters("Müller", "Möller")
+    (True, False)
+    """
+    return any(_left_over(value, known, mark) for mark in ("", "?"))
+
+
+def _left_over(value: str, known: str, mark: str) -> bool:
+    at = 0
+    for character in known:
+        if value[at : at + 1] == character:
+            at += 1
+        elif character.isascii() or value[at : at + len(mark)] != mark:
+            return False
+        else:
+            at += len(mark)
+    return at == len(value)
+
+
 def _usable(name: str, value: str, known: str) -> bool:
-    if not value or UNREADABLE in value:
+    if not value or UNREADABLE in value or lost_characters(value, known):
         return False
     if name == "patient_name":
         return not says_nothing_new(value, known) and normal_name(value) != ""
