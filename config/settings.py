@@ -123,7 +123,7 @@ class Planning:
 
 @dataclass(frozen=True)
 class Job:
-    """How the analysis runs. `isolation = "required"` refuses to run where a network namespace is not to be had."""
+    """How the analysis runs. `isolation = "required"`: not where one of the sandbox's promises cannot be kept."""
 
     executor: Literal["process"] = "process"
     isolation: Literal["required", "preferred"] = "preferred"
