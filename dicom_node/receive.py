@@ -129,24 +129,34 @@ class Receiver:
             for complaint in complaints(tls, time.time()):
                 LOGGER.warning("tls.certificate %s", complaint)
         entity = application_entity(self._settings)
+        handlers = self._handlers()
         if tls.listen != "only":
-            self.port = self._open(entity, node.port, None)
+            self.port = self._open(entity, handlers, node.port, None)
             LOGGER.info("receive.listening AE title %s, port %d", node.ae_title, self.port)
         if tls.listen != "off":
-            self.tls_port = self._open(entity, tls.port, server_context(tls))
+            self.tls_port = self._open(entity, handlers, tls.port, server_context(tls))
+            self.port = self.tls_port if tls.listen == "only" else self.port
             whom = "callers with a certificate" if tls.client_ca else "any caller"
             LOGGER.info("receive.listening AE title %s, TLS port %d, %s", node.ae_title, self.tls_port, whom)
         self._door = Door(self._settings, self._audit.refused)
         self._door.open(self._listeners)
 
-    def _open(self, entity: AE, port: int, context: ssl.SSLContext | None) -> int:
-        handlers = [
+    def _handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
+        return [
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, self._on_event_report),
             (evt.EVT_ESTABLISHED, self._on_established),
             (evt.EVT_CONN_CLOSE, self._on_closed),
             *self._worklist_handlers(),
         ]
+
+    def _open(
+        self,
+        entity: AE,
+        handlers: list[tuple[Any, Callable[[evt.Event], Any]]],
+        port: int,
+        context: ssl.SSLContext | None,
+    ) -> int:
         listener = entity.make_server(
             (self._settings.node.host, port),
             ssl_context=context,

@@ -135,6 +135,7 @@ def test_with_tls_only_the_plain_port_is_not_opened(tmp_path: Path, site: Site) 
             site.settings(listen="only"), node=replace(site.settings().node, port=other.getsockname()[1])
         )
         with receiving(tmp_path, settings) as (receiver, _):  # the plain port is somebody else's: it would not start
+            assert receiver.port == receiver.tls_port
             assert echoscu(receiver.tls_port, site, site.modality).returncode == 0
 
 
