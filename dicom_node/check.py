@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from config.settings import Settings
-from dicom_node import candidates, clinical_codes, clinical_table, deliver, fhir_in, job, tls
+from dicom_node import candidates, clinical_codes, clinical_table, deliver, fhir_in, hl7_in, job, mllp, tls
 from dicom_node.executors import process
 from dicom_node.limits import may_associate
 from dicom_node.spool import Spool
@@ -47,6 +47,7 @@ def check(settings: Settings) -> Iterator[Finding]:
         if peer.receives_results:
             answer = deliver.echo(peer, settings)
             yield Finding(f"C-ECHO {peer.ae_title}", answer.ok, answer.message, answer.hint)
+    yield from _hl7(settings)
     if settings.peers and not settings.destinations():
         yield Finding("destinations", False, "no peer receives results", "set receives_results = true for the PACS")
 
@@ -107,6 +108,27 @@ def _clinical(settings: Settings) -> Iterator[Finding]:
             yield Finding(name, True, look())
         except StageError as error:
             yield Finding(name, False, str(error), error.hint)
+
+
+def _hl7(settings: Settings) -> Iterator[Finding]:
+    """Each RIS as far as a message would get without one, and the listener's certificate."""
+    for peer in settings.hl7_peers:
+        try:
+            mllp.reach(peer, settings.deliver.connect_timeout_seconds)
+        except mllp.NotReached as error:
+            what, _, remedy = str(error).partition("; ")
+            yield Finding(f"HL7 {peer.name}", False, what, remedy)
+        else:
+            how = "MLLPS" if peer.tls else "MLLP, in clear"
+            yield Finding(f"HL7 {peer.name}", True, f"{peer.host}:{peer.port} can be reached ({how})")
+    if settings.hl7.listen:
+        try:
+            encrypted = hl7_in.server_context(settings.hl7) is not None
+        except ConfigError as error:
+            yield Finding("HL7 listener", False, str(error), "correct the files in [hl7]")
+        else:
+            where = f"{settings.hl7.host}:{settings.hl7.port}"
+            yield Finding("HL7 listener", True, f"{'MLLPS' if encrypted else 'MLLP, in clear'} on {where}")
 
 
 def _table(settings: Settings) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from config.settings import Settings, Tls
+from config.settings import Hl7, Settings, Tls
 from dicom_node import tls
 from dicom_node.clinical_codes import load
 from dicom_node.elements import escaped
@@ -52,7 +52,7 @@ class Listener:
         self._hl7 = settings.hl7
         self._spool, self._clock = spool, clock
         self._office = Office(settings.hl7, load(settings.clinical.codes))
-        self._context = self._server_context()
+        self._context = server_context(settings.hl7)
         self._allowed = [ipaddress.ip_network(one, strict=False) for one in settings.hl7.allowed_hosts]
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
@@ -259,13 +259,14 @@ class Listener:
         elif reply.code == "AR":
             LOGGER.warning("hl7.refused %s from %s at %s: %s", kind, sender, address, reply.text)
 
-    def _server_context(self) -> ssl.SSLContext | None:
-        hl7 = self._hl7
-        if hl7.certificate is None:
-            return None
-        try:
-            return tls.server_context(
-                Tls(certificate=hl7.certificate, private_key=hl7.private_key, client_ca=hl7.client_ca)
-            )
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("[tls]", "[hl7]")) from None
+
+def server_context(hl7: Hl7) -> ssl.SSLContext | None:
+    """For the listener; None where it speaks MLLP in clear. Raises ConfigError."""
+    if hl7.certificate is None:
+        return None
+    try:
+        return tls.server_context(
+            Tls(certificate=hl7.certificate, private_key=hl7.private_key, client_ca=hl7.client_ca)
+        )
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("[tls]", "[hl7]")) from None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Deliver, Hl7, Hl7Peer, Node, Settings
-from dicom_node import hl7_out
+from dicom_node import check, hl7_out
 from dicom_node.answer import Answer, Previous
 from dicom_node.mllp import NotReached, reach
 from dicom_node.workitem import DeliveryState, State, WorkItem
@@ -179,3 +179,19 @@ def test_a_file_that_is_not_there_is_named_with_its_entry(tmp_path: Path) -> Non
     assert "[[hl7_peers]] RIS: ca" in answer.message
     with pytest.raises(NotReached, match=r"gone\.pem"):
         reach(peer, 1.0)
+
+
+def test_the_check_says_how_far_a_message_would_get(running: Ris, tmp_path: Path) -> None:
+    settings = settings_for(peer_of(running), Hl7Peer("GONE", port=1), Hl7Peer("TLS", port=running.port, tls=True))
+    listener = replace(settings.hl7, listen=True, certificate=tmp_path / "gone.pem", private_key=tmp_path / "gone.key")
+    found = {one.name: one for one in check._hl7(replace(settings, hl7=listener))}
+    assert (found["HL7 RIS"].well, found["HL7 RIS"].text) == (
+        True,
+        f"127.0.0.1:{running.port} can be reached (MLLP, in clear)",
+    )
+    assert (found["HL7 GONE"].well, found["HL7 GONE"].text) == (False, "GONE at 127.0.0.1:1 refused the connection")
+    assert "correct the [[hl7_peers]] entry GONE" in found["HL7 GONE"].remedy
+    assert "no TLS with TLS at" in found["HL7 TLS"].text
+    assert "gone.key" in found["HL7 listener"].text
+    (well,) = list(check._hl7(Settings(hl7=Hl7(listen=True))))
+    assert well.text == "MLLP, in clear on 127.0.0.1:2575"
