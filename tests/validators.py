@@ -17,6 +17,7 @@ KNOWN_WARNINGS = (
     r"</Laterality\(0020,0060\)> - is only permitted to be empty when actually unknown",  # it is: no CT, no body part
     r"RISK_GROUP,99PROGNODE.*Content Item not in template",  # TID 1501 qualitative evaluations came after PixelMed 2022
     r"Measurement Group.*\(11100[013],DCM.*Content Item not in template",  # TID 4019 at group level, likewise
+    r"\(es,RFC5646,.*different code meaning",  # CID 5000 of PixelMed 2022 says "Castilian"
     r"\(121232,DCM.*different code meaning",  # "Source Series" against "Source series": only the case differs
 )
 

@@ -82,7 +82,7 @@ def _own_results_sent_back_do_not_trigger(road: Road, study: str) -> None:
     instances = len(pacs.find("Instance"))
     for series in pacs.series_of(study):
         modality = series["MainDicomTags"]["Modality"]
-        if modality in ("SR", "OT"):
+        if modality in ("SR", "OT", "PR"):
             with pytest.raises(urllib.error.HTTPError):  # a SOP class that the node does not take
                 pacs.send_series(series["ID"])
         else:
