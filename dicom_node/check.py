@@ -16,6 +16,8 @@ from dicom_node.store import Store
 from dicom_node.watermark import room
 from dicom_node.workitem import ConfigError, StageError
 from models.bundle import DEMO, BundleError, load
+from reports import fonts
+from reports.language import speaker
 
 PACKAGES = ("dicom_node", "analysis", "reports", "config", "models")
 DISTRIBUTION = "prognode"
@@ -35,6 +37,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Look at each thing in turn; nothing is changed but for the spool folder being made."""
     yield _packages()
     yield from _bundle(settings)
+    yield _language(settings)
     yield _patterns(settings)
     yield from _clinical(settings)
     yield from _spool(settings)
@@ -79,6 +82,19 @@ def _bundle(settings: Settings) -> Iterator[Finding]:
         yield Finding("golden case", True, job.verify_golden(bundle, settings.job))
     except StageError as error:
         yield Finding("golden case", False, str(error), error.hint)
+
+
+def _language(settings: Settings) -> Finding:
+    """Whether the reports can be drawn in their language, and whether anybody has read its translation."""
+    voice = speaker(settings.report.language)
+    try:
+        fonts.check(voice.code)
+    except fonts.FontMissing as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding("language", False, what, remedy)
+    if voice.reviewed:
+        return Finding("language", True, voice.name)
+    return Finding("language", True, f"{voice.name}, translated by machine: no clinician who speaks it has reviewed it")
 
 
 def _patterns(settings: Settings) -> Finding:

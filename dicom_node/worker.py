@@ -36,6 +36,7 @@ from dicom_node.ups_events import UpsTeller
 from dicom_node.vitals import BEAT_SECONDS
 from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, StageError, State, StoreBusy, WorkItem
 from models.bundle import Bundle
+from reports import fonts
 
 LOGGER = logging.getLogger(__name__)
 LEASE_SECONDS = 60.0
@@ -60,6 +61,10 @@ class Worker:
         """`golden`: how the bundle's golden case went, for the system page. Raises ConfigError for bad settings."""
         self._settings, self._spool, self._bundle, self._runner, self._clock = settings, spool, bundle, runner, clock
         candidates.choose((), settings.plan)  # a pattern that is no regular expression is said now, not per study
+        try:
+            fonts.check(settings.report.language)
+        except fonts.FontMissing as error:
+            raise ConfigError(str(error)) from error
         self._owner = uuid.uuid4().hex
         self._locked = ExitStack()
         self._stopping = threading.Event()

@@ -6,18 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 from babel.messages.catalog import Catalog, Message
 from babel.messages.pofile import read_po
 
 from analysis.contract import Reason
-from config.settings import Planning
-from dicom_node import gates
+from config.settings import Planning, Report, Settings
+from dicom_node import check, gates
+from dicom_node.workitem import ConfigError
 from reports import fonts, words
 from reports.language import CODES, TOLD, speaker
 from tests.facts import facts
 from tests.paths import ROOT
+from tests.road import road
 from tests.synthetic import DEFECTS, ct_series
 
 LANGUAGES = tuple(code for code in CODES if code != "en")
@@ -180,3 +183,21 @@ def test_a_character_that_no_font_holds_is_marked_and_never_an_empty_box() -> No
     mixed = fonts.runs("Müller 山田 홍", choice)
     assert "".join(piece for _, piece in mixed) == "Müller 山田 홍"
     assert len({face for face, _ in mixed}) == 3
+
+
+def test_a_node_that_cannot_draw_its_language_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fonts, "_noto", lambda name, weight: None)
+    with pytest.raises(ConfigError, match="needs the font Noto Sans JP"):
+        road(tmp_path, report=Report(language="ja"))
+
+
+def test_prognode_check_says_what_is_missing_and_what_nobody_has_reviewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding(language: Literal["en", "de", "ko"]) -> check.Finding:
+        return check._language(Settings(report=Report(language=language)))
+
+    assert (finding("en").well, finding("en").text) == (True, "English")
+    assert finding("de").well
+    assert "translated by machine: no clinician who speaks it has reviewed it" in finding("de").text
+    monkeypatch.setattr(fonts, "_noto", lambda name, weight: None)
+    assert not finding("ko").well
+    assert "pip install" in finding("ko").remedy
