@@ -1,5 +1,7 @@
 """CT files -> one volume in Hounsfield units; the first step of the job (receive -> plan -> analyse)."""
 
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
@@ -21,6 +23,7 @@ _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCT
 # What pydicom and its decoders raise on a file that is cut, damaged or lies about itself.
 UNREADABLE = (
     InvalidDicomError,
+    BytesLengthException,
     OSError,
     EOFError,
     ValueError,
@@ -31,6 +34,8 @@ UNREADABLE = (
     RuntimeError,
     NotImplementedError,
     OverflowError,
+    struct.error,
+    zlib.error,
 )
 
 

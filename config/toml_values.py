@@ -59,6 +59,8 @@ def _choice(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
 def _scalar(hint: Any, value: Any, where: str, folder: Path) -> Any:
     if hint is Path and isinstance(value, str):
         return folder / value
+    if isinstance(value, int) and abs(value) >= 2**63:  # TOML 1.0: 64 bits; a longer one may not even be printed
+        raise SettingsError(f"'{where}' is too large a number")
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

@@ -168,7 +168,10 @@ def items(dataset: Dataset, keyword: str) -> Items[Dataset]:
             raise UnreadableHeader(f"{keyword} is not a sequence")
         if element.value is None or element.length == 0:
             return ()
-        element = dataset[tag]
+        try:
+            element = dataset[tag]
+        except Exception as error:  # noqa: BLE001 - parsed only now, by pydicom, which raises whatever fits
+            raise UnreadableHeader(f"{keyword} cannot be parsed ({type(error).__name__})") from None
     if not isinstance(element.value, Sequence):
         raise UnreadableHeader(f"{keyword} is not a sequence")
     return cast(Items[Dataset], element.value)

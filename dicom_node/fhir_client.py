@@ -88,8 +88,12 @@ class Session:
         return found, True
 
     def _own(self, url: str) -> str:
-        absolute = urljoin(self._base, url)
-        if _origin(absolute) != _origin(self._base):
+        try:
+            absolute = urljoin(self._base, url)
+            own = _origin(absolute) == _origin(self._base)
+        except ValueError:
+            raise Permanent("its link to the next page is no address", LOOK) from None
+        if not own:
             raise Permanent("it sends us to another server for the next page", LOOK)
         return absolute
 

@@ -16,7 +16,7 @@ from dicom_node.store import Store
 from dicom_node.web import views
 from dicom_node.web.api import PROBLEMS, REFUSED, WorkItemId
 from dicom_node.web.clinical_view import FieldView, item_of, predictors_of, section, stored_view
-from dicom_node.web.deps import Operator, SpoolDep, StoreDep, Viewer, opened
+from dicom_node.web.deps import Number, Operator, SpoolDep, StoreDep, Viewer, opened
 from dicom_node.web.errors import Problem
 from dicom_node.web.pages import NOTICE, keep_cookie, render, row_of
 from dicom_node.worklist import Row
@@ -51,7 +51,7 @@ def _page(request: Request, row: Row, store: Store, status: int = 200, **context
 
 
 @router.get("/items/{item_id}/clinical")
-def clinical(item_id: int, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep) -> Response:
+def clinical(item_id: Number, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep) -> Response:
     """The clinical values of a work item's patient, on a page of their own."""
     row = row_of(item_id, store)
     opened(store, signed, row.study_instance_uid, row.id, "study.opened")
@@ -60,7 +60,7 @@ def clinical(item_id: int, request: Request, signed: Viewer, store: StoreDep, sp
 
 @router.post("/items/{item_id}/clinical")
 def enter(
-    item_id: int, request: Request, signed: Operator, store: StoreDep, spool: SpoolDep, fields: Fields
+    item_id: Number, request: Request, signed: Operator, store: StoreDep, spool: SpoolDep, fields: Fields
 ) -> Response:
     """Keep what was entered, and go back to the study; or show what is wrong beside each field."""
     row = row_of(item_id, store)
@@ -93,7 +93,7 @@ def _is_used(field: FieldView, day: str) -> bool:
 
 @router.get("/items/{item_id}/clinical/{number}/withdraw")
 def ask_withdraw(
-    item_id: int, number: int, request: Request, signed: Operator, store: StoreDep, spool: SpoolDep
+    item_id: Number, number: Number, request: Request, signed: Operator, store: StoreDep, spool: SpoolDep
 ) -> Response:
     """What taking a value back means, before it is done."""
     row = row_of(item_id, store)
@@ -106,7 +106,7 @@ def ask_withdraw(
 
 
 @router.post("/items/{item_id}/clinical/{number}/withdraw")
-def withdraw(item_id: int, number: int, request: Request, signed: Operator, store: StoreDep) -> Response:
+def withdraw(item_id: Number, number: Number, request: Request, signed: Operator, store: StoreDep) -> Response:
     """Take a value back, and go back to the study."""
     row = row_of(item_id, store)
     value = clinical_desk.withdraw(store, item_of(store, row), number, signed.actor, time.time())
@@ -208,7 +208,7 @@ def add_clinical_values(
 
 @api_router.post("/work-items/{work_item_id}/clinical-values/{number}/withdraw", responses=REFUSED)
 def withdraw_clinical_value(
-    request: Request, store: StoreDep, spool: SpoolDep, signed: Operator, work_item_id: WorkItemId, number: int
+    request: Request, store: StoreDep, spool: SpoolDep, signed: Operator, work_item_id: WorkItemId, number: Number
 ) -> ClinicalOut:
     """Take a value back; it stays in the history."""
     row = row_of(work_item_id, store)

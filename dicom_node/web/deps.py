@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Request
+from fastapi import Path as PathParameter
 from fastapi.security import HTTPBearer
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -25,6 +26,7 @@ from dicom_node.workitem import ConfigError
 TEMPLATES = Path(__file__).with_name("templates")
 STATIC = Path(__file__).with_name("static")
 SAFE_METHODS = ("GET", "HEAD")
+Number = Annotated[int, PathParameter(ge=-(2**63), lt=2**63)]  # of a row or a picture: SQLite has 64 bits
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 

@@ -22,7 +22,7 @@ from dicom_node.store import Store
 from dicom_node.web import results
 from dicom_node.web.cache import Cache
 from dicom_node.web.contour import MaskUnreadable
-from dicom_node.web.deps import SpoolDep, StoreDep, Viewer
+from dicom_node.web.deps import Number, SpoolDep, StoreDep, Viewer
 from dicom_node.web.errors import Problem
 from dicom_node.web.stack import Slice, Stack
 from dicom_node.workitem import WorkItem
@@ -138,7 +138,7 @@ def _number(value: Any, absent: float) -> float:
 
 
 @router.get("/items/{item_id}/slices.json")
-def slices(item_id: int, signed: Viewer, store: StoreDep, spool: SpoolDep) -> dict[str, Any]:
+def slices(item_id: Number, signed: Viewer, store: StoreDep, spool: SpoolDep) -> dict[str, Any]:
     """What the viewer needs to scroll: positions in mm, and the outline of each slice that bears one."""
     item, found = _stack(item_id, store, spool)
     try:
@@ -156,7 +156,13 @@ def slices(item_id: int, signed: Viewer, store: StoreDep, spool: SpoolDep) -> di
 
 @router.get("/items/{item_id}/slices/{number}.png")
 def slice_picture(
-    item_id: int, number: int, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep, window: str = "lung"
+    item_id: Number,
+    number: Number,
+    request: Request,
+    signed: Viewer,
+    store: StoreDep,
+    spool: SpoolDep,
+    window: str = "lung",
 ) -> Response:
     """Slice `number` (from 1) as a PNG; 422 with a sentence where it cannot be shown."""
     _, found = _stack(item_id, store, spool)
@@ -168,7 +174,7 @@ def slice_picture(
 
 @router.get("/items/{item_id}/pages/{number}.png")
 def page_picture(
-    item_id: int, number: int, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep
+    item_id: Number, number: Number, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep
 ) -> Response:
     """A page of the report as it is in the PACS."""
     item = _item(item_id, store)

@@ -15,7 +15,7 @@ from config.identity import VERSION
 from dicom_node import operations
 from dicom_node.store import Store
 from dicom_node.web import actions, clinical_view, results, sr_text, study_page, study_view, views
-from dicom_node.web.deps import STATIC, Operator, SpoolDep, StoreDep, Viewer, opened, templates
+from dicom_node.web.deps import STATIC, Number, Operator, SpoolDep, StoreDep, Viewer, opened, templates
 from dicom_node.web.errors import Problem
 from dicom_node.web.images import WINDOWS
 from dicom_node.workitem import PRIORITIES, State
@@ -213,7 +213,7 @@ def study(study_instance_uid: str, signed: Viewer, store: StoreDep) -> Response:
 
 @router.get("/items/{item_id}")
 def item(
-    item_id: int,
+    item_id: Number,
     request: Request,
     signed: Viewer,
     store: StoreDep,
@@ -234,7 +234,9 @@ def item(
 
 
 @router.get("/items/{item_id}/documents/{document}")
-def report(item_id: int, document: str, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep) -> Response:
+def report(
+    item_id: Number, document: str, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep
+) -> Response:
     """A Structured Report as text."""
     row = row_of(item_id, store)
     found = store.item(item_id)
@@ -268,7 +270,7 @@ def row_of(item_id: int, store: Store) -> Row:
 
 
 @router.get("/items/{item_id}/act/{action}")
-def confirm(item_id: int, action: str, request: Request, signed: Operator, store: StoreDep) -> Response:
+def confirm(item_id: Number, action: str, request: Request, signed: Operator, store: StoreDep) -> Response:
     """What would happen, before anything does."""
     row = row_of(item_id, store)
     if action not in operations.ACTIONS:
@@ -294,7 +296,7 @@ def _confirm(
 
 @router.post("/items/{item_id}/act/{action}")
 def act(
-    item_id: int,
+    item_id: Number,
     action: str,
     request: Request,
     signed: Operator,
