@@ -39,11 +39,16 @@ def read(path: Path) -> Item:
     if path.stat().st_size > MAXIMUM_BYTES:
         raise ReportUnreadable("The report is too large to be shown here.")
     try:
-        return _item(dcmread(path), [MOST], DEEPEST)
+        return item_of(dcmread(path))
     except ReportUnreadable:
         raise
     except Exception as error:  # noqa: BLE001 - pydicom raises whatever fits on a damaged file
         raise ReportUnreadable(f"The report cannot be read ({type(error).__name__}).") from None
+
+
+def item_of(dataset: Dataset) -> Item:
+    """One content item with what belongs to it."""
+    return _item(dataset, [MOST], DEEPEST)
 
 
 def _item(dataset: Dataset, left: list[int], levels: int) -> Item:

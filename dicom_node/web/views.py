@@ -1,5 +1,6 @@
 """Rows as people read them: pure functions from what the store holds to the words and shapes that a template shows."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -32,6 +33,7 @@ _PROOFS = {
     DeliveryState.SEEN: "found there by C-FIND",
     DeliveryState.ACKNOWLEDGED: "acknowledged by the application",
     DeliveryState.FAILED: "refused",
+    DeliveryState.CANCELED: "withdrawn before it was sent",
     DeliveryState.NOT_ACCEPTED: "not accepted there; not needed",
 }
 
@@ -192,12 +194,14 @@ def tone_of(row: Row) -> Tone:
 def unit(code: str) -> str:
     """A UCUM code as people write it; nothing for a pure number.
 
-    >>> unit("mm3"), unit("[hnsf'U]"), unit("1"), unit("g/L")
-    ('mm³', 'HU', '', 'g/L')
+    >>> unit("[hnsf'U]2.mm3"), unit("mm2"), unit("1"), unit("g/L"), unit("a")
+    ('HU²·mm³', 'mm²', '', 'g/L', 'years')
     """
-    if code == "1" or code.startswith("{"):
+    if code in ("", "1") or code.startswith("{"):
         return ""
-    return {"[hnsf'U]": "HU", "mm2": "mm²", "mm3": "mm³", "a": "years"}.get(code, code)
+    plain = code.replace("[hnsf'U]", "HU")
+    powers = re.sub(r"(?<=HU|mm)[23]", lambda found: {"2": "²", "3": "³"}[found.group()], plain)
+    return "years" if code == "a" else powers.replace(".", "·")
 
 
 def risk(score: RiskScore) -> Risk:

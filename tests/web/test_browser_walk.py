@@ -65,7 +65,8 @@ def test_a_whole_walk(context: BrowserContext, hospital: Hospital, tmp_path: Pat
     expect(page.get_by_text("Try again: what was refused is sent again.")).to_be_visible()
     hospital.work()
     rows = hospital.road.store.deliveries.of_item(hospital.item("refused").id)
-    assert {str(row.state) for row in rows} <= {"COMMITTED", "SEEN", "NOT_ACCEPTED"}
+    ended = {str(row.state) for row in rows}
+    assert ended <= {"COMMITTED", "SEEN", "NOT_ACCEPTED"}, [(row.document, row.detail, row.attempts) for row in rows]
     expect(page.locator("#head")).to_contain_text("Completed")
     proved = sum(row.proved_at is not None for row in rows)  # by storage commitment or C-FIND
     expect(page.locator("#deliveries .badge.good")).to_have_count(proved)

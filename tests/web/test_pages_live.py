@@ -59,7 +59,8 @@ def test_a_listener_that_comes_after_another_has_gone_is_not_flooded(client: htt
         time.sleep(2.5)
     with listening(client, 4.0) as heard:
         pass
-    assert [name for _, name in heard] == ["change"]
+    assert {name for _, name in heard} == {"change"}
+    assert len(heard) <= 2, "one at the start, and one where the note came between two looks"
 
 
 def test_what_a_page_reads_by_itself_changes_nothing(client: httpx.Client, hospital: Hospital) -> None:
@@ -68,9 +69,10 @@ def test_what_a_page_reads_by_itself_changes_nothing(client: httpx.Client, hospi
     places = ["/", "/system", *(f"/items/{hospital.item(case).id}" for case in ("main", "waiting", "not scored"))]
     with listening(client, 8.0) as heard:
         time.sleep(2.0)
+        before = len(heard)
         for place in places:
             assert client.get(place, headers=background).status_code == 200
-    assert [name for _, name in heard] == ["change"]
+    assert len(heard) == before
 
 
 def test_a_part_of_a_page_has_no_frame_and_no_second_audit_entry(client: httpx.Client, hospital: Hospital) -> None:

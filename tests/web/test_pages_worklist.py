@@ -14,6 +14,10 @@ from tests.web.items import YAMADA, Items
 from tests.web.site import OPERATOR, VIEWER, Site, serving
 
 PAGE = {"Accept": "text/html"}
+# Whoever claims takes the oldest of a state: what goes on is made before what stays.
+ORDER = (
+    State.COMPLETED, State.REPORTED, State.ANALYSED, State.WAITING, State.CANCELED, State.FAILED, State.SCHEDULED,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +26,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with serving(tmp_path_factory.mktemp("site")) as made:
         items = Items(made.store)
         made.items = items  # type: ignore[attr-defined]
-        ready = State.SCHEDULED  # made last: whoever claims takes the oldest
-        rows = {state: items.at(state) for state in State if state is not ready}
+        order = ("low", "refused", *ORDER)
+        how = {"low": (State.COMPLETED, "LOW"), "refused": (State.COMPLETED, "")}
+        rows = {name: items.at(*how.get(name, (name,))) for name in order}  # type: ignore[arg-type]
+        made.rows = rows  # type: ignore[attr-defined]
         items.study(rows[State.COMPLETED].study_instance_uid)
         late = replace(YAMADA, patient_name="Åberg^Östen", patient_id="P-2", study_date="20250101", patient_sex="")
         items.study(rows[State.FAILED].study_instance_uid, late)
-        low, refused = items.at(State.COMPLETED, "LOW"), items.at(State.COMPLETED, "")
-        made.rows = {**rows, "low": low, "refused": refused, ready: items.at(ready)}  # type: ignore[attr-defined]
         for _ in range(100):
             items.waiting()
         yield made
@@ -57,23 +61,21 @@ def test_each_state_is_shown_in_ups_words_and_in_ours(client: httpx.Client) -> N
     shown = [
         re.sub(r"<[^>]+>|\s+", " ", cell) for cell in re.findall(r'data-label="State">(.*?)</td>', text, re.DOTALL)
     ]
-    words = [" ".join(html.unescape(cell).split()) for cell in shown[:7]]
+    words = [" ".join(html.unescape(cell).split()) for cell in shown[:9]]
     assert words == [
-        "Scheduled waits for its inputs",
-        "In progress analysed, report to be made",
+        *["Completed delivered"] * 3,
         "In progress report made, being delivered",
-        "Completed delivered",
+        "In progress analysed, report to be made",
+        "Scheduled waits for its inputs",
         "Canceled withdrawn or replaced",
         "In progress failed, needs an operator",
-        "Completed delivered",
-        "Completed delivered",
         "Scheduled ready to be analysed",
     ]
 
 
 def test_a_filter_leaves_what_it_says(client: httpx.Client, site: Site) -> None:
     assert rows_of(client, state="failed") == ids(site, State.FAILED)
-    assert rows_of(client, state="progress") == ids(site, State.REPORTED, State.ANALYSED)
+    assert rows_of(client, state="progress") == ids(site, State.ANALYSED, State.REPORTED)
     assert rows_of(client, outcome="LOW") == ids(site, "low")
     assert rows_of(client, outcome="NOT_SCORED") == ids(site, "refused")
     assert rows_of(client, q="yamada") == ids(site, State.COMPLETED)
@@ -173,7 +175,7 @@ def test_a_confirmation_says_what_will_happen_and_does_nothing(client: httpx.Cli
         assert site.store.item(item.id) == item
     page = client.get(f"/items/{item.id}/act/retry")
     assert "Not possible now" in page.text
-    assert "<form" not in page.text[page.text.index("<main") :]
+    assert f'action="/items/{item.id}' not in page.text
     assert client.get(f"/items/{item.id}/act/explode").status_code == 404
     assert client.post(f"/items/{item.id}/act/hold").status_code == 403, "without the session's token"
     assert site.store.item(item.id) == item

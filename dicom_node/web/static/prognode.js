@@ -78,13 +78,17 @@ class Live {
     if (this.mark.textContent !== text) this.mark.textContent = text;
   }
 
-  ask() { // at most one reading in PAUSE ms
-    if (this.asked) return;
+  ask() { // at most one reading in PAUSE ms; what changes while one is under way is read once more
+    if (this.reading) this.missed = true;
+    if (this.reading || this.due) return;
     const since = Date.now() - (this.last || 0);
-    this.asked = setTimeout(() => this.read(), Math.max(50, PAUSE - since));
+    this.due = setTimeout(() => this.read(), Math.max(50, PAUSE - since));
   }
 
   async read() {
+    this.due = null;
+    this.missed = false;
+    this.reading = true;
     try {
       const headers = { "X-Background": "1", Accept: "text/html" };
       const answer = await fetch(location.href.split("#")[0], { headers, cache: "no-store" });
@@ -96,7 +100,8 @@ class Live {
       this.lost();
     } finally {
       this.last = Date.now();
-      this.asked = null;
+      this.reading = false;
+      if (this.missed && !this.over) this.ask();
     }
   }
 }
@@ -107,9 +112,8 @@ function takeOver(fresh) { // true where something had to be left as it is for n
     const there = fresh.getElementById(here.id);
     if (there) left = morph(here, there) || left;
   }
-  const version = (root) => one("[data-version]", root)?.dataset.loaded ?? one("[data-version]", root)?.dataset.version;
   const stale = one("#stale");
-  if (stale && stale.hidden && loadedVersion !== undefined && version(fresh) !== loadedVersion) stale.hidden = false;
+  if (stale && one("[data-version]", fresh)?.dataset.version !== loadedVersion) stale.hidden = false;
   ages();
   return left;
 }
