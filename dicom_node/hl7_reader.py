@@ -130,8 +130,12 @@ def read(data: bytes) -> Message:
     except UnicodeDecodeError:
         declared = "the character set of MSH-18" if character_set else "UTF-8; name its character set in MSH-18"
         raise Refused(DATA_TYPE, f"the message is not in {declared}") from None
-    lines = (line for line in re.split("[\r\n]+", text) if line.strip())
-    return Message(tuple(_segment(line, delimiters, encoding) for line in lines), character_set, encoding)
+    # A line feed within a segment is a part of its text, unless the sender ends segments with it.
+    lines = (line.strip("\n") for line in text.split("\r" if "\r" in text else "\n"))
+    segments = tuple(_segment(line, delimiters, encoding) for line in lines if line.strip())
+    if sum(segment.name == "MSH" for segment in segments) != 1:
+        raise Refused(SEGMENT_SEQUENCE, "there are several messages in one block; send each in its own")
+    return Message(segments, character_set, encoding)
 
 
 def header_of(data: bytes) -> Message:

@@ -3,6 +3,7 @@ changes before anything has left. One per thread, as its store is.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from config.settings import Settings
 from dicom_node import compose, deliver
 from dicom_node.audit import AuditEntry
 from dicom_node.decision import Plan
+from dicom_node.delivery_audit import query_sent
 from dicom_node.headers import identity_of
 from dicom_node.identity import KEYWORDS, Identity
 from dicom_node.overlay import digest_of, overlay_of
@@ -31,6 +33,7 @@ from reports.uids import device_uid
 
 LOGGER = logging.getLogger(__name__)
 _CARRIED = ["SpecificCharacterSet", *KEYWORDS.values()]
+_COMPOSING = threading.Lock()  # report and deliver stage compose in two threads, and pages share their fonts
 
 
 class Reporter:
@@ -89,6 +92,8 @@ class Reporter:
             return known
         peer, study = destinations[0], item.study_instance_uid
         answers = deliver.find_identities(peer, study, self._settings)
+        query = query_sent(peer, deliver.STUDY_ROOT_FIND, deliver.study_query(study), self._clock(), item.id)
+        self._store.audit.add(query)
         if answers is None:
             self.without_asking(item, f"{peer.ae_title} offers no C-FIND")
             return known
@@ -129,16 +134,17 @@ class Reporter:
         ticket = Ticket.from_json(item.plan or "")
         carried = self._carried(item)
         overlay = overlay_of(carried, identity)
-        documents = compose.compose(
-            self._spool,
-            item.key or "",
-            ticket.decision,
-            self._path_of(ticket),
-            replace(self._context(item), identity=digest_of(overlay)),
-            self._settings.report.sr_sop_classes,
-            overlay,
-            build.Optional(self._settings.report.encapsulated_pdf, self._settings.report.presentation_state),
-        )
+        with _COMPOSING:
+            documents = compose.compose(
+                self._spool,
+                item.key or "",
+                ticket.decision,
+                self._path_of(ticket),
+                replace(self._context(item), identity=digest_of(overlay)),
+                self._settings.report.sr_sop_classes,
+                overlay,
+                build.Optional(self._settings.report.encapsulated_pdf, self._settings.report.presentation_state),
+            )
         self._store.made_under(item.id, replace(carried, **overlay).to_json())
         return documents
 

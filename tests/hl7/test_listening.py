@@ -238,6 +238,71 @@ def test_half_of_a_message_is_no_message_and_a_crash_before_the_commit_leaves_no
         assert store.patients.changes("1") == []
 
 
+# -- clinical values -----------------------------------------------------------------------------------------
+
+
+def results(*observations: str, control_id: str = "R1", order: str = "F1") -> str:
+    head = msh("ORU^R01", control_id=control_id) + "PID|1||4711^^^HOSPITAL^MR||Mueller^Joerg\r"
+    return head + f"OBR|1|P1|{order}|CHEM^Chemistry^L|||20260228\r" + "".join(f"{one}\r" for one in observations)
+
+
+def values(store: Store) -> dict[str, tuple[object, str, str, str]]:
+    found = store.clinical.current("4711", "HOSPITAL")
+    return {one.name: (one.value, one.unit, one.observed_on, one.source) for one in found}
+
+
+def test_values_of_a_laboratory_go_into_the_clinical_store(tmp_path: Path, sender_to: To) -> None:
+    albumin = "OBX|1|NM|1751-7^Albumin^LN||3.9|g/dL^^UCUM|||||F|||20260301101500+0100"
+    platelets = "OBX|2|NM|777-3^Platelets^LN||250|10*9/L|||||F"
+    with listening(tmp_path) as (listener, store):
+        sender = sender_to(listener)
+        assert sender.say(results(albumin, platelets))[3] == "2 values recorded"
+        assert values(store) == {
+            "albumin": (39.0, "g/L", "2026-03-01", "HL7 ORU^R01"),
+            "platelets": (250.0, "10*9/L", "2026-02-28", "HL7 ORU^R01"),
+        }
+        corrected = albumin.replace("|3.9|", "|4.1|").replace("|F|", "|C|")
+        assert sender.say(results(corrected, control_id="R2"))[3] == "1 values recorded"
+        assert values(store)["albumin"][0] == 41.0
+        withdrawn = albumin.replace("|F|", "|W|")
+        assert "1 taken back" in sender.say(results(withdrawn, control_id="R3"))[3]
+        assert set(values(store)) == {"platelets"}
+
+
+def test_a_value_that_cannot_be_used_is_named_to_its_sender_and_the_rest_is_taken(
+    tmp_path: Path, sender_to: To
+) -> None:
+    with listening(tmp_path) as (listener, store):
+        said = sender_to(listener).say(
+            results(
+                "OBX|1|NM|1751-7^Albumin^LN||39||||||F",
+                "OBX|2|NM|777-3^Platelets^LN||250|10*9/L|||||F",
+                "OBX|3|NM|99999-9^Unknown^LN||1|kg|||||F",
+                "OBX|4|SN|1988-5^CRP^LN||<^5|mg/L|||||F",
+            )
+        )[3]
+        assert said.startswith("1 values recorded")
+        assert "albumin not taken: its unit is not stated" in said
+        assert "crp not taken" in said
+        assert set(values(store)) == {"platelets"}
+
+
+def test_an_update_may_carry_values_too(tmp_path: Path, sender_to: To) -> None:
+    with listening(tmp_path) as (listener, store):
+        store.patients.received("1", ANNA, NOW)
+        text = adt("A08") + "OBX|1|NM|39156-5^BMI^LN||24.5|kg/m2|||||F|||20260301\r"
+        assert sender_to(listener).say(text)[3] == "1 studies changed; 1 values recorded"
+        assert values(store)["bmi"] == (24.5, "kg/m2", "2026-03-01", "HL7 ADT^A08")
+
+
+def test_values_under_a_merged_id_are_the_surviving_patient_s(tmp_path: Path, sender_to: To) -> None:
+    with listening(tmp_path) as (listener, store):
+        sender = sender_to(listener)
+        sender.say(results("OBX|1|NM|777-3^Platelets^LN||250|10*9/L|||||F"))
+        sender.say(adt("A40", "1||0815^^^HOSPITAL^MR", control_id="M1", mrg="4711^^^HOSPITAL^MR"))
+        assert [one.name for one in store.clinical.current("0815", "HOSPITAL")] == ["platelets"]
+
+
 # -- limits --------------------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,18 @@ def test_segments_end_as_their_sender_ends_them(end: str) -> None:
     assert [segment.name for segment in read(adt("A08").replace("\r", end).encode()).segments] == ["MSH", "EVN", "PID"]
 
 
+def test_a_line_feed_in_a_name_does_not_start_a_segment() -> None:
+    text = msh("ADT^A40") + "PID|1||B||Eve\nMRG|VICTIM\nX^E\rMRG|A\r"
+    (merge,) = content(read(text.encode())).merges
+    assert [prior.patient_id for prior, _ in merge.pairs] == ["A"]
+    assert merge.said.patient_name == "Eve MRG"
+
+
+def test_two_messages_in_one_block_are_refused() -> None:
+    with pytest.raises(Refused, match="several messages"):
+        read((adt("A08") + adt("A08", "1||4712")).encode())
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"GET / HTTP/1.1\r\n", b"MSH", b"MSH|||||", b"MSHABCDE|", b"\x16\x03\x01", b"MSH|^^^^|"]
 )
