@@ -19,7 +19,7 @@ from config.settings import SettingsError, parse
         ("[hl7]\nprocessing_id = 'X'", "processing_id"),
         ("[hl7]\nmessage_timeout_seconds = 0", "'hl7.message_timeout_seconds' must be a number above 0"),
         ("[hl7]\nport = 70000", "'hl7.port' must be from 0 to 65535"),
-        ("[[hl7_peers]]\nname = 'RIS'\nca = 'a.pem'", "[[hl7_peers]] RIS: ca and certificate are for MLLPS; set tls = true"),
+        ("[[hl7_peers]]\nname = 'RIS'\nca = 'a.pem'", "RIS: ca and certificate are for MLLPS; set tls = true"),
         ("[[hl7_peers]]\nname = 'RIS'\ntls = true\ncertificate = 'a'", "RIS: certificate and private_key go together"),
         ("[[hl7_peers]]\nname = 'RIS'\ntimeout_seconds = 0", "RIS: timeout_seconds must be a number above 0"),
         ("[[hl7_peers]]\nname = 'R I S'", "name 'R I S': use 1 to 32 letters"),
