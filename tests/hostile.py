@@ -1,10 +1,15 @@
 """Runs hostile code where a job runs, as root or as another user, and with what is to be had when bubblewrap is not."""
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,8 +81,9 @@ def _library() -> Path:
     """pyseccomp is one file; alone in a folder, so that nothing else of ours is on another Python's path."""
     import pyseccomp
 
-    folder = Path("/tmp") / f"prognode-tests-{os.getpid()}"
-    folder.mkdir(mode=0o755, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="prognode-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
     (folder / "pyseccomp.py").write_bytes(Path(pyseccomp.__file__).read_bytes())
     return folder
 
@@ -95,24 +101,30 @@ def kept(way: Way) -> dict[str, Any]:
 
 
 def ways() -> list[Way]:
-    return [way for tool in ("bwrap", "unshare") for way in (Way(tool, 0), Way(tool, NOBODY)) if kept(way)]
+    users = (0, NOBODY) if os.geteuid() == 0 else (os.geteuid(),)
+    return [way for tool in ("bwrap", "unshare") for user in users if kept(way := Way(tool, user))]
 
 
-def folders(base: Path, way: Way) -> Path:
-    """A job folder with an input, owned by who runs the job."""
+@contextmanager
+def job_folder(tmp_path: Path, way: Way) -> Iterator[Path]:
+    """A job folder with an input, owned by who runs the job, in a spool of its own (two folders up)."""
+    other = way.user != os.geteuid()
+    # pytest's own folders are closed to other users, and closed again by every session that begins.
+    base = Path(tempfile.mkdtemp(prefix="prognode-tests-")) if other else tmp_path
     folder = base / "jobs" / "one"
     for name in ("in", "out"):
         (folder / name).mkdir(parents=True)
     (folder / "in" / "input.dcm").write_bytes(b"as it was sent")
-    if way.user != os.geteuid():
+    if other:
+        base.chmod(0o755)
         for path in (folder, folder / "in", folder / "out", folder / "in" / "input.dcm"):
             os.chown(path, way.user, way.user)
-        for above in base.parents[:-1]:
-            if above != Path("/tmp"):
-                above.chmod(above.stat().st_mode | 0o055)
-        base.chmod(0o755)
-        folder.parent.chmod(0o755)
-    return folder
+    try:
+        yield folder
+    finally:
+        if other:
+            process.remove(folder)
+            shutil.rmtree(base)
 
 
 def log_of(folder: Path) -> str:

@@ -5,6 +5,7 @@ import re
 import secrets
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, way: Way) -> Path:
-    return hostile.folders(tmp_path, way)
+def folder(tmp_path: Path, way: Way) -> Iterator[Path]:
+    with hostile.job_folder(tmp_path, way) as made:
+        yield made
 
 
 def in_force(way: Way, promise: str) -> bool:
@@ -73,18 +75,19 @@ def test_a_job_that_opens_a_socket_reaches_nobody(folder: Path, way: Way) -> Non
         assert said[0] == said[3] == "no (Operation not permitted)"  # refused by name, not for want of a route
 
 
-def test_a_job_that_reads_another_study_or_the_store_finds_nothing(tmp_path: Path, folder: Path, way: Way) -> None:
+def test_a_job_that_reads_another_study_or_the_store_finds_nothing(folder: Path, way: Way) -> None:
+    spool = folder.parent.parent
     for name in ("instances/ab/other.dcm", "jobs/two/in/ct/00001.dcm", "store.sqlite", "prognode.toml"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("PATIENT")
-        (tmp_path / name).chmod(0o644)
+        (spool / name).parent.mkdir(parents=True, exist_ok=True)
+        (spool / name).write_text("PATIENT")
+        (spool / name).chmod(0o644)
     code = (
         "import os\nfound = []\n"
         "for top, folders, files in os.walk('/'):\n"
         "    folders[:] = [f for f in folders if os.path.join(top, f) not in ('/proc', '/sys', '/usr', '/dev')]\n"
         "    found += [os.path.join(top, f) for f in files if f in ('other.dcm', '00001.dcm', 'store.sqlite')]\n"
         "print(len(found))\n"
-        f"for path in ('{tmp_path}/instances/ab/other.dcm', '../../two/in/ct/00001.dcm', '/etc/shadow'):\n"
+        f"for path in ('{spool}/instances/ab/other.dcm', '../../two/in/ct/00001.dcm', '/etc/shadow'):\n"
         "    try: os.stat(path); print('SEEN', path)\n"
         "    except OSError: pass"
     )

@@ -5,6 +5,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,9 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, way: Way) -> Path:
-    return hostile.folders(tmp_path, way)
+def folder(tmp_path: Path, way: Way) -> Iterator[Path]:
+    with hostile.job_folder(tmp_path, way) as made:
+        yield made
 
 
 # -- the argument list -------------------------------------------------------------------------------------------
@@ -157,14 +159,14 @@ def test_a_job_dies_with_its_worker(folder: Path, way: Way) -> None:
 def test_a_folder_that_a_job_has_closed_or_dug_deep_is_removed(tmp_path: Path, way: Way) -> None:
     if way.user != os.geteuid():
         pytest.skip("the node removes it, as the user that it runs as")
-    folder = hostile.folders(tmp_path, way)
     code = (
         "import os\nos.makedirs('closed/inside'); os.chmod('closed', 0)\n"
         "for _ in range(3000): os.mkdir('d' * 200); os.chdir('d' * 200)"
     )
-    way.run(folder, code)
-    process.remove(folder)
-    assert not folder.exists()
+    with hostile.job_folder(tmp_path, way) as folder:
+        way.run(folder, code)
+        process.remove(folder)
+        assert not folder.exists()
 
 
 # -- what it leaves ----------------------------------------------------------------------------------------------
