@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlite_utils import Database as SqliteUtils
 
-from dicom_node.workitem import ConfigError, StoreBusy
+from dicom_node.workitem import ConfigError, StoreBusy, StoreDamaged
 
 LOGGER = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
@@ -65,6 +65,12 @@ class Database:
         except sqlite3.OperationalError as error:
             raise StoreBusy(
                 f"the store cannot be used: {error}", "check the spool's disk and other processes"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:  # its subclasses say that a statement was wrong, not the file
+                raise
+            raise StoreDamaged(
+                f"the store is damaged ({error}): stop the node, keep a copy of the spool, then: prognode restore"
             ) from error
 
     @contextmanager

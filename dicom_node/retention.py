@@ -15,6 +15,7 @@ from dicom_node.database import Database
 from dicom_node.workitem import State
 
 ACTOR = "retention"
+ENDED = (None, State.COMPLETED, State.FAILED, State.CANCELED)  # of a key: states in which a job folder is nobody's
 
 
 class Removed(IntEnum):

@@ -21,6 +21,7 @@ from typing import IO
 
 from dicom_node.workitem import ConfigError
 
+SUMS = "SHA256SUMS"  # beside each result, as sha256sum writes it: fsck finds what the disk has altered since
 RESTORING = "restoring.json"  # in a spool that a backup is being restored into
 
 
@@ -107,6 +108,25 @@ class Spool:
                 return
             yield True
 
+    def is_locked(self, name: str) -> bool:
+        """Whether a process of this kind uses the spool just now."""
+        try:
+            with self.lock(name, restoring=True):
+                return False
+        except ConfigError:
+            return True
+
+    def quarantined(self, path: Path) -> Path:
+        """Move a file or folder of the spool to where nothing looks for it, and nothing removes it; gives the place."""
+        self.quarantine.mkdir(mode=0o700, exist_ok=True)
+        target = self.quarantine / "_".join(path.relative_to(self.root).parts)
+        while target.exists():
+            target = target.with_name(f"{target.name}.again")
+        os.replace(path, target)
+        fsync_folder(self.quarantine)
+        fsync_folder(path.parent)
+        return target
+
     def sweep_drafts(self) -> None:
         """Remove results that were being written when an earlier worker ended; their stage runs again."""
         for draft in (self.root / "results").glob("*/.*"):
@@ -172,6 +192,8 @@ class Spool:
         draft.mkdir(mode=0o700)
         try:
             yield draft
+            sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(draft.iterdir()))
+            (draft / SUMS).write_text(sums, encoding="utf-8")
             for path in draft.iterdir():
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())

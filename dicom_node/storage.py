@@ -13,7 +13,7 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node import compose
-from dicom_node.retention import Contents
+from dicom_node.retention import ENDED, Contents
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.watermark import room
@@ -23,7 +23,6 @@ LOGGER = logging.getLogger(__name__)
 DAY_SECONDS = 86_400.0
 PASS_SECONDS = 600.0  # between two looks at everything; while the disk is low, each turn of the clock is one
 WARN_AGAIN_SECONDS = 3600.0
-ENDED = (None, State.COMPLETED, State.FAILED, State.CANCELED)  # states in which a job folder is nobody's
 
 
 class Cleaner:

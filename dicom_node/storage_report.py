@@ -8,9 +8,9 @@ from typing import Any
 
 from config.settings import Settings
 from dicom_node.audit_trail import trail_path
-from dicom_node.retention import Condition
+from dicom_node.retention import ENDED, Condition
 from dicom_node.spool import Spool
-from dicom_node.storage import DAY_SECONDS, ENDED, Cleaner
+from dicom_node.storage import DAY_SECONDS, Cleaner
 from dicom_node.store import Store
 from dicom_node.watermark import Room, room
 from dicom_node.workitem import State

@@ -127,3 +127,7 @@ class Permanent(StageError):
 
 class ConfigError(Exception):
     """The settings or the installation are wrong; the text names the key and the remedy."""
+
+
+class StoreDamaged(ConfigError):
+    """The store's file is damaged: nothing that it says can be relied on."""
