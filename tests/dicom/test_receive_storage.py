@@ -11,8 +11,8 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from config.settings import Peer
-from dicom_node.instance import CT, ENHANCED_CT, LABEL_MAP_SEG, LEGACY_CONVERTED_CT, RTSTRUCT, SEG
 from dicom_node.entity import transfer_syntaxes
+from dicom_node.instance import CT, ENHANCED_CT, LABEL_MAP_SEG, LEGACY_CONVERTED_CT, RTSTRUCT, SEG
 from tests.network import association, data_set_bytes, files, receiving, rows, settings_for, store_file, storescu
 from tests.synthetic import ct_series, enhanced_ct, rtstruct, save, seg
 
