@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from analysis.contract import RESULT_FILE, JobResult, Reason
-from config.settings import Deliver, Hl7, Peer
+from config.settings import Deliver, Hl7, Peer, Receive
 from dicom_node import clinical_codes
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.hl7_apply import Office, apply
@@ -99,7 +99,9 @@ def the_same_content_is_analysed_once(
 
 def site_in(folder: Path, pacs: DemoPacs, **deliver: object) -> Site:
     peer = Peer("PACS", port=pacs.port, sends=False, receives_results=True, proof="find")
-    return Site(road(folder, peers=(peer,), deliver=replace(QUICK, **deliver)), pacs)  # type: ignore[arg-type]
+    patience = Receive(acse_timeout_seconds=3.0, dimse_timeout_seconds=3.0, network_timeout_seconds=5.0)
+    node = road(folder, peers=(peer,), deliver=replace(QUICK, **deliver), receive=patience)  # type: ignore[arg-type]
+    return Site(node, pacs)
 
 
 @pytest.fixture
