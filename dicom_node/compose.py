@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ DOCUMENTS = (SEGMENTATION, RISK_SR, RADIOMICS_SR, PAGE, SECOND_PAGE, PRESENTATIO
 OPTIONAL = frozenset({PRESENTATION_STATE, PDF})  # a PACS that does not store these has the result all the same
 PAGE_PICTURES = (f"{PAGE}.png", f"{SECOND_PAGE}.png")
 LOGGER = logging.getLogger(__name__)
+MAXIMUM_UNPACKED_BYTES = 1 << 30  # of a mask, or of all pictures; a mask of 2000 slices of 512 x 512 has half of it
 DEEPEST = 12  # levels of sequences; a deep one costs a stack frame each
 
 
@@ -198,8 +200,11 @@ def _depth(element: DataElement) -> int:
 
 
 def _mask(path: Path) -> NDArray[np.bool_]:
-    """NIfTI voxels (column, row, slice) back to (slice, row, column)."""
-    voxels = np.asanyarray(nibabel.load(path).dataobj)
+    """NIfTI voxels (column, row, slice) back to (slice, row, column). The job wrote it: it may unpack large."""
+    image = nibabel.load(path)
+    if math.prod(image.shape) * image.get_data_dtype().itemsize > MAXIMUM_UNPACKED_BYTES:
+        raise ValueError(f"{path.name} claims more than {MAXIMUM_UNPACKED_BYTES} bytes of voxels")
+    voxels = np.asanyarray(image.dataobj)
     mask: NDArray[np.bool_] = voxels.transpose(2, 1, 0).astype(bool)
     return mask
 
@@ -208,6 +213,8 @@ def _pictures(path: Path) -> Mapping[str, NDArray[Any]] | None:
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as archive:
+        if sum(entry.file_size for entry in archive.zip.infolist()) > MAXIMUM_UNPACKED_BYTES:
+            raise ValueError(f"{path.name} unpacks to more than {MAXIMUM_UNPACKED_BYTES} bytes")
         return {name: archive[name] for name in archive.files}
 
 

@@ -1,5 +1,6 @@
 """PDUs and DIMSE messages to a running receiver; good objects in between are acknowledged and kept."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from itertools import count
@@ -44,8 +45,10 @@ KINDS = (
     0x8030,
     0,
 )
+USUAL = (0x0001, 0x0001, 0x0001, 0x0100, 0x0020)
 RELEASE, ABORT = b"\5\0\0\0\0\4\0\0\0\0", b"\7\0\0\0\0\4\0\0\0\0"
 UIDS = ("1.2.3", "", "x", "1." * 40, "../../x", "1.2.3\0", "2.25." + "9" * 59, "\\", "é")
+PATIENCE = 0.15  # seconds that the node may think about a message before the end of the stream
 GOOD_EVERY = 4  # one good object for so many settlements: each is synced to the disk
 
 
@@ -86,6 +89,8 @@ class Associations(Target):
         self._receiver.start()
         self._complaints = Complaints()
         self._trees = seeds().trees
+        self._uids = {_text(tree, 0x00080016): _text(tree, 0x00080018) for tree in self._trees.values()}
+        self._uids[COMMITMENT] = COMMITMENT_INSTANCE
         self._report = tree_of(_report())
         self._good = ct_series(1, 8, 8, seed=6)[0]
         self._kept: set[str] = set()
@@ -95,28 +100,29 @@ class Associations(Target):
 
     def make(self, random: Random) -> bytes:
         """PDUs, each after its length in four bytes: `run` waits for an answer after the first."""
-        pdus = [associate(random if random.random() < 0.3 else None)]
+        pdus = [associate(random if random.random() < 0.12 else None)]
         for _ in range(random.randint(1, 4)):
             pdus += self._message(random)
         pdus.append(random.choice((RELEASE, RELEASE, ABORT)))
-        for _ in range(random.choice((0, 0, 1, 2))):
+        for _ in range(random.choice((0, 0, 0, 0, 1, 2))):
             random.choice(_ORDERS)(pdus, random)
         return b"".join(len(pdu).to_bytes(4, "big") + pdu for pdu in pdus)
 
     def _message(self, random: Random) -> list[bytes]:
         """A command and its data set, in fragments."""
-        kind = random.choice((0x0001, 0x0001, 0x0001, 0x0100, 0x0020, *KINDS))
+        kind = random.choice(KINDS if random.random() < 0.2 else USUAL)
         number = random.randrange(len(CLASSES))
         sop_class, data = self._data_set(kind, number, random)
-        context = 2 * CLASSES.index(sop_class) + 1 if random.random() < 0.9 else random.randrange(256)
-        more = [(0x1000, random.choice(UIDS).encode()), (0x0700, b"\0\0"), (0x1002, b"\1\0"), (0x1008, b"\1\0")]
+        context = 2 * CLASSES.index(sop_class) + 1 if random.random() < 0.97 else random.randrange(256)
+        about = self._uids.get(sop_class, "1.2.34") if random.random() < 0.93 else random.choice(UIDS)
+        more = [(0x1000, _even(about)), (0x0700, b"\0\0"), (0x1002, b"\1\0"), (0x1008, b"\1\0")]
         extra = [
             (random.choice((0x0110, 0x0120, 0x0900, 0x1001, 0x1005, 0x1030)), random.randbytes(random.randrange(9)))
         ]
-        named = random.choice((sop_class, sop_class, sop_class, *UIDS))
-        command = wire.command(kind, named, *more[: random.randint(0, 4)], *extra[random.randint(0, 1) :],
-                               has_data_set=random.random() < 0.9)  # fmt: skip
-        if random.random() < 0.15:
+        named = random.choice(UIDS) if random.random() < 0.05 else sop_class
+        told = [*more[: random.choice((0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4))], *extra[random.random() < 0.95 :]]
+        command = wire.command(kind, named, *told, has_data_set=random.random() < 0.97)
+        if random.random() < 0.05:
             command = mutated(command, random)
         pieces = (
             [(one, True) for one in _fragments(command, random)],
@@ -155,10 +161,11 @@ class Associations(Target):
                 connection.sendall(pdus[0])
                 if pdus[0][:1] == b"\1" and int.from_bytes(pdus[0][2:6], "big") == len(pdus[0]) - 6:
                     connection.recv(65_536)
-                connection.sendall(b"".join(pdus[1:]))
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(65_536):
-                    continue
+                for pdu in pdus[1:]:
+                    connection.sendall(pdu)
+                    if pdu[:1] == b"\4" and pdu[11:12] == b"\2":  # the end of a data set: an answer is due
+                        _heard(connection)
+                _listen(connection)
             except TimeoutError:
                 raise Broken("the connection is neither answered nor closed") from None
             except OSError:
@@ -207,6 +214,29 @@ class Associations(Target):
     def close(self) -> None:
         self._receiver.stop(grace_seconds=1.0)
         self._complaints.close()
+
+
+def _heard(connection: socket.socket) -> None:
+    connection.settimeout(PATIENCE)
+    with contextlib.suppress(TimeoutError):
+        connection.recv(65_536)
+
+
+def _listen(connection: socket.socket) -> None:
+    """Hear it out; one that goes on waiting for us is told that nothing more will come."""
+    connection.settimeout(PATIENCE)
+    try:
+        while connection.recv(65_536):
+            continue
+    except TimeoutError:
+        connection.settimeout(8.0)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65_536):
+            continue
+
+
+def _text(tree: Tree, tag: int) -> str:
+    return next(one.value.decode() for one in tree if one.tag == tag and isinstance(one.value, bytes)).rstrip("\0")
 
 
 def _even(text: str) -> bytes:

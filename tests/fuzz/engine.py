@@ -21,6 +21,7 @@ SETTLE_EVERY = 200  # inputs between two good objects
 ONE_INPUT_BYTES = 256_000_000  # that the process may grow by with one input
 CAMPAIGN_BYTES = 400_000_000  # and from its 1000th input to the end of the target
 MINIMISE_SECONDS = 3.0
+STUCK_SECONDS = 300.0  # without a settlement: the process ends with a trace of all threads
 
 
 class Hang(BaseException):
@@ -74,19 +75,17 @@ class Tally:
 
 @contextmanager
 def watched(seconds: float) -> Iterator[None]:
-    """Raises Hang when the body takes longer; code that is stuck in C ends the process with a trace, much later."""
+    """Raises Hang when the body takes longer. Code that is stuck in C hears nothing of it: see STUCK_SECONDS."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise Hang(f"more than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds * 10, exit=True)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
 
 
@@ -104,6 +103,7 @@ class Campaign:
         """Try so many inputs, or as many as there is time for."""
         began = time.monotonic()
         hook, threading.excepthook = threading.excepthook, self._thread_died
+        faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True, file=sys.__stderr__)
         try:
             while self.tally.inputs < inputs and time.monotonic() < until:
                 self._one(Random(f"{self._target.name} {self._seed} {self.tally.inputs}"))
@@ -112,6 +112,7 @@ class Campaign:
             self._settle()
         finally:
             threading.excepthook = hook
+            faulthandler.cancel_dump_traceback_later()
         if self._start and _peak() - self._start > CAMPAIGN_BYTES:
             self._found("memory", "the process grew without end", b"")
         self.tally.seconds += time.monotonic() - began
@@ -146,6 +147,7 @@ class Campaign:
         return None
 
     def _settle(self) -> None:
+        faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True, file=sys.__stderr__)
         try:
             with watched(60.0):
                 lost = self._target.settle()

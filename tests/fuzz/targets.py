@@ -20,15 +20,15 @@ class Entry(NamedTuple):
 
 
 TARGETS = {
-    Files.name: Entry(Files, 25),
-    JobReaders.name: Entry(JobReaders, 8),
-    Associations.name: Entry(Associations, 10),
-    Hl7Reader.name: Entry(Hl7Reader, 20),
-    MllpListener.name: Entry(MllpListener, 8),
-    JobResults.name: Entry(JobResults, 10),
-    Bundles.name: Entry(Bundles, 4),
+    Files.name: Entry(Files, 20),
+    JobReaders.name: Entry(JobReaders, 5),
+    Associations.name: Entry(Associations, 2),
+    Hl7Reader.name: Entry(Hl7Reader, 30),
+    MllpListener.name: Entry(MllpListener, 7),
+    JobResults.name: Entry(JobResults, 12),
+    Bundles.name: Entry(Bundles, 1),
     SettingsFiles.name: Entry(SettingsFiles, 10),
-    FhirAnswers.name: Entry(FhirAnswers, 5),
-    Commitments.name: Entry(Commitments, 10),
-    Api.name: Entry(Api, 5),
+    FhirAnswers.name: Entry(FhirAnswers, 3),
+    Commitments.name: Entry(Commitments, 8),
+    Api.name: Entry(Api, 2),
 }
