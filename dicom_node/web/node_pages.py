@@ -55,7 +55,7 @@ def golden(model: facts.ModelFacts) -> Badge:
     """How the golden case went."""
     if not model.golden:
         return Badge("not run yet with this bundle; the worker runs it at its start", "warn")
-    return Badge(f"{model.golden} ({views.moment(model.golden_at)})", "good" if model.golden.startswith("ok") else "")
+    return Badge(f"{model.golden} ({views.moment(model.golden_at)})", "good")  # a worker with a bad one does not start
 
 
 def _performance(figures: PerformanceFacts) -> dict[str, str]:
@@ -148,19 +148,17 @@ def gigabytes(number: float) -> str:
 def _worker(system: facts.SystemFacts) -> dict[str, Any]:
     worker = system.worker
     if worker is None:
-        return {"state": Badge("has never run here", "bad"), "facts": {}, "started": "", "seen": ""}
-    alive = Badge("at work", "good") if system.worker_alive else Badge("not heard of; see that it runs", "bad")
-    told = {words_of(name): str(value) for name, value in sorted(worker.facts.items()) if value not in ("", None)}
+        return {"state": Badge("has never run here", "bad"), "isolation": None, "facts": {}, "started": "", "seen": ""}
+    told = worker.facts
+    isolated = Badge(str(told.get("isolation", "not known")), "good" if told.get("isolated") else "warn")
+    shown = {"Executor": told.get("executor"), "Model bundle": particulars.short_digest(str(told.get("bundle", "")))}
     return {
-        "state": alive,
-        "facts": told,
+        "state": Badge("at work", "good") if system.worker_alive else Badge("not heard of; see that it runs", "bad"),
+        "isolation": isolated,
+        "facts": {name: str(value) for name, value in shown.items() if value} | {"Version": worker.version},
         "started": views.moment(worker.started_at),
         "seen": f"{views.ago(system.at - worker.seen_at)} ago",
     }
-
-
-def words_of(name: str) -> str:
-    return name.replace("_", " ").capitalize()
 
 
 def _peer(peer: facts.PeerFacts, now: float) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Live updates in a real browser: seen without a reload, without disturbing the reader, and said when they stop."""
 
 import os
-import shutil
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -187,8 +187,10 @@ def copy_of(hospital: Hospital, folder: Path) -> Path:
     spool.mkdir()
     for name in ("instances", "results", "incoming", "jobs"):
         (spool / name).symlink_to(hospital.road.spool.root / name)
-    hospital.road.store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copyfile(hospital.road.spool.store, spool / "store.sqlite")
+    # Not a copy of the file: closing it here would drop this process's locks on it (sqlite.org/howtocorrupt.html 2.2).
+    target = sqlite3.connect(spool / "store.sqlite")
+    hospital.road.store._db.connection.backup(target)
+    target.close()
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import html
 import re
+import time
 from pathlib import Path
 
 import httpx
@@ -265,3 +266,26 @@ def test_the_system_page_shows_disk_queue_and_peers(client: httpx.Client, hospit
     assert re.search(r"[\d.]+ GB free of [\d.]+ GB: enough", shown)
     assert re.search(r"PACS 127\.0\.0\.1:104 gets results never .* ago well", shown)
     assert "has never run here" in shown
+
+
+def test_the_system_page_says_how_jobs_are_isolated_and_when_nobody_works(
+    client: httpx.Client, hospital: Hospital
+) -> None:
+    told = {
+        "executor": "process",
+        "isolation": "no network, nothing of the host",
+        "isolated": True,
+        "bundle": "ab" * 32,
+    }
+    vitals, now = hospital.road.store.vitals, time.time()
+    try:
+        vitals.beat("work", "0.1.0", now - 60, now, told)
+        shown = text_of(client.get("/system").text)
+        assert "Worker at work" in shown
+        assert "Isolation of jobs no network, nothing of the host" in shown
+        vitals.beat("work", "0.1.0", now - 7200, now - 3600, {**told, "isolated": False})
+        page = client.get("/system").text
+        assert "not heard of; see that it runs" in page
+        assert 'class="badge warn">no network' in page
+    finally:
+        hospital.road.store._db.execute("DELETE FROM node_status")
