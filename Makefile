@@ -7,9 +7,11 @@ INPUT ?=
 TORCH_INDEX ?=
 BACKGROUND ?=
 EVERY ?= 4
+FUZZ ?=
+FUZZ_INPUTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install deps demo test lint unit lock schema bundle encoder validate benchmark science benchmark-science faults load clean
+.PHONY: help install deps demo test lint unit lock schema bundle encoder validate benchmark science benchmark-science faults fuzz load clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +65,21 @@ validate: install ## DICOM validators over build/demo
 benchmark: install ## latency by stage, on the phantom and on a full chest
 	$(BIN)/python -m benchmarks.latency
 
+# Tools of their own environment: what they need is none of ours.
+TOOLS := build/tools
+SBOM_OF ?= $(VENV)
+
+$(TOOLS)/.installed: requirements/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --require-hashes -r requirements/tools.txt
+	@touch $@
+
+sbom: install $(TOOLS)/.installed ## CycloneDX SBOM in build/sbom.json (SBOM_OF=DIR: of another environment)
+	scripts/sbom $(TOOLS) $(SBOM_OF) build/sbom.json
+
+audit-deps: $(TOOLS)/.installed ## known vulnerabilities of what the lock pins (needs the network, and says so)
+	scripts/audit-deps $(TOOLS) requirements/locked.txt requirements/pyradiomics.txt
+
 lock: ## renew the lock (needs uv)
 	scripts/lock
 
@@ -75,6 +92,9 @@ benchmark-science: install ## nested cross-validation on real cohorts without im
 faults: install ## the fault matrix: kills, power cuts, full disks, dead peers (about an hour on two cores; EVERY=4)
 	@$(BIN)/python -m tests.faults --part 1/2 --every $(EVERY) & other=$$!; \
 	$(BIN)/python -m tests.faults --part 2/2 --every $(EVERY); mine=$$?; wait $$other && exit $$mine
+
+fuzz: install ## changed inputs to everything that listens or reads, until Ctrl-C (FUZZ_INPUTS=100000; FUZZ="--seconds 600")
+	$(BIN)/python -m tests.fuzz $(if $(FUZZ_INPUTS),--inputs $(FUZZ_INPUTS)) $(FUZZ)
 
 load: install ## eight modalities at once for half an hour, and a store of a million studies
 	$(BIN)/python -m benchmarks.load
