@@ -35,9 +35,10 @@ class _Connection:
 
     def __init__(self, sock: socket.socket, address: str, now: float) -> None:
         self.sock, self.address, self.idle_since = sock, address, now
-        self.busy = False
+        self.busy = self.closed = False
 
     def close(self) -> None:
+        self.closed = True
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
         with suppress(OSError):
@@ -108,11 +109,15 @@ class Listener:
                 sock.close()
                 continue
             connection = _Connection(sock, host, time.monotonic())
-            if self._admit(connection):
-                threading.Thread(target=self._serve, args=(connection,), name="hl7-sender", daemon=True).start()
-            else:
+            if not self._admit(connection):
                 LOGGER.warning("hl7.busy %s: all %d connections are at work", host, self._hl7.maximum_connections)
                 connection.close()
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(connection,), name="hl7-sender", daemon=True).start()
+            except RuntimeError:  # no thread to be had: it may pass, and must not end the listener
+                LOGGER.warning("hl7.busy %s: the host has no thread for it", host)
+                self._leave(connection)
 
     def _may_send(self, host: str) -> bool:
         if not self._allowed:
@@ -160,10 +165,15 @@ class Listener:
                 LOGGER.warning("hl7.stalled %s stopped in mid-message", connection.address)
         except OSError as error:
             LOGGER.info("hl7.connection_ended %s: %s", connection.address, error.strerror or type(error).__name__)
+        except ValueError:  # ssl says so where another connection took its place in that moment
+            LOGGER.info("hl7.connection_ended %s: closed here", connection.address)
         finally:
-            connection.close()
-            with self._lock:
-                self._connections.discard(connection)
+            self._leave(connection)
+
+    def _leave(self, connection: _Connection) -> None:
+        with self._lock:
+            self._connections.discard(connection)
+        connection.close()
 
     def _shake_hands(self, connection: _Connection) -> None:
         """TLS, in the caller's own thread: one that says nothing must not keep the others waiting."""
@@ -171,7 +181,13 @@ class Listener:
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._context is not None:
             try:
-                connection.sock = self._context.wrap_socket(connection.sock, server_side=True)
+                # Ours before it shakes hands: who is to make room in the middle of that must really be closed.
+                connection.sock = self._context.wrap_socket(
+                    connection.sock, server_side=True, do_handshake_on_connect=False
+                )
+                if connection.closed:
+                    raise OSError("closed here")
+                connection.sock.do_handshake()
             except ssl.SSLError as error:
                 why = str(error.reason or "no TLS").replace("_", " ").lower()
                 LOGGER.warning("hl7.tls_refused %s: %s", connection.address, why)

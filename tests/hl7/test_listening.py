@@ -367,6 +367,22 @@ def test_when_all_connections_are_at_work_the_next_one_is_turned_away(
         assert "hl7.busy 127.0.0.1: all 2 connections are at work" in caplog.text
 
 
+def test_a_host_without_a_thread_to_spare_turns_one_away_and_goes_on_listening(
+    tmp_path: Path, sender_to: To, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with caplog.at_level(logging.WARNING), listening(tmp_path) as (listener, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", _no_thread)
+            assert sender_to(listener).closed()
+        assert "hl7.busy 127.0.0.1: the host has no thread for it" in caplog.text
+        assert listener._connections == set()
+        assert sender_to(listener).say(adt("A08"))[1] == "AA"
+
+
+def _no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_only_the_allowed_hosts_may_send(tmp_path: Path, sender_to: To, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), listening(tmp_path, allowed_hosts=("10.0.0.0/8",)) as (listener, _):
         assert sender_to(listener).closed()
@@ -433,6 +449,26 @@ def test_a_caller_that_says_nothing_does_not_keep_tls_from_the_others(tmp_path: 
         for _ in range(12):
             sender_to(listener)
         assert sender_to(listener, client(authority)).say(adt("A08"))[1] == "AA"
+
+
+def test_a_caller_that_has_to_make_room_in_the_middle_of_the_handshake_is_really_closed(
+    tmp_path: Path, sender_to: To
+) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("node")
+    with listening(tmp_path, certificate=certificate, private_key=key, maximum_connections=2) as (listener, _):
+        crowd = [sender_to(listener) for _ in range(6)]
+        for evicted in crowd[:4]:
+            evicted.sock.settimeout(5)  # far less than message_timeout_seconds, which ends a handshake in any case
+            assert evicted.closed()
+        deadline = time.monotonic() + 5
+        while _threads() > 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert _threads() == 2
+
+
+def _threads() -> int:
+    return sum(thread.name == "hl7-sender" for thread in threading.enumerate())
 
 
 def test_a_certificate_that_cannot_be_used_stops_the_start_and_is_named(tmp_path: Path) -> None:
