@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from analysis.contract import NotScorable, Reason
 from analysis.geometry import Geometry, Plane, regular_geometry
@@ -222,7 +222,9 @@ def _frames(path: Path, slices: Sequence[tuple[int, Plane]]) -> Iterator[NDArray
 
 
 def _refuse_pixels(path: Path, error: Exception) -> None:
-    syntax = dcmread(path, stop_before_pixels=True, specific_tags=["Rows"]).file_meta.TransferSyntaxUID
+    syntax = dcmread(path, stop_before_pixels=True, specific_tags=["Rows"]).file_meta.get("TransferSyntaxUID")
+    if not isinstance(syntax, UID) or not syntax.is_transfer_syntax:
+        raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, "no known transfer syntax") from None
     try:
         decodable = not syntax.is_compressed or get_decoder(syntax).is_available
     except NotImplementedError:

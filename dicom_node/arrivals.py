@@ -35,7 +35,10 @@ class Arrivals:
             )
             if any(row["digest"] == instance.digest for row in known):
                 return False
-            self._db.execute("UPDATE instance SET current = 0 WHERE sop_instance_uid = ?", [instance.sop_instance_uid])
+            self._db.execute(
+                "UPDATE instance SET current = 0 WHERE sop_instance_uid = ? AND current = 1",
+                [instance.sop_instance_uid],
+            )
             self._db.execute(
                 "INSERT INTO instance (sop_instance_uid, digest, sop_class_uid, series_instance_uid,"
                 " study_instance_uid, frame_of_reference_uid, header, calling_ae_title, received_at, own, planned,"

@@ -19,6 +19,7 @@ from dicom_node.store import Store
 from tests.fuzz.bytes_of import WORDS, mutated
 from tests.fuzz.engine import Broken, Target
 from tests.fuzz.noise import Complaints
+from tests.fuzz.stores import renewed
 from tests.hl7_inputs import adt, msh
 from tests.web.items import Items
 
@@ -119,6 +120,7 @@ class Hl7Reader(Target):
     name = "HL7 messages"
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._store = Store.open(folder / "store.sqlite")
         populate(self._store)
         self._office = Office(Hl7(), load(None))
@@ -152,6 +154,9 @@ class Hl7Reader(Target):
             return
 
     def settle(self) -> int:
+        before, self._store = self._store, renewed(self._store, self._folder)
+        if self._store is not before:
+            populate(self._store)
         data = adt("A08", control_id=f"good {next(self._good)}").encode()
         return int(apply(self._store, read(data), data, "127.0.0.1", self._office, 1.0).code != "AA")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
@@ -23,7 +24,7 @@ from dicom_node.fhir_client import Session
 from dicom_node.workitem import Permanent
 from tests.fuzz.api import TOKEN, Api
 from tests.fuzz.dicom_of import Element, encoded, meta_header, part10, tree_of
-from tests.synthetic import CT, ct_series
+from tests.synthetic import CT, ct_series, save_all
 
 CT_FILE = ct_series(1, 8, 8, seed=1)[0]
 
@@ -48,6 +49,18 @@ def test_an_attribute_under_another_vr_whose_length_does_not_fit_is_an_answer_of
     next(element for element in tree if element.tag == 0x00080018).value = b"2.25.123456"
     data = part10(tree, meta_header(CT, "1.2", "1.2.840.10008.1.2.1"))
     assert refused(tmp_path / "x.dcm", data).reason is Reason.GEOMETRY_INVALID
+
+
+@pytest.mark.parametrize("syntax", ["", "1.2.3", "1.2.840.10008.5.1.4.1.1.2"])
+def test_a_transfer_syntax_that_is_none_is_an_answer_of_the_job(tmp_path: Path, syntax: str) -> None:
+    paths = save_all(ct_series(4, 8, 8, seed=1), tmp_path)
+    for path in paths:
+        dataset = dcmread(path)
+        tree = tree_of(dataset)
+        path.write_bytes(part10(tree, meta_header(CT, dataset.SOPInstanceUID, syntax)))
+    with pytest.raises(NotScorable) as caught:
+        read_ct(paths)
+    assert caught.value.reason is Reason.PIXEL_DATA_UNDECODABLE
 
 
 @pytest.mark.parametrize("number", [2**63, -(10**400), 10**400])
