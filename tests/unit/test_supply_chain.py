@@ -11,6 +11,7 @@ import pytest
 from tests.paths import ROOT
 
 TOOLS = ROOT / "build" / "tools"
+ENVIRONMENT = Path(sys.executable).parents[1]
 
 
 def audit(folder: Path, said: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
@@ -62,41 +63,40 @@ def test_the_tool_itself_without_a_network_ends_with_a_reason(tmp_path: Path) ->
     assert "could not look" in done.stderr
 
 
-def test_the_sbom_holds_everything_that_is_installed_and_is_valid(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def sbom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (TOOLS / ".installed").exists():
         pytest.skip("the tools are not installed: make build/tools/.installed")
-    environment = Path(sys.executable).parents[1]
-    out = tmp_path / "sbom.json"
-    command = [str(ROOT / "scripts" / "sbom"), str(TOOLS), str(environment), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    out = tmp_path_factory.mktemp("sbom") / "sbom.json"
+    done = subprocess.run(
+        [str(ROOT / "scripts" / "sbom"), str(TOOLS), str(ENVIRONMENT), str(out)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text(encoding="utf-8"))
+    return out
+
+
+def test_the_sbom_holds_everything_that_is_installed_and_is_valid(sbom: Path) -> None:
+    found = json.loads(sbom.read_text(encoding="utf-8"))
     assert found["bomFormat"] == "CycloneDX"
     assert found["metadata"]["component"]["name"] == "prognode"
     names = {each["name"].lower().replace("_", "-") for each in found["components"]}
     assert {"pydicom", "pynetdicom", "onnxruntime", "sqlite-utils"} <= names
     assert len(names) >= len({each.name.lower() for each in distributions()}) - 1
-    assert str(ROOT) not in out.read_text(encoding="utf-8"), "no path of the machine that made it"
+    assert str(ROOT) not in sbom.read_text(encoding="utf-8"), "no path of the machine that made it"
 
 
-def test_an_sbom_that_leaves_something_out_is_refused(tmp_path: Path) -> None:
-    if not (TOOLS / ".installed").exists():
-        pytest.skip("the tools are not installed: make build/tools/.installed")
-    tools = tmp_path / "tools" / "bin"
-    tools.mkdir(parents=True)
-    (tools / "python").write_text(f'#!/bin/sh\nexec {TOOLS}/bin/python "$@"\n')
-    (tools / "python").chmod(0o755)
-    real = TOOLS / "bin" / "cyclonedx-py"
-    script = (
-        f'#!/bin/sh\n{real} "$@" || exit\nfor last; do [ "$before" = -o ] && out=$last; before=$last; done\n'
-        f"{sys.executable} - \"$out\" <<'END'\nimport json, sys\nd = json.load(open(sys.argv[1]))\n"
-        "d['components'] = [c for c in d['components'] if c['name'] != 'pydicom']\n"
-        "d['dependencies'] = []\njson.dump(d, open(sys.argv[1], 'w'))\nEND\n"
-    )
-    (tools / "cyclonedx-py").write_text(script)
-    (tools / "cyclonedx-py").chmod(0o755)
-    environment = Path(sys.executable).parents[1]
-    command = [str(ROOT / "scripts" / "sbom"), str(tools.parent), str(environment), str(tmp_path / "sbom.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode != 0
-    assert "pydicom" in done.stderr
+@pytest.mark.parametrize("damage", ["pydicom left out", "no valid CycloneDX"])
+def test_an_sbom_that_leaves_something_out_or_is_not_valid_is_refused(sbom: Path, tmp_path: Path, damage: str) -> None:
+    data = json.loads(sbom.read_text(encoding="utf-8"))
+    if damage == "pydicom left out":
+        data["components"] = [each for each in data["components"] if each["name"] != "pydicom"]
+        data["dependencies"] = []
+    else:
+        data["components"][0]["type"] = "gadget"
+    changed = tmp_path / "sbom.json"
+    changed.write_text(json.dumps(data), encoding="utf-8")
+    command = [str(TOOLS / "bin" / "python"), str(ROOT / "scripts" / "sbom_check.py"), str(changed), str(ENVIRONMENT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert ("pydicom" if "pydicom" in damage else "not valid CycloneDX") in done.stderr
