@@ -11,8 +11,9 @@ from config.settings import FhirServer, Settings
 from dicom_node import clinical_codes, clinical_intake, fhir_in
 from dicom_node.clinical_intake import Feed
 from dicom_node.clinical_pulls import Pull
+from dicom_node.fhir_client import LOOK
 from dicom_node.store import Store
-from dicom_node.workitem import StageError
+from dicom_node.workitem import Permanent, StageError, StoreBusy
 
 LOGGER = logging.getLogger(__name__)
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 5.0, 3600.0
@@ -39,11 +40,16 @@ class ClinicalFetch:
         server = self._servers[pull.server]
         try:
             answer = fhir_in.ask(server, pull.patient_id, pull.issuer_of_patient_id, self._codes)
+            self._record(store, server, answer)
+        except StoreBusy:
+            raise
         except StageError as error:
             self._failed(store, pull, error)
+        except Exception as error:  # the boundary: an answer that is odd in a new way must not stop the other servers
+            LOGGER.debug("fhir.unavailable", exc_info=True)
+            self._failed(store, pull, Permanent(f"its answer cannot be read ({type(error).__name__})", LOOK))
         else:
             self._failures.pop(server.name, None)
-            self._record(store, server, answer)
             store.pulls.answered(pull, self._clock(), answer.detail)
         return True
 

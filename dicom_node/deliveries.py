@@ -154,8 +154,8 @@ class Deliveries:
             )
 
     def has_left(self, work_item_id: int) -> bool:
-        """Whether any object of a work item is, or may be, at any destination."""
-        where = "work_item_id = ? AND sop_instance_uid IS NOT NULL"
+        """Whether any object of a work item is, or may be, at any destination; messages (without a class) are none."""
+        where = "work_item_id = ? AND sop_class_uid IS NOT NULL AND sop_instance_uid IS NOT NULL"
         return bool(self._db.rows(f"SELECT 1 FROM delivery WHERE {where} LIMIT 1", [work_item_id]))
 
     def most_attempts(self, destination: str) -> int:

@@ -51,6 +51,9 @@ class UpsTeller:
             self._tell(title, reports)
         except Retryable as error:
             self._postpone(title, f"{error}; {error.hint}")
+        except Exception as error:  # the boundary: what one is to be told must not keep the others from their reports
+            LOGGER.debug("ups.postponed", exc_info=True)
+            self._postpone(title, f"a report cannot be told ({type(error).__name__}); report it: it is a bug")
         return True
 
     def announce(self, status: str) -> None:

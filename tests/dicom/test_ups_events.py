@@ -372,6 +372,20 @@ def test_a_subscriber_that_is_down_keeps_no_other_from_its_reports(tmp_path: Pat
             assert node.queue() == 2
 
 
+def test_a_report_that_cannot_be_made_keeps_no_other_subscriber_from_its_reports(tmp_path: Path) -> None:
+    with listening(tmp_path) as watcher, listening(tmp_path, ae_title="BEFORE") as before:
+        first = Peer("BEFORE", port=before.port, sends=False)
+        with watched(tmp_path, watcher, first) as node:
+            for title in ("BEFORE", "WATCHER"):  # the one with the broken report has its turn first
+                assert ups_peer.subscribe(node.port, receiving=title) == 0x0000
+            node.road.store.subscriptions.tell(["BEFORE"], WORKLIST, 3, {"said": "nothing that fits"}, 1.0)
+            number = node.add()
+            node.tell()
+            assert node.watcher.states(node.uid(number)) == ["SCHEDULED INCOMPLETE"]
+            stuck = next(one for one in node.road.store.subscriptions.subscribers() if one.ae_title == "BEFORE")
+            assert (stuck.attempts, "cannot be told" in stuck.detail) == (1, True)
+
+
 def test_a_subscriber_that_is_no_peer_any_more_loses_nothing_when_it_is_one_again(tmp_path: Path) -> None:
     with listening(tmp_path) as watcher, watched(tmp_path, watcher) as node:
         ups_peer.subscribe(node.port)

@@ -389,6 +389,19 @@ def test_a_destination_that_does_not_answer_is_left_alone_for_a_while(store: Sto
     assert len(store.deliveries.due(100.0)) == 2
 
 
+def test_a_message_that_was_sent_is_no_object_that_has_left(store: Store) -> None:
+    """The PACS refused everything, the RIS was told: a retry has to ask anew whose study it is."""
+    schedule(store)
+    item = claimed(store)
+    for document, destination in (("risk-sr", "PACS"), ("message", "hl7:RIS")):
+        store.deliveries.add(item.id, document, destination)
+    refused, message = store.deliveries.of_item(item.id)
+    store.deliveries.record(message.id, sop_instance_uid="MSH-10 OF IT")
+    assert not store.deliveries.has_left(item.id)
+    store.deliveries.leaving({refused.id: ("1.2.3", "1.2.3.4")})
+    assert store.deliveries.has_left(item.id)
+
+
 def test_a_commitment_report_proves_some_objects_and_sends_the_others_again(store: Store) -> None:
     schedule(store)
     item = claimed(store)
