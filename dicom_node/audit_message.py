@@ -68,6 +68,7 @@ _EVENTS = {
     "instances.": Event("110103", "DICOM Instances Accessed", "D"),
     "query.": Event("110112", "Query", "E"),
     "ups.query": Event("110112", "Query", "E"),
+    "ups.read": Event("110111", "Procedure Record", "R"),
     "ups.": Event("110111", "Procedure Record", "U"),
     "study.removed": Event("110105", "DICOM Study Deleted", "D"),
     "study.": Event("110103", "DICOM Instances Accessed", "R"),
@@ -92,6 +93,7 @@ _EVENTS = {
     "restore.": Event("110107", "Import", "C"),
 }
 _ANY_OTHER = _alert("110142", "Local Service Operation Stopped")
+_TWO_SIDES = ("110104", "110112")  # who sent and who received take part, with their roles
 _WITH_STUDY = frozenset({"110103", "110104", "110105", "110111"})
 _WITH_PATIENT = _WITH_STUDY | {"110110", "110106", "110107"}
 
@@ -132,8 +134,11 @@ def _event(event: Event, entry: AuditEntry) -> ET.Element:
     if event.kind is not None:
         _coded(element, "EventTypeCode", *event.kind)
     _coded(element, "EventTypeCode", entry.action, entry.action, SCHEME)
-    if entry.detail:
-        ET.SubElement(element, "EventOutcomeDescription").text = _text(entry.detail)
+    said = [entry.detail] if entry.detail else []
+    if "peer" in entry.facts and event.code not in _TWO_SIDES:
+        said.append(f"to {entry.facts['peer']}")
+    if said:
+        ET.SubElement(element, "EventOutcomeDescription").text = _text("; ".join(said))
     return element
 
 
@@ -144,7 +149,7 @@ def _participants(event: Event, entry: AuditEntry, source: Source) -> Iterator[E
     """Whoever asked for it first, then the others; exactly one or none of them is the requestor (PS3.15 A.5.2)."""
     if event.code == "110100":
         yield _node(source, roles=[("110150", "Application")], requestor=False, name=entry.actor)
-    elif event.code in ("110104", "110112"):
+    elif event.code in _TWO_SIDES:
         yield from _two_sides(entry, source)
     elif event.code in _MEDIA:
         ours = _SOURCE if event.code == "110106" else _DESTINATION

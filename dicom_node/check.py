@@ -4,11 +4,25 @@ import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from config.settings import Settings
-from dicom_node import candidates, clinical_codes, clinical_table, deliver, fhir_in, hl7_in, job, mllp, tls
+from dicom_node import (
+    candidates,
+    clinical_codes,
+    clinical_table,
+    deliver,
+    fhir_in,
+    hl7_in,
+    job,
+    mllp,
+    secrets,
+    syslog_out,
+    tls,
+)
 from dicom_node.executors import process
 from dicom_node.limits import may_associate
 from dicom_node.spool import Spool
@@ -41,6 +55,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield _patterns(settings)
     yield from _clinical(settings)
     yield from _spool(settings)
+    yield from _secrets(settings)
+    yield from _collector(settings)
     yield _isolation(settings)
     yield from _tls(settings)
     yield _callers(settings)
@@ -179,6 +195,45 @@ def _spool(settings: Settings) -> Iterator[Finding]:
         f"nothing more is taken below {disk.refuse / 1e9:.1f} GB",
         f"{to_do}{'; C-STORE is answered with A700 until then' if disk.full else ''}" if disk.low else "",
     )
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    """Tokens, passwords and private keys: in files that nobody else can read."""
+    files = sorted(set(_secret_files(settings)))
+    wrong = 0
+    for path in files:
+        try:
+            secrets.secret_file(path)
+        except ConfigError as error:
+            wrong += 1
+            text, _, remedy = str(error).partition("; ")
+            yield Finding("secret", False, text, remedy)
+    if files and not wrong:
+        yield Finding("secrets", True, f"{len(files)} files, read by nobody else")
+
+
+def _secret_files(settings: Any) -> Iterator[Path]:
+    """Every setting that names a file with a secret."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in ("private_key", "client_secret_file", "token_file") and value is not None:
+            yield value
+        for each in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(each):
+                yield from _secret_files(each)
+
+
+def _collector(settings: Settings) -> Iterator[Finding]:
+    """The collector of audit messages, where one is configured."""
+    syslog = settings.audit.syslog
+    if syslog.host:
+        why = syslog_out.why_unreachable(settings)
+        remedy = (
+            "correct [audit.syslog], or start the collector; until then the messages wait in the spool" if why else ""
+        )
+        yield Finding(
+            "audit collector", not why, f"{syslog.host}:{syslog.port} {why or 'takes TLS connections'}", remedy
+        )
 
 
 def _tls(settings: Settings) -> Iterator[Finding]:

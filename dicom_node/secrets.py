@@ -65,7 +65,7 @@ def secret_file(path: Path) -> Path:
         raise ConfigError(f"{path}: belongs to another user; run: chown {os.geteuid()} {path}")
     if status.st_mode & 0o077:
         raise ConfigError(
-            f"{path}: others can read or write it ({stat.S_IMODE(status.st_mode):04o}); chmod 0600 {path}"
+            f"{path}: others can read or write it ({stat.S_IMODE(status.st_mode):04o}); run: chmod 0600 {path}"
         )
     if _others_can_replace(folder):
         raise ConfigError(f"{path.parent}: others can replace files in it; run: chmod go-w {path.parent}")

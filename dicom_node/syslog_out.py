@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.keeping import Syslog
 from config.settings import Settings, Tls
 from dicom_node.audit import TrailFile
 from dicom_node.audit_trail import source_of, trail_path
@@ -140,30 +141,15 @@ class Forwarder:
         lines = list(lines_after(self._folder, self._store.audit.files(), after, self._place))
         if not lines:
             return False
-        connection = self._connection or self._connect()
-        connection.sendall(b"".join(frame(line, self._host, os.getpid()) for line in lines))
+        if self._connection is None:
+            self._connection = connect(self._settings)
+        self._connection.sendall(b"".join(frame(line, self._host, os.getpid()) for line in lines))
         self._sent.append((self._clock(), lines[-1].number))
         self._place = lines[-1].place
         if self._failures:
             LOGGER.info("audit.collector_up %s takes messages again", self.name)
             self._failures = 0
         return len(lines) == BATCH
-
-    def _connect(self) -> ssl.SSLSocket:
-        settings = self._settings
-        try:
-            ours = Tls(ca=settings.ca, certificate=settings.certificate, private_key=settings.private_key)
-            context = client_context(ours)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("[tls]", "[audit.syslog]")) from None
-        plain = socket.create_connection((settings.host, settings.port), settings.timeout_seconds)
-        try:
-            self._connection = context.wrap_socket(plain, server_hostname=settings.host)
-        except BaseException:
-            plain.close()
-            raise
-        self._connection.settimeout(settings.timeout_seconds)
-        return self._connection
 
     def _confirm(self) -> None:
         """Record what has become certain. Raises OSError when the connection has ended."""
@@ -198,6 +184,32 @@ class Forwarder:
         if self._failures == 1:
             why = str(error) if isinstance(error, ConfigError) else _words(error)
             LOGGER.warning("audit.collector_down %s: %s; the messages wait in the spool", self.name, why)
+
+
+def connect(settings: Syslog) -> ssl.SSLSocket:
+    """A connection with the collector, once each has shown its certificate. Raises OSError and ConfigError."""
+    try:
+        ours = Tls(ca=settings.ca, certificate=settings.certificate, private_key=settings.private_key)
+        context = client_context(ours)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("[tls]", "[audit.syslog]")) from None
+    plain = socket.create_connection((settings.host, settings.port), settings.timeout_seconds)
+    try:
+        connection = context.wrap_socket(plain, server_hostname=settings.host)
+    except BaseException:
+        plain.close()
+        raise
+    connection.settimeout(settings.timeout_seconds)
+    return connection
+
+
+def why_unreachable(settings: Settings) -> str:
+    """For `prognode check`: why no connection with the collector comes about; '' when one does."""
+    try:
+        connect(settings.audit.syslog).close()
+    except (OSError, ConfigError) as error:
+        return f"cannot be reached: {error if isinstance(error, ConfigError) else _words(error)}"
+    return ""
 
 
 def _words(error: Exception) -> str:

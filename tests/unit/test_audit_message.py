@@ -56,6 +56,14 @@ def test_every_event_is_what_the_standard_asks_of_it(action: str, outcome: str, 
         ("token.add", "110113"),
         ("settings.changed", "110113"),
         ("hl7.merge", "110110"),
+        ("identity.changed", "110110"),
+        ("message.sent", "110110"),
+        ("fhir.searched", "110110"),
+        ("clinical.recorded", "110110"),
+        ("ups.query", "110112"),
+        ("ups.read", "110111"),
+        ("result.opened", "110103"),
+        ("export.clinical", "110106"),
         ("audit.exported", "110101"),
         ("backup.done", "110106"),
         ("restore.done", "110107"),
@@ -113,6 +121,12 @@ def test_a_query_keeps_its_identifier_and_transfer_syntax() -> None:
     assert thing.findtext("ParticipantObjectQuery") == query
     detail = thing.find("ParticipantObjectDetail")
     assert (detail.get("type"), base64.b64decode(detail.get("value"))) == ("TransferSyntax", b"1.2")
+
+
+def test_a_message_to_a_ris_says_to_which() -> None:
+    row = entry("message.sent", origin="node", actor="prognode", detail="AA", facts={"peer": "hl7:RIS"})
+    message = check(audit_message(row, PATIENT, SOURCE))
+    assert message.findtext("EventIdentification/EventOutcomeDescription") == "AA; to hl7:RIS"
 
 
 def test_an_alert_describes_its_subject() -> None:

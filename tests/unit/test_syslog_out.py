@@ -15,6 +15,7 @@ from config.settings import Settings
 from dicom_node import syslog_out
 from dicom_node.audit import AuditEntry
 from dicom_node.audit_trail import AuditTrail
+from dicom_node.check import _collector, _secrets
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.syslog_out import SETTLED_SECONDS, Forwarder, Line, frame
@@ -250,3 +251,21 @@ def test_the_length_before_a_message_counts_octets() -> None:
     assert int(length) == len(rest)
     found = parsed(rest)
     assert (found.host, found.sequence, found.time) == ("nodename", 7, "2026-01-01T00:00:00.000Z")
+
+
+def test_check_says_whether_the_collector_can_be_reached_and_whether_secrets_are_private(
+    tmp_path: Path, collector: Collector
+) -> None:
+    ours = collector.authority.issue("prognode")
+    sender = Sender(tmp_path, collector, certificate=ours.certificate, private_key=ours.key)
+    found = [*_collector(sender.settings), *_secrets(sender.settings)]
+    assert [(finding.name, finding.well) for finding in found] == [("audit collector", True), ("secrets", True)]
+    ours.key.chmod(0o640)
+    (secret,) = _secrets(sender.settings)
+    assert not secret.well
+    assert secret.remedy == f"run: chmod 0600 {ours.key}"
+    ours.key.chmod(0o600)
+    collector.stop()
+    (unreachable,) = _collector(sender.settings)
+    assert not unreachable.well
+    assert "Connection refused" in unreachable.text
