@@ -4,6 +4,7 @@ Shared by `ups_scp`, which answers for it, and `ups_events`, which tells of it. 
 """
 
 import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -22,10 +23,11 @@ from dicom_node.instance import CT
 from dicom_node.procedure_steps import StepFilter, StepRow
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.workitem import PRIORITIES, DeliveryState
+from dicom_node.workitem import PRIORITIES, DeliveryState, Retryable
 from reports import ups, ups_match
 from reports.uids import derive, device_uid
 
+LOGGER = logging.getLogger(__name__)
 # (study, series, AE titles that have it) -> (SOP class, SOP instance) pairs
 Groups = dict[tuple[str, str, tuple[str, ...]], list[tuple[str, str]]]
 PAGE = 200  # rows per look into the store
@@ -173,11 +175,18 @@ class UpsWorklist:
         return [dcmread(path, stop_before_pixels=True, specific_tags=list(_LINES)) for path in paths]
 
     def _matches(self, keys: str, work_item_id: int) -> bool:
-        """Whether a new step is of a filtered subscription."""
-        identifier = _supported_part(Dataset.from_json(keys))
+        """Whether a new step is of a filtered subscription; no, where its keys cannot be tried: others are to hear."""
         rows = self.store.steps.find(StepFilter(work_item_id=work_item_id), 0, 1)
-        asked = {element.keyword for element in identifier}
-        return bool(rows) and ups_match.matches(self.data_set(rows[0], asked), identifier, self.zone)
+        try:
+            identifier = _supported_part(Dataset.from_json(keys))
+            asked = {element.keyword for element in identifier}
+            return bool(rows) and ups_match.matches(self.data_set(rows[0], asked), identifier, self.zone)
+        except Retryable:
+            raise
+        except Exception as error:  # a peer wrote the keys, and pydicom raises whatever fits them
+            LOGGER.error("ups.failed %s in the filter of a subscription; it takes no new step", type(error).__name__)
+            LOGGER.debug("ups.failed", exc_info=True)
+            return False
 
     def _uid_of(self, work_item_id: int, created_at: float) -> str:
         """Of the installation, the row and the moment of its birth: a new store that counts from 1 meets no old UID."""

@@ -35,6 +35,8 @@ def check(identifier: Dataset, depth: int = 0) -> None:
         try:
             element = identifier[tag]
             length = len(_text(element)) if element.VR not in ("SQ", "UI") else 0
+            if element.VR == "DT" and _text(element).strip("*"):
+                moments(_text(element), UTC)
         except Exception as error:
             raise IdentifierError(f"{name} cannot be read") from error
         if length > LONGEST:

@@ -180,6 +180,24 @@ def test_a_filtered_subscription_is_for_steps_that_match_those_there_are_and_tho
     assert node.watcher.states(node.uid(mine)) == ["SCHEDULED READY"]
 
 
+def test_a_filter_that_nothing_could_match_is_refused_also_while_there_is_no_step_to_try_it_on(node: Watched) -> None:
+    keys = Dataset()
+    keys.add_new("ScheduledProcedureStepModificationDateTime", "DT", "20269999")
+    assert ups_peer.subscribe(node.port, FILTERED, keys=keys) == 0x0115
+    node.add()
+    node.tell()
+    assert node.watcher.heard() == []
+
+
+def test_a_filter_that_cannot_be_tried_stops_no_other_subscriber(node: Watched) -> None:
+    subscriptions = node.road.store.subscriptions
+    subscriptions.subscribe_worklist("OTHER", keys='{"00404010":{}}', matching=[], lock=False, now=1.0)
+    assert ups_peer.subscribe(node.port) == 0x0000
+    number = node.add()
+    node.tell()
+    assert node.watcher.states(node.uid(number)) == ["SCHEDULED INCOMPLETE"]
+
+
 def test_suspending_ends_what_is_new_and_keeps_what_there_is(node: Watched) -> None:
     ups_peer.subscribe(node.port)
     old = node.add()
