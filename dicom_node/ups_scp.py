@@ -26,16 +26,21 @@ from dicom_node.ups_worklist import SUPPORTED, UpsWorklist
 from reports import ups, ups_match
 
 LOGGER = logging.getLogger(__name__)
+CATCH_UP_SECONDS = 10.0  # a request waits so long for steps that follow events, long before the other side gives up
 MOST_MATCHES = 1000  # beyond, A700 ends the answer: the keys must be narrower
 
 SUCCESS, PENDING, PENDING_UNSUPPORTED = 0x0000, 0xFF00, 0xFF01
 CANCEL, OUT_OF_RESOURCES, IDENTIFIER_WRONG, UNABLE = 0xFE00, 0xA700, 0xA900, 0xC000
 OPTIONAL_NOT_SUPPORTED, PROCESSING_FAILURE, INVALID_ARGUMENT = 0x0001, 0x0110, 0x0115
-NO_SUCH_ACTION, NOT_AUTHORISED = 0x0123, 0x0124
+NO_SUCH_ACTION, NOT_AUTHORISED, RESOURCE_LIMITATION = 0x0123, 0x0124, 0x0213
 WRONG_TRANSACTION, UNKNOWN_STEP, NOT_IN_PROGRESS = 0xC301, 0xC307, 0xC310
 
 T = TypeVar("T")
 Answer = tuple[int, Dataset | None]
+
+
+class Behind(Exception):
+    """There are more events than can be followed while somebody waits: after an upgrade, say."""
 
 
 class UpsScp:
@@ -79,6 +84,9 @@ class UpsScp:
         except ups_match.IdentifierError as error:
             LOGGER.warning('ups.refused query of "%s": %s', _calling(event), error)
             status = IDENTIFIER_WRONG
+        except Behind:
+            LOGGER.warning('ups.behind query of "%s" refused: the worklist is still being made up', _calling(event))
+            status = OUT_OF_RESOURCES
         except Exception as error:
             LOGGER.error('ups.failed %s in a request of "%s"', type(error).__name__, _calling(event))
             LOGGER.debug("ups.failed", exc_info=True)
@@ -90,7 +98,7 @@ class UpsScp:
         identifier = _readable(lambda: event.identifier)
         ups_match.check(identifier)
         pending = PENDING_UNSUPPORTED if ups_match.unsupported(identifier, SUPPORTED) else PENDING
-        self._with(_bring_up)
+        self._catch_up()
         found, end = 0, SUCCESS
         for match in self._matches(identifier):
             if event.is_cancelled:  # pynetdicom says so once
@@ -129,7 +137,7 @@ class UpsScp:
 
     def _get(self, event: evt.Event) -> Answer:
         uid = _uid(event.request.RequestedSOPInstanceUID)
-        self._with(_bring_up)
+        self._catch_up()
         caller, now = _caller(event), self._clock()
 
         def read(worklist: UpsWorklist) -> Dataset | None:
@@ -167,9 +175,9 @@ class UpsScp:
         ups_match.check(information)
         uid = _uid(event.request.RequestedSOPInstanceUID)
         action = Action(_caller(event), event.action_type, uid, information, self._clock())
-        self._with(_bring_up)
+        self._catch_up()
         status = self._with(lambda worklist: act(action, worklist.store, worklist, self._settings))
-        self._with(_bring_up)
+        self._catch_up()
         return status, None
 
     # -- what is not offered ---------------------------------------------------------------------------------
@@ -187,7 +195,7 @@ class UpsScp:
 
     def _set(self, event: evt.Event) -> Answer:
         uid = _uid(event.request.RequestedSOPInstanceUID)
-        self._with(_bring_up)
+        self._catch_up()
         row = self._with(lambda worklist: worklist.store.steps.of_uid(uid))
         if row is None:
             return UNKNOWN_STEP, None
@@ -201,10 +209,20 @@ class UpsScp:
         except ups_match.IdentifierError as error:
             LOGGER.warning('ups.refused request of "%s": %s', _calling(event), error)
             return INVALID_ARGUMENT, None
+        except Behind:
+            LOGGER.warning('ups.behind request of "%s" refused: the worklist is still being made up', _calling(event))
+            return RESOURCE_LIMITATION, None
         except Exception as error:
             LOGGER.error('ups.failed %s in a request of "%s"', type(error).__name__, _calling(event))
             LOGGER.debug("ups.failed", exc_info=True)
             return PROCESSING_FAILURE, None
+
+    def _catch_up(self) -> None:
+        """Let the steps follow every event that there is. Raises Behind: they come nearer, and the worker goes on."""
+        end = time.monotonic() + CATCH_UP_SECONDS
+        while self._with(UpsWorklist.follow):
+            if time.monotonic() > end:
+                raise Behind
 
     def _audited(self, event: evt.Event, write: Callable[[Store], None]) -> None:
         try:
@@ -223,11 +241,6 @@ class UpsScp:
     def _with(self, work: Callable[[UpsWorklist], T]) -> T:
         result: T = self._call(lambda store: work(UpsWorklist(store, self._spool, self._settings)))
         return result
-
-
-def _bring_up(worklist: UpsWorklist) -> None:
-    while worklist.follow():
-        pass
 
 
 def _page_after(identifier: Dataset, after: int) -> Callable[[UpsWorklist], tuple[list[Dataset], int | None]]:

@@ -9,11 +9,12 @@ import pytest
 from pydicom.dataset import Dataset
 
 from config.settings import Node, Peer, Receive, Settings, Ups
-from dicom_node import ups_scp
+from dicom_node import procedure_steps, ups_scp
 from dicom_node.identity import Identity
 from dicom_node.receive import Receiver
 from dicom_node.step_state import StepState
 from dicom_node.store import Store
+from dicom_node.ups_worklist import UpsWorklist
 from dicom_node.workitem import State
 from tests import synthetic, ups_peer
 from tests.network import association
@@ -316,6 +317,21 @@ def test_queries_and_reads_stand_in_the_audit_trail_with_the_identifier_as_it_ca
     assert (read.action, read.study_instance_uid, read.origin) == ("ups.read", "1.2.826.0.1.2", "dicom")
 
 
+def test_who_asks_before_the_worklist_is_made_up_is_told_to_ask_again(
+    three: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade there may be more events than can be followed while somebody waits."""
+    store = three.road.store
+    item_id = store.items()[0].id
+    with store._db.immediate():
+        for _ in range(3 * procedure_steps.BATCH):
+            store.note(item_id, "a note", 1.0)
+    monkeypatch.setattr(ups_scp, "CATCH_UP_SECONDS", 0.0)
+    answers = [ups_peer.ask(three.port, "find", keys=keys(PatientID="P2"))["statuses"] for _ in range(5)]
+    assert answers[0] == [0xA700]
+    assert answers[-1] == [0xFF00, 0x0000]
+
+
 # -- a long list ---------------------------------------------------------------------------------------------------
 
 
@@ -343,10 +359,12 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Road, in
         for n in range(1, 100_001):
             identity = Identity(patient_id=f"P{n}", patient_name=f"Name{n}^Given", accession_number=f"A{n}")
             road.store.patients.received(f"1.2.{n}", identity, now)
+    worklist = UpsWorklist(road.store, road.spool, road.settings)
+    while worklist.follow():  # as the worker does
+        pass
     receiver = Receiver(road.settings, road.spool, road.clock)
     receiver.start()
     try:
-        ups_peer.find(receiver.port, keys(SOPInstanceUID="1.2"))  # the first answer waits until every event is followed
         yield road, receiver.port
     finally:
         receiver.stop(grace_seconds=2.0)
