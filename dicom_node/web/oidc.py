@@ -134,12 +134,18 @@ class Provider:
             "redirect_uri": self._redirect_uri,
             "code_verifier": verifier,
         }
-        secret = read_secret(self._oidc.client_secret_file) if self._oidc.client_secret_file else ""
+        secret = self._secret()
         methods = configuration.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
         basic = (self._oidc.client_id, secret) if secret and "client_secret_basic" in methods else None
         if basic is None:
             body |= {"client_id": self._oidc.client_id} | ({"client_secret": secret} if secret else {})
         return self._asked("POST", str(configuration.get("token_endpoint", "")), data=body, auth=basic)
+
+    def _secret(self) -> str:
+        try:
+            return read_secret(self._oidc.client_secret_file) if self._oidc.client_secret_file else ""
+        except ConfigError:  # its text names a path: not for who has not signed in
+            raise SignInFailed("the node cannot read its client secret; ask its administrator ([web.oidc])") from None
 
     def _asked(self, method: str, address: str, **more: Any) -> dict[str, Any]:
         """The JSON object that the provider answers with. Raises SignInFailed."""

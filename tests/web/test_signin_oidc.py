@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from config.settings import Oidc
-from dicom_node.web.oidc import Provider
+from dicom_node.web.oidc import Provider, SignInFailed
 from dicom_node.workitem import ConfigError
 from tests.e2e.node import destination, write_settings
 from tests.paths import ROOT
@@ -128,6 +128,16 @@ def test_a_role_that_only_userinfo_tells_counts_and_a_user_without_a_short_name_
     assert client.get("/api/v1/me").json() == {"account": "oidc:anna@hospital.example", "role": "viewer"}
     hospital.be(userinfo={"groups": ["radiology-operators"], "sub": "someone else"}, email="anna@hospital.example")
     assert walk(site)[1].status_code == 403, "UserInfo of another subject is not believed"
+
+
+def test_a_client_secret_that_cannot_be_read_is_said_without_its_path(tmp_path: Path, hospital: Hospital) -> None:
+    hospital.be()
+    provider = Provider(Oidc(hospital.issuer, CLIENT, tmp_path / "gone.secret"), "http://127.0.0.1/back")
+    where, cookie = provider.begin("/")
+    back = httpx.URL(httpx.get(where, trust_env=False).headers["location"])
+    with pytest.raises(SignInFailed, match="cannot read its client secret") as failed:
+        provider.finish(cookie, dict(back.params))
+    assert "gone" not in str(failed.value)
 
 
 @pytest.mark.parametrize("fault", ["several audiences", "a new key", "secret in the body"])
