@@ -94,9 +94,9 @@ def compose_basis(result: JobResult, context: ReportContext) -> Canvas:
         if scores:  # a curve without a point on it belongs to no score of this result
             page_curve.curve(canvas, box, curve, scores)
     y = top + _CURVES + 14 if result.curves else top
-    page_basis.contributions(canvas, Box(columns[0].left, y, columns[0].right, _END), result.contributions)
+    page_basis.contributions(canvas, Box(columns[0].left, y, columns[0].right + 20, _END), result.contributions)
     if result.sub_model is not None:
-        box = Box(columns[1].left, y, columns[1].right, _END)
+        box = Box(columns[1].left + 12, y, columns[1].right, _END)
         page_basis.validation(canvas, box, result.sub_model, result)
     parts.footer(canvas, result.bundle, context, "2/2")
     return canvas

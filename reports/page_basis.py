@@ -18,7 +18,7 @@ def contributions(canvas: Canvas, box: Box, items: Sequence[Contribution]) -> No
     if not shown:
         return
     voice, x, y = canvas.voice, box.left, box.top
-    bars = (box.right - 166, box.right - 62)
+    bars = (box.right - 144, box.right - 62)
     zero = (bars[0] + bars[1]) // 2
     lowers, raises = voice.say("lowers"), voice.say("raises")
     section(canvas, x, y, zero - 6 - canvas.length(lowers, FAINT) - x - 10, voice.say("What moved the score"))

@@ -125,27 +125,44 @@ def natural_frequency(score: RiskScore, language: str = ENGLISH) -> str:
     >>> natural_frequency(RiskScore(endpoint="OS", horizon_months=12, event_probability=0.312, lower=0.22, upper=0.41,
     ...                             interval_level=0.9))
     'About 31 of 100 patients like this one are expected to die within 12 months; plausibly 22 to 41.'
+    >>> natural_frequency(RiskScore(endpoint="OS", horizon_months=12, event_probability=0.999, lower=0.9, upper=1,
+    ...                             interval_level=0.9))
+    'More than 99 of 100 patients like this one are expected to die within 12 months; plausibly 90 to more than 99.'
     """
     voice = speaker(language)
-    shares = {"share": score.event_probability, "lower": score.lower, "upper": score.upper}
-    values = {name: share(number) for name, number in shares.items()}
+    values = {"share": _counted(score.event_probability, language), "range": _range(score, language)}
     if score.endpoint is Endpoint.OS:
-        return voice.count(
-            "About {share} of 100 patients like this one are expected to die within {number} month; "
-            "plausibly {lower} to {upper}.",
-            "About {share} of 100 patients like this one are expected to die within {number} months; "
-            "plausibly {lower} to {upper}.",
+        said = voice.count(
+            "{share} of 100 patients like this one are expected to die within {number} month; plausibly {range}.",
+            "{share} of 100 patients like this one are expected to die within {number} months; plausibly {range}.",
             score.horizon_months,
             **values,
         )
-    return voice.count(
-        "About {share} of 100 patients like this one are expected to have progressed or died within {number} month; "
-        "plausibly {lower} to {upper}.",
-        "About {share} of 100 patients like this one are expected to have progressed or died within {number} months; "
-        "plausibly {lower} to {upper}.",
-        score.horizon_months,
-        **values,
-    )
+    else:
+        said = voice.count(
+            "{share} of 100 patients like this one are expected to have progressed or died within {number} month; "
+            "plausibly {range}.",
+            "{share} of 100 patients like this one are expected to have progressed or died within {number} months; "
+            "plausibly {range}.",
+            score.horizon_months,
+            **values,
+        )
+    return capital(said)
+
+
+def _counted(probability: float, language: str) -> str:
+    """How many of a hundred, in words where a number would claim certainty."""
+    voice, whole = speaker(language), share(probability)
+    if whole.isdigit():
+        return voice.say("about {number}", number=whole)
+    return voice.say("fewer than 1") if whole == "<1" else voice.say("more than 99")
+
+
+def _range(score: RiskScore, language: str) -> str:
+    voice = speaker(language)
+    edges = [share(score.lower), share(score.upper)]
+    lower, upper = (edge if edge.isdigit() else _counted(float(edge == ">99"), language) for edge in edges)
+    return lower if edges[0] == edges[1] else voice.say("{lower} to {upper}", lower=lower, upper=upper)
 
 
 def percent(probability: float, language: str = ENGLISH) -> str:
@@ -176,7 +193,10 @@ def interval(score: RiskScore, language: str = ENGLISH) -> str:
     ...                    interval_level=0.9))
     '22 to 41 %'
     """
-    return speaker(language).say("{lower} to {upper} %", lower=share(score.lower), upper=share(score.upper))
+    lower, upper = share(score.lower), share(score.upper)
+    if lower == upper:
+        return percent(score.lower, language)
+    return speaker(language).say("{lower} to {upper} %", lower=lower, upper=upper)
 
 
 def interval_sentence(score: RiskScore, language: str = ENGLISH) -> str:
@@ -193,8 +213,8 @@ def interval_sentence(score: RiskScore, language: str = ENGLISH) -> str:
 def level(fraction: float, language: str = ENGLISH) -> str:
     """An interval level.
 
-    >>> level(0.95), level(0.975), level(0.975, "de")
-    ('95 %', '97.5 %', '97,5 %')
+    >>> level(0.95), level(0.975), level(0.975, "ko")
+    ('95 %', '97.5 %', '97.5%')
     """
     return speaker(language).say("{number} %", number=speaker(language).figure(f"{100 * fraction:g}"))
 
