@@ -166,13 +166,17 @@ class Deliveries:
         return int(rows[0]["n"])
 
     def replaced_by(self, key: str, destination: str) -> int | None:
-        """The revision that has something of its own for this destination and came after the work item `key`."""
+        """The revision that has something of its own for this destination and came after the work item `key`.
+
+        One that is held does not count before it has left: it may never be released.
+        """
         rows = self._db.rows(
             "WITH RECURSIVE later (key, revision, id) AS (SELECT w.key, w.revision, w.id FROM work_item w"
             " WHERE w.predecessor_key = ? AND w.state != 'CANCELED' UNION SELECT w.key, w.revision, w.id"
             " FROM work_item w JOIN later ON w.predecessor_key = later.key WHERE w.state != 'CANCELED')"
             " SELECT max(revision) AS revision FROM later WHERE EXISTS"
-            " (SELECT 1 FROM delivery d WHERE d.work_item_id = later.id AND d.destination = ?)",
+            " (SELECT 1 FROM delivery d JOIN work_item h ON h.id = d.work_item_id WHERE d.work_item_id = later.id"
+            " AND d.destination = ? AND (h.held = 0 OR d.sop_instance_uid IS NOT NULL))",
             [key, destination],
         )
         newest: int | None = rows[0]["revision"]

@@ -389,6 +389,22 @@ def test_a_destination_that_does_not_answer_is_left_alone_for_a_while(store: Sto
     assert len(store.deliveries.due(100.0)) == 2
 
 
+def test_a_revision_that_is_held_takes_the_place_of_a_message_only_once_it_has_left(store: Store) -> None:
+    """It may be withdrawn instead of released: then nobody would have been told of either."""
+    reported(store, "message")
+    assert schedule(store, "k2", 3.0)
+    store.advance(claimed(store, now=4.0), State.ANALYSED, OWNER, 4.0)
+    second = claimed(store, State.ANALYSED, 4.0)
+    store.advance(second, State.REPORTED, OWNER, 4.0, deliveries=[("message", "PACS")], held=True)
+    assert store.deliveries.replaced_by("k", "PACS") is None
+    (row,) = store.deliveries.of_item(second.id)
+    store.deliveries.record(row.id, sop_instance_uid="MSH-10 OF IT")
+    assert store.deliveries.replaced_by("k", "PACS") == 2
+    store.deliveries.record(row.id, sop_instance_uid=None)
+    store.hold(second.id, False, 5.0, "by a test")
+    assert store.deliveries.replaced_by("k", "PACS") == 2
+
+
 def test_a_message_that_was_sent_is_no_object_that_has_left(store: Store) -> None:
     """The PACS refused everything, the RIS was told: a retry has to ask anew whose study it is."""
     schedule(store)
