@@ -172,8 +172,8 @@ class Retention:
     def results_here(self, before: float, after: tuple[float, int], limit: int = 500) -> list[dict[str, Any]]:
         """Work items at their end before a time with results here: id, key, state, study, updated_at; oldest first."""
         return self._db.rows(
-            "SELECT id, key, state, study_instance_uid, updated_at FROM work_item WHERE results_removed = 0"
-            " AND key IS NOT NULL AND state IN ('COMPLETED', 'CANCELED') AND updated_at < ?"
+            "SELECT id, key, state, study_instance_uid, updated_at FROM work_item INDEXED BY work_item_with_results"
+            " WHERE results_removed = 0 AND key IS NOT NULL AND state IN ('COMPLETED', 'CANCELED') AND updated_at < ?"
             " AND (updated_at, id) > (?, ?) ORDER BY updated_at, id LIMIT ?",
             [before, *after, limit],
         )
@@ -264,7 +264,9 @@ class Retention:
 
     def results_going(self) -> list[tuple[int, str]]:
         """Work items whose results are marked, with their keys."""
-        rows = self._db.rows("SELECT id, key FROM work_item WHERE results_removed = 1 AND key IS NOT NULL")
+        rows = self._db.rows(
+            "SELECT id, key FROM work_item INDEXED BY work_item_going WHERE results_removed = 1 AND key IS NOT NULL"
+        )
         return [(row["id"], row["key"]) for row in rows]
 
     def results_gone(self, work_item_id: int) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -460,11 +461,21 @@ def test_a_folder_that_cannot_be_written_ends_a_pass_and_loses_nothing(
     assert instances(made) == []
 
 
-def test_the_walk_over_what_is_here_uses_its_index(tmp_path: Path) -> None:
+def test_what_the_clock_asks_uses_its_indexes(tmp_path: Path) -> None:
     made = delivered(tmp_path)
-    plan = made.store._db.rows(
-        "EXPLAIN QUERY PLAN SELECT DISTINCT received_at AS at, study_instance_uid AS study FROM instance WHERE"
-        " removed = 0 AND received_at < 1 AND (received_at, study_instance_uid) > (0, '') ORDER BY 1, 2 LIMIT 5"
-    )
-    assert "instance_here" in plan[0]["detail"]
-    assert not [row for row in plan if "TEMP B-TREE" in row["detail"]]
+    retention, database = made.store.retention, made.store._db
+    asked: list[tuple[str, Any]] = []
+    real = database.rows
+    database.rows = lambda sql, arguments=(): asked.append((sql, arguments)) or real(sql, arguments)  # type: ignore[func-returns-value,method-assign]
+    retention.studies_here(1e12, (0.0, ""))
+    retention.results_here(1e12, (0.0, 0))
+    retention.contents_going()
+    retention.results_going()
+    retention.condition("1.2.3")
+    database.rows = real  # type: ignore[method-assign]
+    assert len(asked) == 7
+    for sql, arguments in asked:
+        plan = [row["detail"] for row in database.rows(f"EXPLAIN QUERY PLAN {sql}", arguments)]
+        walks = [detail for detail in plan if detail.startswith("SCAN") and "USING" not in detail]
+        assert set(walks) <= {"SCAN id", "SCAN CONSTANT ROW"}, plan
+        assert not [detail for detail in plan if "TEMP B-TREE FOR ORDER BY" in detail], plan
