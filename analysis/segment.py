@@ -9,7 +9,7 @@ import numpy as np
 from analysis.contract import Combine, NotScorable, Reason, RoiKind
 from analysis.geometry import POSITION_JITTER_MM, SPACING_RTOL
 from analysis.roi import Mask, RoiMask, combine_masks, flag
-from analysis.volume import UNREADABLE, Volume
+from analysis.volume import Volume
 
 FRACTION = 0.5  # a voxel of a FRACTIONAL segment counts from here
 AXIS_TOLERANCE = 1e-3  # cosines: half a pixel over 512
@@ -32,7 +32,9 @@ def mask_from_seg(source: Path, segment_numbers: Sequence[int], combine: Combine
         segmentation = hd.seg.segread(source)
         known = set(segmentation.segment_numbers)
         frame_of_reference_uid = segmentation.get("FrameOfReferenceUID")
-    except UNREADABLE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the boundary to highdicom: its tables raise errors of SQLite, too
         raise NotScorable(Reason.ROI_UNREADABLE, type(error).__name__) from None
     if frame_of_reference_uid != volume.frame_of_reference_uid:
         raise NotScorable(Reason.ROI_FRAME_OF_REFERENCE_DIFFERS)
@@ -88,7 +90,9 @@ def _volume_of(segmentation: hd.seg.Segmentation, number: int) -> hd.Volume:
                 atol=2 * POSITION_JITTER_MM,
                 allow_missing_positions=gaps,
             )
-        except UNREADABLE as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
             kind = type(error).__name__
     raise NotScorable(Reason.ROI_GEOMETRY_UNSUPPORTED, f"the segment's frames make no volume ({kind})")
 

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from analysis.contract import NotScorable, Reason
+from analysis.segment import mask_from_seg
 from analysis.volume import read_ct
 from config.settings import FhirServer, load, parse
 from config.toml_values import SettingsError
@@ -24,7 +25,7 @@ from dicom_node.fhir_client import Session
 from dicom_node.workitem import Permanent
 from tests.fuzz.api import TOKEN, Api
 from tests.fuzz.dicom_of import Element, encoded, meta_header, part10, tree_of
-from tests.synthetic import CT, ct_series, save_all
+from tests.synthetic import CT, ct_series, save_all, seg
 
 CT_FILE = ct_series(1, 8, 8, seed=1)[0]
 
@@ -61,6 +62,21 @@ def test_a_transfer_syntax_that_is_none_is_an_answer_of_the_job(tmp_path: Path, 
     with pytest.raises(NotScorable) as caught:
         read_ct(paths)
     assert caught.value.reason is Reason.PIXEL_DATA_UNDECODABLE
+
+
+@pytest.mark.parametrize("tag", [0x0062000B, 0x0062000A])
+@pytest.mark.filterwarnings("ignore")
+def test_a_seg_that_highdicom_cannot_put_into_its_tables_is_an_answer_of_the_job(tmp_path: Path, tag: int) -> None:
+    """Frames that name no segment, and a position index that is a sequence: errors of SQLite."""
+    ct = ct_series(6, 8, 8, seed=5, radius=3.0, thickness=1.0)
+    volume, made = read_ct(save_all(ct, tmp_path / "ct")), seg(ct)
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        if tag == 0x0062000A:
+            del frame[tag]
+        else:
+            frame[0x0062000A].value[0].add_new(tag, "SQ", [Dataset()])
+    with pytest.raises(NotScorable):
+        mask_from_seg(save_all([made], tmp_path)[0], [1], "single", volume)
 
 
 @pytest.mark.parametrize("number", [2**63, -(10**400), 10**400])
