@@ -62,7 +62,7 @@ def test_every_log_event_of_the_code_is_in_the_operations_manual() -> None:
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             calls = re.findall(
-                r"LOGGER\.(?:info|warning|error|critical)\(\s*f?\"([a-z_]+\.[a-z_%{}]+)",
+                r"LOGGER\.(?:info|warning|error|critical)\(\s*f?[\"']([a-z_]+\.[a-z_%{}]+)",
                 path.read_text(encoding="utf-8"),
             )
             events |= set(calls)
