@@ -89,7 +89,7 @@ class Dispatcher:
         pending = [row for row in due if row.state is DeliveryState.PENDING]
         if pending:
             if not self._store.deliveries.has_left(item.id):
-                self._settle_identity(item, peer, pending)
+                self._settle_identity(item, peer)
             self._send(item, peer, pending)
         sent = [
             row
@@ -109,7 +109,7 @@ class Dispatcher:
         if why_later is not None:
             self._later([row], why_later)
 
-    def _settle_identity(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
+    def _settle_identity(self, item: WorkItem, peer: Peer) -> None:
         """Before the first object leaves: whose study it is now. Raises Retryable, but not for ever."""
         reporter = Reporter(self._store, self._spool, self._settings, self._clock)
         try:
@@ -119,7 +119,7 @@ class Dispatcher:
             if peer.ae_title == first.ae_title:  # who does not answer the question does not take the objects either
                 self._hold(peer)
                 raise
-            if min(row.attempts for row in rows) < QUESTION_PATIENCE:
+            if max(row.attempts for row in self._store.deliveries.of_item(item.id)) < QUESTION_PATIENCE:
                 raise Retryable(f"{first.ae_title} cannot be asked whose study it is: {error}", error.hint) from error
             reporter.without_asking(item, f"{first.ae_title} does not answer")
 

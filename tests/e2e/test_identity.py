@@ -20,6 +20,7 @@ from dicom_node.identity import Identity
 from dicom_node.job import Runner
 from dicom_node.workitem import State, WorkItem
 from tests import synthetic
+from tests.e2e.node import kind_of
 from tests.hl7_inputs import adt
 from tests.road import Road, road
 from tests.validators import dciodvfy, pixelmed
@@ -126,8 +127,8 @@ def test_a_merge_between_receive_and_send_is_what_the_objects_say(site: Site) ->
     assert item.state is State.COMPLETED
     assert site.who() == {("SURVIVING", "Neu^Anna", "19520304", ORIGINAL.accession_number)}
     valid(site.arrived)
-    reports = [path for path in site.arrived if dcmread(path).Modality == "SR"]
-    assert [finding for path in reports for finding in pixelmed(path)] == []
+    (risk,) = [path for path in site.arrived if kind_of(dcmread(path)) == "risk-sr"]
+    assert pixelmed(risk) == []
     (change,) = site.node.store.patients.changes(STUDY)
     assert (change.source, change.before.patient_id, change.after.patient_id) == (
         "HL7 ADT^A40",

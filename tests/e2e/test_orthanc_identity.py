@@ -18,6 +18,7 @@ from tests.e2e.node import (
     assert_valid,
     completed,
     destination,
+    kind_of,
     log_of,
     serving,
     spool_of,
@@ -120,7 +121,8 @@ def check(hospital: Hospital, expected: dict[str, str], source: str) -> None:
     for dataset in map(dcmread, back):
         assert {keyword: str(dataset[keyword].value) for keyword in expected} == expected
     assert_valid(back)
-    assert pixelmed(next(path for path in back if dcmread(path).Modality == "SR")) == []
+    (risk,) = [path for path in back if kind_of(dcmread(path)) == "risk-sr"]
+    assert pixelmed(risk) == []
     store = hospital.store()
     sources = [change.source for change in store.patients.changes(hospital.uid)]
     store.close()
