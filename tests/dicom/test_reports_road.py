@@ -158,6 +158,7 @@ def test_every_object_of_a_revision_is_valid_and_says_what_changed(language: str
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 @pytest.mark.parametrize("source", ["IBSI phantom", "sarcoma 005", "Enhanced CT", "arabic"])
 def test_pixelmed_finds_no_error_in_the_srs_of_a_scored_study(source: str, tmp_path: Path) -> None:
@@ -167,6 +168,7 @@ def test_pixelmed_finds_no_error_in_the_srs_of_a_scored_study(source: str, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("path", ["planner", "job"])
 def test_pixelmed_finds_no_error_in_the_sr_of_a_refusal(path: str, tmp_path: Path) -> None:
     datasets = refused_by_the_planner() if path == "planner" else refused_by_the_job()
