@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from dicom_node.store import Store
 from dicom_node.web import deps
-from dicom_node.web.deps import Viewer
+from dicom_node.web.deps import StoreDep, Viewer
 from dicom_node.web.errors import Problem
 from dicom_node.workitem import ConfigError, StageError
 
@@ -88,7 +88,7 @@ class Pulse:
 
 
 @router.get("/live")
-async def live(request: Request, signed: Viewer) -> StreamingResponse:
+async def live(request: Request, signed: Viewer, store: StoreDep) -> StreamingResponse:
     """text/event-stream: `change` with a mark at the start and after each change, `beat`, and `end` after sign-out."""
     app: FastAPI = request.app
     if not hasattr(app.state, "pulse"):
@@ -96,6 +96,7 @@ async def live(request: Request, signed: Viewer) -> StreamingResponse:
     pulse: Pulse = app.state.pulse
     if pulse.listeners >= MOST_LISTENERS:
         raise Problem(503, "too many pages listen for live updates", "load the page again by hand")
+    store.close()  # else it would stay open as long as the stream: three file descriptors for each page
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_events(request, pulse), media_type="text/event-stream", headers=headers)
 

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -61,6 +62,21 @@ def test_a_listener_that_comes_after_another_has_gone_is_not_flooded(client: htt
         pass
     assert {name for _, name in heard} == {"change"}
     assert len(heard) <= 2, "one at the start, and one where the note came between two looks"
+
+
+def test_many_listeners_hold_one_store(client: httpx.Client, hospital: Hospital) -> None:
+    """A connection to SQLite is three file descriptors; a process has a thousand."""
+
+    def open_stores() -> int:
+        folder = Path(f"/proc/{building.process_of(hospital.folder)}/fd")
+        return sum(str(path.resolve()).endswith("store.sqlite") for path in list(folder.iterdir()))
+
+    before = open_stores()  # SQLite keeps what was open at once for the next that opens
+    with ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(listening(client, 6.0))
+            time.sleep(0.3)
+        assert open_stores() <= before + 4
 
 
 def test_what_a_page_reads_by_itself_changes_nothing(client: httpx.Client, hospital: Hospital) -> None:
