@@ -20,6 +20,7 @@ NAMES = {
     "Latin": ("ISO_IR 100", "Müller-Lüdenscheidt^Jörg", "Thorax nüchtern"),
     "Latin, with extensions": (["ISO 2022 IR 100"], "Müller^Jörg", "Thorax nüchtern"),
     "Cyrillic": ("ISO_IR 144", "Иванов^Пётр", "КТ грудной клетки"),
+    "Arabic": ("ISO_IR 127", "قباني^لنزار", "أشعة مقطعية للصدر"),
     "Greek": ("ISO_IR 126", "Παπαδόπουλος^Γιώργος", "Αξονική θώρακος"),
     "Japanese": (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "胸部単純"),
     "Korean": (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동", "흉부"),
@@ -117,10 +118,14 @@ def test_illegal_study_values_do_not_make_our_objects_illegal(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore:The value length:UserWarning")  # the point of the test
-def test_what_a_pacs_files_by_is_never_changed() -> None:
+def test_what_a_pacs_files_by_is_never_changed_and_nothing_else_is_illegal(tmp_path: Path) -> None:
+    """Identity before validity: the attributes that are too long in the CT are the only ones in our objects."""
     long_id, long_number = "p" * 70, "a" * 30
-    for dataset in objects(scored(small_case(patient_id=long_id, accession_number=long_number))).values():
+    for name, dataset in objects(scored(small_case(patient_id=long_id, accession_number=long_number))).items():
         assert (dataset.PatientID, dataset.AccessionNumber) == (long_id, long_number)
+        findings = invalid(tmp_path, dataset)
+        assert findings, name
+        assert all("(0010,0020)" in finding or "(0008,0050)" in finding for finding in findings), (name, findings)
 
 
 def test_times_are_in_the_zone_of_the_evidence_and_say_so() -> None:
