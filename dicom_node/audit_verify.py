@@ -6,6 +6,7 @@ the chain is sent every hour (`anchors`).
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -62,9 +63,20 @@ def verify(folder: Path, audit: Audit, anchors: Mapping[int, str] | None = None)
         digests = audit.digests(file.first, file.last) | {file.last: file.digest}
         digests |= {line: digest for line, digest in (anchors or {}).items() if file.first <= line <= file.last}
         if path.is_file():
-            yield from _check(path, file, digests)
+            yield from _settled(list(_check(path, file, digests)), path, file, audit)
         else:
             yield TrailFinding("missing file", path.name, f"lines {file.first} to {file.last} are missing with it")
+
+
+def _settled(found: list[TrailFinding], path: Path, file: TrailFile, audit: Audit) -> list[TrailFinding]:
+    """The findings, but that something is unfinished only where it stays so: a node may be writing just now."""
+    for _ in range(4):
+        if not any(finding.kind == "unfinished" for finding in found):
+            break
+        time.sleep(0.25)
+        now = next((each for each in audit.files() if each.first == file.first), file)
+        found = list(_check(path, now, audit.digests(now.first, now.last) | {now.last: now.digest}))
+    return found
 
 
 def lines_of(folder: Path, audit: Audit) -> int:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from config.settings import Settings
 from dicom_node.audit import AuditEntry, AuditOutcome
@@ -20,6 +21,7 @@ from dicom_node.workitem import StoreBusy
 
 LOGGER = logging.getLogger(__name__)
 DAY_SECONDS = 86_400.0
+LAST_SECONDS = 3.0  # for the collector to answer when a process ends
 WRITE_SECONDS, FORWARD_SECONDS, ROOM_SECONDS = 1.0, 2.0, 15.0
 Turn = tuple[Callable[[], bool], float]
 
@@ -107,7 +109,11 @@ def on_record(
             while trail.write():
                 pass
             if forwards:
-                sender = Forwarder(store, spool, settings, clock)
+                syslog = settings.audit.syslog
+                hurried = replace(syslog, timeout_seconds=min(syslog.timeout_seconds, LAST_SECONDS))
+                sender = Forwarder(
+                    store, spool, replace(settings, audit=replace(settings.audit, syslog=hurried)), clock
+                )
                 sender.step()
                 sender.settle()
             store.close()

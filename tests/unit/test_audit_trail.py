@@ -321,3 +321,18 @@ def test_two_writers_at_once_make_one_chain(place: Place) -> None:
         assert not place.trail.write(), "the other one does it"
     place.written(0)
     assert place.findings() == []
+
+
+def test_a_trail_that_is_being_written_is_no_finding(tmp_path: Path) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        place = Place(tmp_path, rotate_bytes=20_000)
+        for _ in range(25):
+            assert not [each for each in place.findings() if each.is_tampering]
+            time.sleep(0.02)
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()  # type: ignore[union-attr]
