@@ -245,7 +245,7 @@ def report(
         raise Problem(404, "there is no such report", "open it from the study's page")
     opened(store, signed, row.study_instance_uid, row.id, "result.opened")
     try:
-        tree = sr_text.read(path)
+        tree = results.report_tree(path)
     except sr_text.ReportUnreadable as error:
         raise Problem(422, str(error).rstrip("."), "the objects in the PACS are not touched by this") from None
     return render(

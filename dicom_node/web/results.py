@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from analysis.contract import MASK_FILE, RESULT_FILE, JobResult
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.web import contour
+from dicom_node.web import contour, sr_text
 from dicom_node.web.cache import Cache
 from dicom_node.web.stack import Stack, stack_of
 from dicom_node.workitem import WorkItem
@@ -18,6 +18,7 @@ _PAGE = re.compile(r"page-(\d{1,3})\.png")
 
 _results: Cache[JobResult] = Cache(16, lambda result: 1)
 _stacks: Cache[Stack | None] = Cache(16, lambda stack: 1)
+_trees: Cache[sr_text.Item] = Cache(16, lambda tree: 1)
 _outlines: Cache[dict[int, str]] = Cache(8_000_000, lambda paths: sum(map(len, paths.values())) + 1)
 
 
@@ -71,3 +72,12 @@ def reports(item: WorkItem, spool: Spool) -> list[str]:
 def report_file(item: WorkItem, document: str, spool: Spool) -> Path | None:
     """The file of a Structured Report; None for a name that is none of them."""
     return spool.results(item.key or "-", "report") / f"{document}.dcm" if document in reports(item, spool) else None
+
+
+def report_tree(path: Path) -> sr_text.Item:
+    """A Structured Report as text. Raises sr_text.ReportUnreadable."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return sr_text.read(path)  # which says why
+    return _trees.get((path, facts.st_size, facts.st_mtime_ns), lambda: sr_text.read(path))

@@ -113,7 +113,7 @@ def _reports(item: WorkItem, spool: Spool) -> dict[str, Any]:
     if path is not None:
         context["report_name"] = study_view.document(names[0])
         try:
-            context["report"] = sr_text.read(path)
+            context["report"] = results.report_tree(path)
         except sr_text.ReportUnreadable as error:
             context["report_error"] = str(error)
     return context
