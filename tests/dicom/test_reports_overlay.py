@@ -1,4 +1,4 @@
-"""The current identity over headers in any character set: nothing is lost between the two, or left of another person."""
+"""The current identity over headers in any character set: nothing is lost between them, or left of somebody else."""
 
 from dataclasses import replace
 from pathlib import Path
