@@ -66,10 +66,10 @@ def test_a_transfer_syntax_that_is_none_is_an_answer_of_the_job(tmp_path: Path, 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_seg_that_highdicom_cannot_put_into_its_tables_is_an_answer_of_the_job(tmp_path: Path) -> None:
-    """Its frames name no segment: highdicom then asks SQLite for a column that is not there."""
+    """It has no dimension index: highdicom then asks SQLite for a column that is not there."""
     ct = ct_series(6, 8, 8, seed=5, radius=3.0, thickness=1.0)
     volume, made = read_ct(save_all(ct, tmp_path / "ct")), seg(ct)
-    del made.SharedFunctionalGroupsSequence[0].SegmentIdentificationSequence
+    del made.DimensionIndexSequence
     with pytest.raises(NotScorable, match="OperationalError"):
         mask_from_seg(save_all([made], tmp_path)[0], [1], "single", volume)
 
