@@ -103,8 +103,10 @@ class Speaker:
         self.reviewed = "machine" not in catalogue.last_translator
         self._form = gettext.c2py(catalogue.plural_expr)
         for message in catalogue:
-            if not message.id:
-                continue
+            if not message.id or not all(
+                [message.string] if isinstance(message.string, str) else message.string or [""]
+            ):
+                continue  # not translated (yet): said in English, never left out
             key = message.id if isinstance(message.id, str) else message.id[0]
             self._messages[key] = message.string if isinstance(message.string, str) else tuple(message.string or ())
             if message.context == TOLD and _HOLE.search(key):
