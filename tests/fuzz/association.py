@@ -49,7 +49,7 @@ USUAL = (0x0001, 0x0001, 0x0001, 0x0100, 0x0020)
 RELEASE, ABORT = b"\5\0\0\0\0\4\0\0\0\0", b"\7\0\0\0\0\4\0\0\0\0"
 UIDS = ("1.2.3", "", "x", "1." * 40, "../../x", "1.2.3\0", "2.25." + "9" * 59, "\\", "é")
 PATIENCE = 0.15  # seconds that the node may think about a message before the end of the stream
-GOOD_EVERY = 4  # one good object for so many settlements: each is synced to the disk
+GOOD_EVERY = 2  # one good object for so many settlements: each is synced to the disk
 
 
 def associate(random: Random | None = None) -> bytes:
@@ -75,6 +75,7 @@ class Associations(Target):
 
     name = "associations"
     seconds = 12.0
+    settle_every = 10
     cheap = False
 
     def __init__(self, folder: Path) -> None:

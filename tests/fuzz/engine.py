@@ -17,7 +17,6 @@ from random import Random
 from types import FrameType
 from typing import Any
 
-SETTLE_EVERY = 200  # inputs between two good objects
 ONE_INPUT_BYTES = 256_000_000  # that the process may grow by with one input
 CAMPAIGN_BYTES = 400_000_000  # and from its 1000th input to the end of the target
 MINIMISE_SECONDS = 3.0
@@ -37,6 +36,7 @@ class Target:
 
     name = ""
     seconds = 5.0
+    settle_every = 200  # inputs between two good objects
     cheap = True  # may be tried again a hundred times to make a finding smaller
 
     def make(self, random: Random) -> bytes:
@@ -107,7 +107,7 @@ class Campaign:
         try:
             while self.tally.inputs < inputs and time.monotonic() < until:
                 self._one(Random(f"{self._target.name} {self._seed} {self.tally.inputs}"))
-                if self.tally.inputs % SETTLE_EVERY == 0:
+                if self.tally.inputs % self._target.settle_every == 0:
                     self._settle()
             self._settle()
         finally:

@@ -168,6 +168,7 @@ class MllpListener(Target):
     """Blocks and half blocks to a running listener; every good message in between is acknowledged and kept."""
 
     name = "MLLP listener"
+    settle_every = 50
     cheap = False
 
     def __init__(self, folder: Path) -> None:
