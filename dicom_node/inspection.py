@@ -162,8 +162,7 @@ class Inspection:
 
     def free(self, work_item_id: int) -> None:
         """Take a lease away."""
-        where = "WHERE id = ?"
-        self._db.execute(f"UPDATE work_item SET lease_owner = NULL, lease_until = NULL {where}", [work_item_id])
+        self._db.execute("UPDATE work_item SET lease_owner = NULL, lease_until = NULL WHERE id = ?", [work_item_id])
 
     def send_again(self, delivery_id: int, now: float, why: str) -> None:
         """A proved delivery is open again, and its work item too."""
