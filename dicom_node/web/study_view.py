@@ -16,6 +16,8 @@ _DOCUMENTS = {
     "risk-sr": "Risk report (SR)",
     "radiomics-sr": "Radiomics report (SR)",
     "segmentation": "Contour (SEG)",
+    "presentation-state": "Contour on the CT (GSPS)",
+    "pages-pdf": "Pages (PDF)",
     "message": "Message",
 }
 
@@ -147,8 +149,8 @@ def clinical(values: Iterable[ClinicalValue], contributions: Iterable[Contributi
 def document(name: str) -> str:
     """What a document is called.
 
-    >>> document("risk-sr"), document("page-2"), document("presentation-state")
-    ('Risk report (SR)', 'Page 2 (SC)', 'Presentation state')
+    >>> document("risk-sr"), document("page-2"), document("something-new")
+    ('Risk report (SR)', 'Page 2 (SC)', 'Something new')
     """
     if name.startswith("page-"):
         return f"Page {name.removeprefix('page-')} (SC)"
