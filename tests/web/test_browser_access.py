@@ -55,6 +55,7 @@ def test_axe_finds_nothing_grave_on_any_page(page: Page, hospital: Hospital) -> 
     item = hospital.item("main").id
     confirm, missing = f"/items/{hospital.item('held').id}/act/priority", "/items/9999"
     places = ["/", "/?q=nobody", "/models", "/system", "/audit", f"/items/{item}/documents/risk-sr", confirm, missing]
+    places += ["/password", f"/items/{item}/clinical"]
     for place in places:
         page.goto(place)
         unfold(page)

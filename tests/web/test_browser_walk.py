@@ -267,7 +267,8 @@ def test_no_other_page_is_wider_than_a_phone(
     assert_fits(page)
     sign_in(page)
     item = hospital.item("main").id
-    places = [*PAGES, f"/items/{item}/documents/radiomics-sr", f"/items/{item}/act/rescore", "/items/9999"]
+    own = (f"/items/{item}/documents/radiomics-sr", f"/items/{item}/act/rescore", f"/items/{item}/clinical")
+    places = [*PAGES, *own, "/password", "/items/9999"]
     for number, place in enumerate(places):
         page.goto(place)
         for details in page.locator("details").all():
