@@ -177,10 +177,11 @@ def _person(
     entry: AuditEntry, roles: list[tuple[str, str]] | None = None, *, requestor: bool = True, at: Source | None = None
 ) -> ET.Element:
     """The account, system user or AE that acted. `at`: where it was when no address is known (it acted on the host)."""
+    address = entry.address or (at.host if at is not None else "")
     if entry.origin == "dicom":
-        return _ae(entry.actor, entry.address, *(roles or []), requestor=requestor)
+        return _ae(entry.actor, address, *(roles or []), requestor=requestor)
     element = _participant(entry.actor or UNKNOWN, requestor=requestor, roles=roles or [])
-    _place(element, entry.address or (at.host if at is not None else ""))
+    _place(element, address)
     return element
 
 

@@ -27,7 +27,9 @@ def test_a_result_on_its_way_is_one_entry_for_what_was_sent_and_one_for_what_was
     (item,) = made.items
     assert item.state == "COMPLETED"
     identity = made.store.patients.of_study(item.study_instance_uid)
-    sent, asked = reversed([entry for entry in made.store.audit.of_item(item.id) if entry.origin == "node"])
+    entries = [entry for entry in reversed(made.store.audit.of_item(item.id)) if entry.origin == "node"]
+    identity_asked, sent, asked = entries  # whose study it is, the objects, whether they are there
+    assert identity_asked.action == "query.sent"
     assert (sent.action, sent.outcome, sent.facts["peer"]) == ("instances.sent", "done", "PACS")
     assert sum(sent.facts["sop_classes"].values()) == len(made.store.deliveries.of_item(item.id))
     message = check(audit_message(sent, identity, SOURCE))
