@@ -68,7 +68,7 @@ def clinical_import(
 ) -> None:
     """Take a table of the site into the store: first as a report, with --write for good. All or nothing.
 
-    Example: prognode clinical import labs.csv --map 'Alb=albumin[g/dL]' --date-column drawn_on
+    Example: prognode clinical import labs.csv --map 'Alb=albumin[g/dL]' --write
     """
     from dicom_node.clinical_csv import TableError
     from dicom_node.clinical_import import Layout
