@@ -1,5 +1,6 @@
 """A node whose one study is delivered and proved: made once, copied for each test that takes something away from it."""
 
+import atexit
 import functools
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ def study() -> tuple[Dataset, ...]:
 @functools.cache
 def _delivered() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="prognode-delivered-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with DemoPacs(folder / "pacs", PACS, commitment="same") as pacs:
         made = road(folder, peers=(peer(pacs),), deliver=Deliver(connect_timeout_seconds=5.0))
         made.take(*study())
