@@ -78,6 +78,6 @@ def validation(canvas: Canvas, box: Box, model: SubModel, result: JobResult) -> 
         y += 43
     if clinical and y + 24 + BODY.line <= box.bottom:
         y = section(canvas, box.left, y + 4, box.width, voice.say("Clinical values given"))
-        named = [(voice.retell(labels.get(item.name, item.name)), item) for item in clinical]
+        named = [(voice.retell(labels.get(item.name, words.capital(item.name))), item) for item in clinical]
         values = [f"{name} {particulars.value(item.value, item.unit, voice.code)}" for name, item in named]
         canvas.paragraph(box.left, y, box.width, "; ".join(values), FAINT, (box.bottom - y) // FAINT.line)

@@ -35,7 +35,8 @@ def curve(canvas: Canvas, box: Box, item: Curve, scores: Sequence[RiskScore]) ->
         canvas.line(at.points(item.months, item.population), 2, QUIET, _DASH)
     canvas.line(at.points(item.months, item.event_probability), 3, TEXT)
     for score in scores:
-        _point(canvas, plot, at, score)
+        beside = item.population[score.horizon_months : score.horizon_months + 1]
+        _point(canvas, plot, at, score, [at.point(0, value)[1] for value in beside])
 
 
 class _Scale:
@@ -101,14 +102,18 @@ def ticks(last: int, horizons: Sequence[int]) -> list[int]:
     return found if found[-1] == last or last - found[-1] < last / 12 else [*found, last]
 
 
-def _point(canvas: Canvas, plot: Box, at: _Scale, score: RiskScore) -> None:
-    """A point of the curve with its figure, above the band where there is room, else below it."""
+def _point(canvas: Canvas, plot: Box, at: _Scale, score: RiskScore, taken: Sequence[float]) -> None:
+    """A point of the curve with its figure, above the band where there is room, else below it.
+
+    `taken` are places (px) where another curve runs: a figure there would hide it.
+    """
     x, y = at.point(score.horizon_months, score.event_probability)
     canvas.disc(x, y, 7, GROUND)
     canvas.disc(x, y, 5.5, TEXT)
     figure = words.share(score.event_probability)
     width = canvas.length(figure, _FIGURE)
     above = at.point(0, score.upper)[1] - 24
+    free = above >= plot.top - 4 and not any(above - 4 <= y <= above + 24 for y in taken)
     below = min(at.point(0, score.lower)[1] + 8, plot.bottom - 24)
     left = round(min(max(x - width / 2, plot.left + 4), plot.right - width - 4))
-    label(canvas, left, round(above if above >= plot.top - 4 else below), figure, _FIGURE)
+    label(canvas, left, round(above if free else below), figure, _FIGURE)

@@ -21,12 +21,15 @@ def value(number: float | str | None, unit: str = "", language: str = ENGLISH) -
 
     >>> value(358.1234, "mL"), value("adenocarcinoma"), value(12000.0), value(None), value(358.1234, "mL", "de")
     ('358.1 mL', 'adenocarcinoma', '12000', 'not known', '358,1 mL')
+    >>> value(54.0, "a"), value(54.0, "a", "de")
+    ('54 years', '54 Jahre')
     """
     voice = speaker(language)
     if number is None:
         return voice.say("not known")
     text = voice.retell(number) if isinstance(number, str) else voice.figure(_number(number))
-    return f"{text} {unit}" if unit not in {"", "1"} else text
+    shown = voice.say("years") if unit == "a" else unit  # UCUM, which few readers speak
+    return f"{text} {shown}" if unit not in {"", "1"} else text
 
 
 def _number(number: float) -> str:
