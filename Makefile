@@ -11,7 +11,7 @@ FUZZ ?=
 FUZZ_INPUTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install deps demo test lint unit lock catalogues schema bundle encoder validate benchmark science benchmark-science faults fuzz load clean sbom audit-deps
+.PHONY: help install deps demo test lint unit exhaustive lock catalogues schema bundle encoder validate benchmark science benchmark-science faults fuzz load clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lint: install
 
 unit: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+exhaustive: install ## the long forms that make test leaves out
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m exhaustive
 
 catalogues: install ## bring the message catalogues of the reports up to the code
 	$(BIN)/python -m scripts.catalogues
