@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from pydicom import dcmread
@@ -81,7 +80,7 @@ class Reporter:
         decision = ticket.decision
         uids = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
         first = next(uid for uid in (*uids, decision.roi_sop_instance_uid) if uid)
-        path = self._path_of(ticket)(first)
+        path = ticket.paths(self._spool.instance_path)(first)
         return identity_of(dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_CARRIED)))
 
     def _asked(self, item: WorkItem) -> Identity:
@@ -139,7 +138,7 @@ class Reporter:
                 self._spool,
                 item.key or "",
                 ticket.decision,
-                self._path_of(ticket),
+                ticket.paths(self._spool.instance_path),
                 replace(self._context(item), identity=digest_of(overlay)),
                 self._settings.report.sr_sop_classes,
                 overlay,
@@ -172,10 +171,6 @@ class Reporter:
             series_number=self._settings.report.series_number,
             zone=ZoneInfo(node.time_zone) if node.time_zone else None,
         )
-
-    def _path_of(self, ticket: Ticket) -> Callable[[str], Path]:
-        """Where the inputs of a work item lie, by their frozen content: a later content of a UID is another input."""
-        return lambda uid: self._spool.instance_path(uid, ticket.digests[uid])
 
 
 def _changes(before: WorkItem | None, item: WorkItem) -> tuple[Changed, ...]:

@@ -1,7 +1,9 @@
 """What the plan stage froze for the stages after it: the JSON in work_item.plan. Leaf of the node."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from analysis.contract import ClinicalValue, QualityFlag
 from dicom_node.decision import NotEligible, Plan, from_json
@@ -27,6 +29,10 @@ class Ticket:
         decision = json.loads(self.decision.to_json())
         frozen = {"decision": decision, "clinical": values, "digests": self.digests, "bundle": self.bundle_digest}
         return json.dumps(frozen | {"quality": flags}, separators=(",", ":"))
+
+    def paths(self, instance_path: Callable[[str, str], Path]) -> Callable[[str], Path]:
+        """Where each input lies, by its frozen content: a later content of a UID is another input."""
+        return lambda uid: instance_path(uid, self.digests[uid])
 
     @staticmethod
     def from_json(text: str) -> "Ticket":

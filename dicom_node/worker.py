@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -135,7 +134,8 @@ class Worker:
             self._store.births.replan(item.id, "the bundle has changed", self._clock())
             return
         if isinstance(ticket.decision, Plan):
-            result = self._runner.analyse(key, ticket.decision, ticket.clinical, self._path_of(ticket), ticket.quality)
+            paths = ticket.paths(self._spool.instance_path)
+            result = self._runner.analyse(key, ticket.decision, ticket.clinical, paths, ticket.quality)
         else:
             result = self._runner.state_not_eligible(key, ticket.decision)
         reason = str(result.reason) if result.reason else None
@@ -316,10 +316,6 @@ class Worker:
         if store is None:
             store = self._local.store = Store.open(self._spool.store)
         return store
-
-    def _path_of(self, ticket: Ticket) -> Callable[[str], Path]:
-        """Where the inputs of a work item lie, by their frozen content: a later content of a UID is another input."""
-        return lambda uid: self._spool.instance_path(uid, ticket.digests[uid])
 
 
 def _failure(code: FailureReason, text: str) -> StageError:
