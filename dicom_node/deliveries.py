@@ -37,6 +37,7 @@ class Delivery:
 
 
 _COLUMNS = ", ".join(field.name for field in dataclass_fields(Delivery))
+_MAY_BE_THERE = "sop_class_uid IS NOT NULL AND sop_instance_uid IS NOT NULL"  # an object that has left
 
 
 class Deliveries:
@@ -155,7 +156,7 @@ class Deliveries:
 
     def has_left(self, work_item_id: int) -> bool:
         """Whether any object of a work item is, or may be, at any destination; messages (without a class) are none."""
-        where = "work_item_id = ? AND sop_class_uid IS NOT NULL AND sop_instance_uid IS NOT NULL"
+        where = f"work_item_id = ? AND {_MAY_BE_THERE}"
         return bool(self._db.rows(f"SELECT 1 FROM delivery WHERE {where} LIMIT 1", [work_item_id]))
 
     def most_attempts(self, destination: str) -> int:
@@ -191,10 +192,10 @@ class Deliveries:
         )
 
     def withdraw(self, work_item_id: int, detail: str) -> int:
-        """End what has not been sent; how many. What was sent is still followed to its proof."""
+        """End what has not been sent; how many. What left, or may have (`leaving`), is still followed to its proof."""
         return self._db.execute(
             "UPDATE delivery SET state = ?, final = 1, detail = ? WHERE work_item_id = ? AND sent_at IS NULL"
-            " AND state IN (?, ?)",
+            f" AND NOT ({_MAY_BE_THERE}) AND state IN (?, ?)",
             [DeliveryState.CANCELED, detail, work_item_id, PENDING, FAILED],
         )
 

@@ -16,7 +16,7 @@ from dicom_node.audit_verify import verify
 from dicom_node.elements import UnreadableHeader
 from dicom_node.inspection import WITH_ANALYSIS, WITH_REPORT, ItemRow
 from dicom_node.retention import ENDED
-from dicom_node.spool import SUMS, Spool  # fmt: skip
+from dicom_node.spool import BEFORE, SUMS, Spool  # fmt: skip
 from dicom_node.spool import sha256 as sha256_of
 from dicom_node.store import Store
 from dicom_node.ticket import Ticket
@@ -233,7 +233,8 @@ class Examiner:
         found += [] if self._receiving else list(self._spool.incoming.iterdir())
         found += list(self._spool.root.glob(".*")) if self._alone else []
         for path in found:
-            yield Finding(Problem.DRAFT_LEFT, self._name(path), path)
+            if not path.name.endswith(BEFORE):  # may be the only copy; the next worker sees to it
+                yield Finding(Problem.DRAFT_LEFT, self._name(path), path)
 
     # -- help ------------------------------------------------------------------------------------------------
 

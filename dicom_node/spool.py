@@ -22,6 +22,7 @@ from typing import IO
 from dicom_node.workitem import ConfigError
 
 SUMS = "SHA256SUMS"  # beside each result, as sha256sum writes it: fsck finds what the disk has altered since
+BEFORE = ".before"  # ends the name of results that new ones are about to replace
 RESTORING = "restoring.json"  # in a spool that a backup is being restored into
 
 
@@ -128,7 +129,15 @@ class Spool:
         return target
 
     def sweep_drafts(self) -> None:
-        """Remove results that were being written when an earlier worker ended; their stage runs again."""
+        """Remove results that were being written when an earlier worker ended; their stage runs again.
+
+        Where it ended between taking the old ones away and putting the new ones there, the old ones come back.
+        """
+        for old in (self.root / "results").glob(f"*/.*{BEFORE}"):
+            final = old.with_name(old.name[1 : -len(BEFORE)])
+            if not final.exists():
+                os.replace(old, final)
+                fsync_folder(final.parent)
         for draft in (self.root / "results").glob("*/.*"):
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -198,13 +207,26 @@ class Spool:
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())
             fsync_folder(draft)
-            if final.exists():  # an attempt that crashed before its row was written: the same bytes again
-                shutil.rmtree(final)
+            self._put(draft, final)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    @staticmethod
+    def _put(draft: Path, final: Path) -> None:
+        """Give a durable draft its name. What had the name is kept until then: rows name its files."""
+        old = final.with_name(f".{final.name}{BEFORE}")
+        if final.exists():  # made again: an attempt that crashed before its row was written, or under another identity
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(final, old)
+        try:
             os.replace(draft, final)
             fsync_folder(final.parent)
             fsync_folder(final.parent.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        except OSError:
+            if old.exists() and not final.exists():
+                os.replace(old, final)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -208,13 +208,15 @@ class Store:
 
     def hold(self, item_id: int, held: bool, now: float, detail: str) -> None:
         """Keep a work item from being claimed and sent, or let it go on. What is at work comes to its stage's end."""
-        self._db.execute("UPDATE work_item SET held = ?, updated_at = ? WHERE id = ?", [int(held), now, item_id])
-        items.note(self._db, item_id, "held" if held else "released", now, detail)
+        with self._db.immediate():
+            self._db.execute("UPDATE work_item SET held = ?, updated_at = ? WHERE id = ?", [int(held), now, item_id])
+            items.note(self._db, item_id, "held" if held else "released", now, detail)
 
     def set_priority(self, item_id: int, priority: int, now: float, detail: str) -> None:
         """`priority`: a value of workitem.PRIORITIES."""
-        self._db.execute("UPDATE work_item SET priority = ?, updated_at = ? WHERE id = ?", [priority, now, item_id])
-        items.note(self._db, item_id, "priority", now, detail)
+        with self._db.immediate():
+            self._db.execute("UPDATE work_item SET priority = ?, updated_at = ? WHERE id = ?", [priority, now, item_id])
+            items.note(self._db, item_id, "priority", now, detail)
 
     def cancel(self, item_id: int, now: float, detail: str) -> None:
         """Withdraw a work item and what is still open of its deliveries. Raises InvalidTransition.

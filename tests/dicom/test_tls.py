@@ -229,7 +229,7 @@ def test_a_private_key_that_others_can_read_is_refused_with_a_sentence(tmp_path:
     key = tmp_path / "node.key"
     key.write_bytes(site.node.key.read_bytes())
     key.chmod(0o644)
-    with pytest.raises(ConfigError, match=r"node\.key: others can read or write it \(0644\); chmod 0600"):
+    with pytest.raises(ConfigError, match=r"node\.key: others can read or write it \(0644\); run: chmod 0600"):
         server_context(site.tls(private_key=key))
 
 

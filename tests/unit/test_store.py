@@ -318,6 +318,37 @@ def test_what_was_sent_in_part_stays_the_predecessor(store: Store) -> None:
     assert again.key not in ("k", "k2")
 
 
+def test_what_may_be_in_an_archive_is_followed_also_where_its_work_item_is_canceled(store: Store) -> None:
+    schedule(store)
+    store.advance(claimed(store), State.ANALYSED, OWNER, 3.0)
+    rows = [("risk-sr", "PACS"), ("page-1", "PACS")]
+    store.advance(claimed(store, State.ANALYSED, 4.0), State.REPORTED, OWNER, 5.0, deliveries=rows)
+    left, stayed = store.deliveries.due(6.0)
+    store.deliveries.leaving({left.id: ("1.1", "2.25.1")})  # and the node ends before an answer comes
+    store.cancel(left.work_item_id, 7.0, "canceled by an operator")
+    states = {row.id: (row.state, row.final) for row in store.deliveries.of_item(left.work_item_id)}
+    assert states == {left.id: (DeliveryState.PENDING, 0), stayed.id: (DeliveryState.CANCELED, 1)}
+    assert schedule(store, "other")
+    newest = store.items()[0]
+    assert (newest.revision, newest.predecessor_key) == (2, "k")
+
+
+@pytest.mark.parametrize("change", ["hold", "set_priority"])
+def test_what_an_operator_decides_is_written_with_its_event_or_not_at_all(
+    store: Store, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise sqlite3.OperationalError("disk full")
+
+    schedule(store)
+    (item,) = store.items()
+    monkeypatch.setattr("dicom_node.items.note", fails)
+    with pytest.raises(sqlite3.OperationalError):
+        getattr(store, change)(item.id, 1, 2.0, "by an operator")
+    row = store.details(item.id)
+    assert (row["held"], row["priority"], row["updated_at"]) == (0, item.priority, 1.0)
+
+
 def test_a_commitment_that_fails_after_completion_opens_the_work_item_again(store: Store) -> None:
     item = reported(store, "risk-sr")
     (row,) = store.deliveries.due(3.0)

@@ -1,0 +1,85 @@
+"""Results that take the place of earlier ones: whatever ends in between, the old or the new are there, whole."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dicom_node.spool import Spool
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nobody handles it."""
+
+
+def write(spool: Spool, text: str) -> None:
+    with spool.replace_results("key", "report") as folder:
+        (folder / "risk-sr.dcm").write_text(text)
+
+
+def read(spool: Spool) -> str:
+    return (spool.results("key", "report") / "risk-sr.dcm").read_text()
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    made = Spool(tmp_path)
+    made.create()
+    write(made, "old")
+    return made
+
+
+def stopped_at(number: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rename with this number, from 1, is the last thing that is not done."""
+    calls, rename = [0], os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        calls[0] += 1
+        if calls[0] == number:
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+
+
+def test_new_results_take_the_place_of_the_old_and_leave_nothing_beside_them(spool: Spool) -> None:
+    write(spool, "new")
+    assert read(spool) == "new"
+    assert [path.name for path in spool.results("key", "report").parent.iterdir()] == ["report"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_results_survive_a_kill_while_they_are_replaced(
+    spool: Spool, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stopped_at(number, Killed(), patched)
+        with pytest.raises(Killed):
+            write(spool, "new")
+    spool.sweep_drafts()  # what the next worker begins with
+    assert read(spool) == "old"
+    write(spool, "new")
+    assert read(spool) == "new"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_disk_that_refuses_the_new_results_leaves_the_old(
+    spool: Spool, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stopped_at(number, OSError("no space"), patched)
+        with pytest.raises(OSError, match="no space"):
+            write(spool, "new")
+    assert read(spool) == "old"
+
+
+@pytest.mark.parametrize("sweep", [lambda spool: None, Spool.sweep_drafts])
+def test_what_a_kill_left_beside_new_results_is_no_hindrance(spool: Spool, sweep: Callable[[Spool], None]) -> None:
+    left = spool.results("key", "report").with_name(".report.before")
+    left.mkdir()
+    (left / "risk-sr.dcm").write_text("older")
+    sweep(spool)
+    write(spool, "new")
+    assert read(spool) == "new"
+    assert not left.exists()
