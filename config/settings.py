@@ -8,12 +8,14 @@ import math
 import re
 import tomllib
 import zoneinfo
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from config import hl7
 from config.clinical import Clinical
+from config.environment import merged, overrides
 from config.hl7 import Hl7 as Hl7
 from config.hl7 import Hl7Peer as Hl7Peer
 from config.keeping import AuditTrail, Storage
@@ -250,18 +252,29 @@ class Settings:
         return (*ris, *(f"fhir:{server.name}" for server in self.fhir_servers if server.receives_results))
 
 
-def load(path: Path) -> Settings:
-    """Read a TOML file into Settings.
+def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read a TOML file into Settings; variables of `environment` (see config.environment) go over it.
 
     Relative paths are taken from the file's folder. Raises SettingsError naming key and remedy.
     """
+    return parse(document(path, environment or {}), folder_of(path))
+
+
+def folder_of(path: Path | None) -> Path:
+    """Where relative paths of a settings file begin; without one, the working directory."""
+    return path.resolve().parent if path else Path()
+
+
+def document(path: Path | None, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The parsed file, if there is one, with the variables put into it. Raises SettingsError."""
+    data: dict[str, Any] = {}
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); give the file with --config") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise SettingsError(f"{path}: is not TOML: {error}") from error
-    return parse(data, path.resolve().parent)
+    return merged(data, overrides(Settings, environment))
 
 
 def parse(data: dict[str, Any], folder: Path) -> Settings:

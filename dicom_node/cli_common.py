@@ -25,9 +25,9 @@ def stop(message: str, code: int) -> NoReturn:
 
 
 def settings_of(config: Path | None) -> Settings:
-    """The settings of a file, or the built-in ones; ends the program where they cannot be used."""
+    """The settings of file and environment, or the built-in ones; ends the program where they cannot be used."""
     try:
-        return load(config) if config else Settings()
+        return load(config, os.environ)
     except SettingsError as error:
         stop(str(error), os.EX_CONFIG)
 

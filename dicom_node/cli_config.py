@@ -1,0 +1,101 @@
+"""`prognode config`: a settings file to begin with, what is in force, what differs from the defaults, what is wrong."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from config.settings import Settings, SettingsError
+from dicom_node.cli_common import Config, stop
+
+if TYPE_CHECKING:
+    from config.effective import Value
+
+config_app = typer.Typer(no_args_is_help=True, help="Write, look at and check the settings.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang these commands on the program."""
+    app.add_typer(config_app, name="config")
+
+
+@config_app.command("init")
+def config_init(
+    file: Annotated[Path, typer.Argument(help="File to write; - is standard output.")] = Path("prognode.toml"),
+    complete: Annotated[bool, typer.Option("--complete", help="Every key, not only what each site sets.")] = False,
+    spool: Annotated[Path | None, typer.Option("--spool", help="Folder of the spool, as [node] has it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also over a file that is there.")] = False,
+) -> None:
+    """Write a commented settings file with the defaults.
+
+    Example: prognode config init /etc/prognode/prognode.toml
+    """
+    from config.effective import template
+
+    text = template(complete=complete, spool=spool)
+    if str(file) == "-":
+        print(text, end="")
+        return
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        stop(f"{file}: is there already; give another name, or --force to write over it", os.EX_CANTCREAT)
+    except OSError as error:
+        stop(f"{file}: {error.strerror}; give a file in a folder that you may write", os.EX_CANTCREAT)
+    print(f"{file} written; change what your site needs, then: prognode config check --config {file}")
+
+
+@config_app.command("show")
+def config_show(config: Config = None) -> None:
+    """Print the settings in force as TOML, with where each comes from: default, file, or variable.
+
+    Example: prognode config show --config /etc/prognode/prognode.toml
+    """
+    from config.effective import as_toml
+
+    print(as_toml(_values(config)[1]), end="")
+
+
+@config_app.command("diff")
+def config_diff(config: Config = None) -> None:
+    """Print what differs from the defaults, one setting per line.
+
+    Example: prognode config diff --config /etc/prognode/prognode.toml
+    """
+    from config.effective import text
+
+    changed = [one for one in _values(config)[1] if one.changed]
+    for one in changed:
+        usual = "" if one.default is None else f"default {text(one.default)}; "
+        print(f"{one.key} = {text(one.value)}  # {usual}{one.source}")
+    if not changed:
+        print("# nothing differs from the defaults")
+
+
+@config_app.command("check")
+def config_check(config: Config = None) -> None:
+    """Read the settings and say whether the node can use them; `prognode check` looks at the machine and peers too.
+
+    Example: prognode config check --config /etc/prognode/prognode.toml
+    """
+    from dicom_node.candidates import choose
+    from dicom_node.web.server import check as check_web
+
+    settings, found = _values(config)
+    choose((), settings.plan)  # the next two raise ConfigError, which ends the program in words
+    check_web(settings.web)
+    changed = [one for one in found if one.changed]
+    variables = sum(one.source.startswith("PROGNODE_") for one in found)
+    where = str(config) if config else "no file: the built-in settings"
+    print(f"ok  {where}; {len(changed)} values differ from the defaults, {variables} come from the environment")
+
+
+def _values(config: Path | None) -> "tuple[Settings, list[Value]]":
+    from config.effective import values
+
+    try:
+        return values(config, os.environ)
+    except SettingsError as error:
+        stop(str(error), os.EX_CONFIG)
