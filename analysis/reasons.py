@@ -228,8 +228,8 @@ REASONS: dict[Code, ReasonText] = {
     ),
     FailureReason.JOB_NOT_STARTED: ReasonText(
         "The analysis could not be started.",
-        "Administrator: reinstall Prognode (its Python or util-linux is incomplete), then run: prognode retry --study "
-        "UID.",
+        "Administrator: run prognode check and install what it misses (bubblewrap, util-linux, Python, free processes);"
+        " the study then goes on by itself.",
     ),
     FailureReason.JOB_NOT_ISOLATED: ReasonText(
         "Analyses must be isolated, and this host does not allow it in full.",

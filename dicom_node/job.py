@@ -32,7 +32,7 @@ from config.settings import Job
 from dicom_node.decision import NotEligible, Plan
 from dicom_node.executors import harvest, process
 from dicom_node.spool import Spool, link_or_copy, write_atomically
-from dicom_node.workitem import Permanent, Retryable, StageError
+from dicom_node.workitem import EngineDown, Permanent, Retryable, StageError
 from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
@@ -67,13 +67,19 @@ class Runner:
 
         Raises
         ------
+        EngineDown
+            No job can be started.
         Retryable
             The job was killed, ran out of time, or says that it may pass.
         Permanent
             The job broke its promise (bug, unreadable input, bundle mismatch).
         """
         folder_in, folder_out = self._prepare(key, plan, clinical, path_of, quality)
-        ended = process.run(folder_in, folder_out, self._limits, self.isolation)
+        try:
+            ended = process.run(folder_in, folder_out, self._limits, self.isolation)
+        except process.NotStarted as error:
+            text = f"the job could not be started ({error})"
+            raise _failed(FailureReason.JOB_NOT_STARTED, text, EngineDown) from error
         if ended.broke:
             raise _failed(FailureReason.JOB_FAILED, f"the job {ended.broke}")
         result = classify(ended.exit_code, folder_out, key)
@@ -149,7 +155,7 @@ def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:
         text = f"the job ended with status {exit_code} (killed, or out of memory or disk)"
         raise _failed(FailureReason.JOB_KILLED, text, Retryable)
     if exit_code in (126, 127):
-        raise _failed(FailureReason.JOB_NOT_STARTED, "the job could not be started")
+        raise _failed(FailureReason.JOB_NOT_STARTED, "the job could not be started", EngineDown)
     if exit_code == ExitCode.CONFIG:
         raise _failed(FailureReason.BUNDLE_MISMATCH, "the bundle or its schema does not fit this version")
     if exit_code in (ExitCode.DATA_ERROR, ExitCode.NO_INPUT):

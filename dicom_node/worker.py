@@ -25,6 +25,7 @@ from dicom_node.heartbeat import ECHO_SECONDS, Heartbeat
 from dicom_node.job import Runner
 from dicom_node.keeper import Keeper
 from dicom_node.messages import MESSAGE
+from dicom_node.notify import STUCK_SECONDS
 from dicom_node.reporter import Reporter
 from dicom_node.schedule import Scheduler
 from dicom_node.spool import Spool
@@ -33,7 +34,17 @@ from dicom_node.summary import summary_of
 from dicom_node.ticket import Ticket
 from dicom_node.ups_events import UpsTeller
 from dicom_node.vitals import BEAT_SECONDS
-from dicom_node.workitem import ConfigError, LeaseLost, Permanent, Retryable, StageError, State, StoreBusy, WorkItem
+from dicom_node.workitem import (
+    ConfigError,
+    EngineDown,
+    LeaseLost,
+    Permanent,
+    Retryable,
+    StageError,
+    State,
+    StoreBusy,
+    WorkItem,
+)
 from models.bundle import Bundle
 from reports import fonts
 
@@ -69,6 +80,7 @@ class Worker:
         self._stopping = threading.Event()
         self._local = threading.local()
         self._looked = 0.0
+        self._turned = time.monotonic()  # when a turn of the clock last began
         self._identified = False
         self._fetch = ClinicalFetch(settings, clock)  # raises ConfigError for a bad mapping of codes
         isolation = runner.isolation
@@ -182,7 +194,7 @@ class Worker:
         except (LeaseLost, StoreBusy):
             raise
         except Retryable as error:
-            self._postpone(item, error)
+            self._postpone(item, error, counts=not isinstance(error, EngineDown))
         except Permanent as error:
             self._fail(item, error)
         except OSError as error:  # a full or broken disk may pass; the text of an OSError holds no PHI but a path
@@ -293,7 +305,16 @@ class Worker:
             self._keeper.close()
         self._locked.close()
 
+    def pulse(self) -> tuple[bool, str]:
+        """For the service manager: whether the clock still turns, and the work items by state."""
+        try:
+            counts = ", ".join(f"{count} {state}" for state, count in sorted(self._store.counts().items()))
+        except StoreBusy:
+            counts = "the store is busy"
+        return time.monotonic() - self._turned < STUCK_SECONDS, f"work items: {counts or 'none yet'}"
+
     def _drain(self, step: Callable[[], bool]) -> None:
+        self._turned = time.monotonic()
         try:
             while self._running() and step():
                 pass

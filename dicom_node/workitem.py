@@ -117,6 +117,10 @@ class Retryable(StageError):
     """Try again later: the cause may pass (peer down, disk full, job killed)."""
 
 
+class EngineDown(Retryable):
+    """No job can be started just now: that does not count as an attempt of a study's."""
+
+
 class StoreBusy(Retryable):
     """The store cannot be used just now: locked by another process, full, or its disk fails."""
 

@@ -40,6 +40,10 @@ class Ended:
     broke: str = ""
 
 
+class NotStarted(Exception):
+    """A program that starts jobs is gone, or the machine has no process to give; the text says why."""
+
+
 def probe() -> Isolation:
     """Try what isolates a job here, best first."""
     root = os.geteuid() == 0
@@ -94,21 +98,12 @@ def _confined(
 
 
 def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> Ended:
-    """Run one job to its end or to one of its limits. Raises OSError when it cannot be started at all."""
+    """Run one job to its end or to one of its limits. Raises NotStarted, and OSError for its folders."""
     read_only = isolation.bubblewrap
     before = {} if read_only else harvest.digests(folder_in)
     argv = command(folder_in, folder_out, limits, isolation)
     with _filter(isolation, argv) as (filtered, descriptors), _group(limits, isolation) as group:
-        child = subprocess.Popen(
-            [*(group.join if group else []), *filtered],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder_out,
-            env=_environment(folder_out),
-            start_new_session=True,
-            pass_fds=descriptors,
-        )
+        child = _start([*(group.join if group else []), *filtered], folder_out, descriptors)
         assert child.stdout is not None
         said = threading.Thread(target=_keep_log, args=(child.stdout, folder_out.parent / LOG_FILE), daemon=True)
         said.start()
@@ -120,6 +115,22 @@ def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) ->
     if not read_only and harvest.digests(folder_in) != before:
         return Ended(ended.exit_code, "changed its inputs")
     return ended
+
+
+def _start(argv: list[str], folder_out: Path, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder_out,
+            env=_environment(folder_out),
+            start_new_session=True,
+            pass_fds=descriptors,
+        )
+    except OSError as error:
+        raise NotStarted(f"{argv[0]}: {error.strerror}") from error
 
 
 def _wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job) -> Ended:

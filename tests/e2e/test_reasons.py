@@ -289,9 +289,26 @@ def test_a_job_beyond_its_limits_fails_with_the_limit_to_raise(tmp_path: Path, l
     ],
 )
 def test_each_ending_of_a_job_has_its_code(tmp_path: Path, exit_code: int, code: FailureReason) -> None:
-    with pytest.raises(Permanent) as caught:
+    with pytest.raises(StageError) as caught:
         job.classify(exit_code, tmp_path, "k" * 64)
     assert (caught.value.code, caught.value.hint) == (code, REASONS[code].remedy)
+
+
+def test_a_job_engine_that_is_gone_costs_no_study_its_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = road(tmp_path, job=Job(attempts=1))
+    made.take(*CT, rtstruct(CT))
+    with monkeypatch.context() as gone:
+        gone.setattr(process, "command", lambda *_: ["/nowhere/bwrap"])
+        for _ in range(3):
+            made.later(3600.0)
+        item = _item(made)
+        assert (item.state, item.attempts) == (State.SCHEDULED, 0)
+        last = made.store.details(item.id)["events"][-1]
+        assert last["name"] == "postponed"
+        assert "the job could not be started" in last["detail"]
+        assert REASONS[FailureReason.JOB_NOT_STARTED].remedy in last["detail"]
+    made.later(3600.0)
+    assert _item(made).outcome == "SCORED"
 
 
 def test_a_host_without_isolation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
