@@ -3,18 +3,19 @@
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from config.settings import Settings
-from dicom_node import cli_clinical, cli_config, cli_fsck, cli_items, cli_keep, cli_models, cli_web
+from dicom_node import cli_clinical, cli_config, cli_fsck, cli_items, cli_keep, cli_models, cli_web, notify
 from dicom_node.cli_common import Config, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundle_of
+from dicom_node.notify import Part
+
+LOGGER = logging.getLogger(__name__)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,12 +43,11 @@ def _prognode(
     pass
 
 
-def _wait_for_signal() -> None:
-    """Block until SIGTERM or SIGINT."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+def _until_signal(parts: list[Part]) -> None:
+    """Block until SIGTERM or SIGINT; the service manager hears how the parts are."""
+    for name in notify.unused():
+        LOGGER.warning("socket.unused systemd has passed %s, which the settings do not open; see the unit", name)
+    notify.pulse_until_signal(parts)
 
 
 def _end() -> NoReturn:
@@ -70,6 +70,7 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
     try:
         spool.create()
         process = "serve" if receiving and working else "receive" if receiving else "work"
+        parts: list[Part] = []
         with ExitStack() as running:
             running.enter_context(on_record(settings, spool, process, forwards=working))
             worker = None
@@ -86,6 +87,7 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
                 receiver = Receiver(settings, spool)
                 receiver.start()
                 running.callback(receiver.stop)
+                parts.append(receiver)
             if receiving and settings.hl7.listen:
                 from dicom_node.hl7_in import Listener
 
@@ -95,10 +97,11 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
             if worker is not None:
                 worker.start()
                 running.callback(worker.stop)
+                parts.append(worker)
             if receiving:
                 where = f"{settings.node.host}:{receiver.port}"
                 print(f"prognode: listening as {settings.node.ae_title} on {where}", flush=True)
-            _wait_for_signal()
+            _until_signal(parts)
         _end()
     except (StageError, ConfigError) as error:
         stop(f"{error} {getattr(error, 'hint', '')}".strip(), os.EX_CONFIG)

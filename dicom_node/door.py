@@ -20,6 +20,7 @@ from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.transport import ThreadedAssociationServer
 
 from config.settings import Settings
+from dicom_node import notify
 from dicom_node.connection import callers
 from dicom_node.limits import (
     MAXIMUM_REQUEST_BYTES,
@@ -71,8 +72,25 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom i
     request_queue_size = 128
 
     def server_bind(self) -> None:
-        super().server_bind()
+        passed = notify.passed("dicom" if self.ssl_context is None else "dicom-tls")
+        self._passed = passed is not None
+        if passed is None:
+            super().server_bind()
+        else:
+            self.socket.close()  # type: ignore[has-type]
+            self.socket = passed
+            self.server_address = passed.getsockname()
         self.socket.setblocking(False)
+
+    def server_activate(self) -> None:
+        if not self._passed:
+            super().server_activate()
+
+    def server_close(self) -> None:
+        if self._passed:  # systemd's: callers wait in it until the next start
+            self.socket.close()
+        else:
+            super().server_close()
 
 
 class Door:
@@ -96,6 +114,8 @@ class Door:
         self._woken, self._waker = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="door", daemon=True)
         self._closing = False
+        self.turned = time.monotonic()  # when the thread was last seen at work
+        self.turned_away = 0  # connections that were not let in
 
     def open(self, listeners: list[Listener]) -> None:
         self._listeners = listeners
@@ -117,6 +137,7 @@ class Door:
 
     def _run(self) -> None:
         while not self._closing:
+            self.turned = time.monotonic()
             try:
                 for key, _ in self._selector.select(self._patience()):
                     if isinstance(key.data, Listener):
@@ -270,6 +291,7 @@ class Door:
 
     def _say(self, address: str, words: str) -> None:
         """Log a line about an address, unless there were many: the log must not fill the disk either."""
+        self.turned_away += 1
         now = time.monotonic()
         if not (self._lines.take(network_of(address), now) and self._all_lines.take("", now)):
             self._unsaid += 1

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from config.settings import Hl7, Settings, Tls
-from dicom_node import tls
+from dicom_node import notify, tls
 from dicom_node.clinical_codes import load
 from dicom_node.elements import escaped
 from dicom_node.hl7_ack import Reply, acknowledgement
@@ -59,6 +59,7 @@ class Listener:
         self._connections: set[_Connection] = set()
         self._told: set[str] = set()
         self._server: socket.socket | None = None
+        self._passed: socket.socket | None = None
         self._ledger: Ledger | None = None
         self.port = settings.hl7.port
 
@@ -68,7 +69,11 @@ class Listener:
         try:
             self._ledger.call(lambda store: None)
             family = socket.AF_INET6 if ":" in self._hl7.host else socket.AF_INET
-            self._server = socket.create_server((self._hl7.host, self._hl7.port), family=family, backlog=128)
+            self._passed = notify.passed("hl7")
+            where = (self._hl7.host, self._hl7.port)
+            self._server = self._passed or socket.create_server(where, family=family, backlog=128)
+            if self._passed:  # systemd's is never shut down: the thread looks up by itself
+                self._passed.settimeout(1.0)
         except BaseException:
             self.stop()
             raise
@@ -82,7 +87,8 @@ class Listener:
         if self._server is not None:
             server, self._server = self._server, None
             with suppress(OSError):
-                server.shutdown(socket.SHUT_RDWR)
+                if server is not self._passed:
+                    server.shutdown(socket.SHUT_RDWR)
             server.close()
         end = time.monotonic() + grace_seconds
         while self._close_idle() and time.monotonic() < end:

@@ -16,6 +16,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, _config, evt
 
+from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import headers
 from dicom_node.association_audit import AssociationAudit
@@ -28,11 +29,14 @@ from dicom_node.incoming import Incoming, request_handler
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
 from dicom_node.ledger import Ledger
 from dicom_node.limits import peer_of
+from dicom_node.notify import STUCK_SECONDS
 from dicom_node.quiet import quiet_libraries
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.tls import complaints, server_context
+from dicom_node.traffic import Traffic
 from dicom_node.ups_scp import UpsScp
+from dicom_node.vitals import BEAT_SECONDS
 from dicom_node.watermark import Disk
 
 LOGGER = logging.getLogger(__name__)
@@ -78,6 +82,10 @@ class Receiver:
         self._ledger: Ledger | None = None
         self._disk = Disk(spool.root, settings)
         self._audit = AssociationAudit(self._post, clock)
+        self._traffic = Traffic(settings)
+        self._turned_away = 0
+        self._started, self._beaten = clock(), 0.0
+        self._told: dict[str, Any] = {}
         self._locked = ExitStack()
         self.port = settings.node.port
         self.tls_port = settings.tls.port
@@ -102,9 +110,11 @@ class Receiver:
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Close the port, let running associations end for `grace_seconds`, abort the rest, close the store."""
+        opened = self._door is not None
         if self._door is not None:
             door, self._door = self._door, None
             door.close()
+            self._turned_away = door.turned_away
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.server_close()
@@ -118,9 +128,30 @@ class Receiver:
                 association.abort()
                 association.join(self._settings.receive.network_timeout_seconds)
         if self._ledger is not None:
+            if opened:
+                self._beat(0)
             ledger, self._ledger = self._ledger, None
             ledger.close()
         self._locked.close()
+
+    def pulse(self) -> tuple[bool, str]:
+        """For the service manager; counts go to the store when they have changed, for the metrics."""
+        door = self._door
+        if door is None:
+            return False, "the door is closed"
+        running = sum(len(listener.active_associations) for listener in self._listeners)
+        self._beat(running)
+        stored = self._traffic.total("objects")
+        words = f"{self._settings.node.ae_title} on port {self.port}: {running} associations, {stored} objects stored"
+        return time.monotonic() - door.turned < STUCK_SECONDS, words
+
+    def _beat(self, running: int) -> None:
+        turned_away = self._door.turned_away if self._door else self._turned_away
+        facts = {"peers": self._traffic.facts(), "running": running, "turned_away": turned_away}
+        now = self._clock()
+        if facts != self._told or now - self._beaten >= BEAT_SECONDS:
+            self._told, self._beaten = facts, now
+            self._post(lambda store: store.vitals.beat("receive", VERSION, self._started, now, facts))
 
     def _listen(self) -> None:
         """Open the plain port, the TLS port or both, and the door behind them. Raises OSError and ConfigError."""
@@ -176,6 +207,7 @@ class Receiver:
         return UpsScp(self._settings, self._spool, ledger.call, self._clock).handlers()
 
     def _on_established(self, event: evt.Event) -> None:
+        self._traffic.add(str(event.assoc.requestor.ae_title), "associations")
         self._audit.accepted(str(event.assoc.requestor.ae_title), event.assoc.requestor.address_info.address)
         calling = escaped(str(event.assoc.requestor.ae_title))
         accepted = {cx.abstract_syntax for cx in event.assoc.accepted_contexts}
@@ -207,12 +239,15 @@ class Receiver:
             instance, new = self._keep(event, incoming, calling)
         except Refusal as refusal:
             event.assoc.dimse.refused += 1
+            self._traffic.add(calling, "refused")
             LOGGER.warning('instance.refused from "%s": status %04XH, %s', escaped(calling), refusal.status, refusal)
             return _answer(refusal.status, str(refusal))
         finally:
             if incoming is not None:
                 incoming.discard()  # nothing to do when it was kept: it has another name by then
         event.assoc.dimse.stored += 1
+        self._traffic.add(calling, "objects")
+        self._traffic.add(calling, "bytes", incoming.size if incoming else 0)
         if not new:
             event.assoc.dimse.known[instance.study_instance_uid, instance.sop_class_uid] += 1
         LOGGER.debug(

@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from config.settings import Settings, Tls, Web
+from dicom_node import notify
 from dicom_node.spool import Spool
 from dicom_node.tls import server_context
 from dicom_node.web import deps
@@ -25,6 +26,7 @@ HEADER_SECONDS = 10.0  # from a connection to its first request
 KEEP_ALIVE_SECONDS = 15
 SHUTDOWN_SECONDS = 5
 MAXIMUM_CONNECTIONS = 500
+_TICKS = int(notify.PULSE_SECONDS / 0.1)  # of uvicorn
 
 
 class _Protocol(H11Protocol):
@@ -53,8 +55,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+        notify.say("READY=1")
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS == 0:  # the loop turns
+            notify.say("WATCHDOG=1", f"STATUS={len(self.server_state.connections)} connections")
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        notify.say("STOPPING=1")
         self._stopping()
         super().handle_exit(sig, frame)
 
@@ -100,7 +109,9 @@ def run(settings: Settings, spool: Spool, say: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them once more when it has ended
         signal.signal(number, lambda *_: None)
     family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
-    with socket.create_server((web.host, web.port), family=family, backlog=config.backlog) as listener:
+    with notify.passed("web") or socket.create_server(
+        (web.host, web.port), family=family, backlog=config.backlog
+    ) as listener:
         # asyncio does it only where the protocol was named; without, each answer waits 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

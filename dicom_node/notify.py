@@ -1,0 +1,86 @@
+"""What the node says to systemd (sd_notify(3)), and the listening sockets it gets from it (sd_listen_fds(3)).
+
+Leaf of the node: standard library only. Nothing happens where systemd has not asked for it: NOTIFY_SOCKET, LISTEN_FDS.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+PULSE_SECONDS = 10.0
+STUCK_SECONDS = 60.0  # a part of the node that has done nothing for so long does not work any more
+_FIRST = 3  # SD_LISTEN_FDS_START
+_taken: set[str] = set()
+
+
+class Part(Protocol):
+    """A part of a process, such as the receiver."""
+
+    def pulse(self) -> tuple[bool, str]:
+        """Whether it still works, and what to say of it: no name, no identifier."""
+
+
+def say(*lines: str) -> None:
+    """Send lines such as "READY=1" or "STATUS=..." to the service manager, if there is one."""
+    name = os.environ.get("NOTIFY_SOCKET", "")
+    if not name.startswith(("/", "@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.connect("\0" + name[1:] if name[0] == "@" else name)
+        sender.send("\n".join(lines).encode())
+
+
+def pulse(parts: Sequence[Part], *first: str) -> None:
+    """Say how the parts are; the watchdog hears nothing while one of them is stuck, and systemd starts us again."""
+    found = [part.pulse() for part in parts]
+    status = "; ".join(words if well else f"STUCK: {words}" for well, words in found)
+    alive = ["WATCHDOG=1"] if all(well for well, _ in found) else []
+    say(*first, f"STATUS={status}", *alive)
+
+
+def pulse_until_signal(parts: Sequence[Part]) -> None:
+    """Say READY, pulse until SIGTERM or SIGINT, say STOPPING. Call it in the main thread.
+
+    A pipe wakes it: threading.Event.wait was seen to sleep on for its whole time when a signal came.
+    """
+    asleep, wake = os.pipe()
+    os.set_blocking(wake, False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    pulse(parts, "READY=1")
+    while not select.select([asleep], [], [], PULSE_SECONDS)[0]:
+        pulse(parts)
+    say("STOPPING=1", "STATUS=ending what is at work")
+
+
+def _names() -> list[str]:
+    """Names (FileDescriptorName=) of the sockets that systemd has passed to this very process."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = os.environ.get("LISTEN_FDS", "0")
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    return [names[place] if place < len(names) else "" for place in range(int(count) if count.isdigit() else 0)]
+
+
+def passed(name: str) -> socket.socket | None:
+    """The listening socket of that name; None where there is none, and the caller opens its own.
+
+    It outlives the process: close it, but never shut it down; callers wait in it until the next start.
+    """
+    names = _names()
+    if name not in names:
+        return None
+    _taken.add(name)
+    descriptor = os.dup(_FIRST + names.index(name))  # not inheritable; the first one stays for another start
+    os.set_inheritable(_FIRST + names.index(name), False)
+    return socket.socket(fileno=descriptor)
+
+
+def unused() -> list[str]:
+    """Names of passed sockets that nobody has taken: whoever calls there waits in vain."""
+    return sorted({*_names()} - _taken)

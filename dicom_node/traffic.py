@@ -1,0 +1,32 @@
+"""What the receiver has counted since its start: associations, objects and bytes by peer. For the metrics; no PHI."""
+
+import threading
+from collections import Counter
+
+from config.settings import Settings
+
+OTHERS = "(others)"  # callers that are no peer of the settings: their names are theirs to choose, so not ours to list
+
+
+class Traffic:
+    """Counters of one receiver; its associations' threads add to them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._known = {peer.ae_title.strip() for peer in settings.peers}
+        self._lock = threading.Lock()
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, calling: str, what: str, count: int = 1) -> None:
+        """Count for a calling AE title: associations, objects, bytes, refused (objects)."""
+        name = calling.strip()
+        with self._lock:
+            self._counts.setdefault(name if name in self._known else OTHERS, Counter())[what] += count
+
+    def facts(self) -> dict[str, dict[str, int]]:
+        """Calling AE title -> what -> how often."""
+        with self._lock:
+            return {name: dict(counts) for name, counts in sorted(self._counts.items())}
+
+    def total(self, what: str) -> int:
+        with self._lock:
+            return sum(counts[what] for counts in self._counts.values())

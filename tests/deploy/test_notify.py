@@ -1,0 +1,199 @@
+"""What the processes say to systemd and take from it: real processes, with sockets passed as systemd passes them."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
+
+from dicom_node import notify
+from dicom_node.store import Store
+
+PROGNODE = Path(sys.executable).with_name("prognode")
+SETTINGS = """
+[node]
+port = 1
+[[peers]]
+ae_title = "MODALITY"
+[hl7]
+listen = true
+port = 2
+[web]
+port = 3
+[receive]
+reserve_disk_bytes = 0
+"""
+
+
+class Manager:
+    """The parts of systemd that we speak with: a notification socket, and listening sockets that outlive a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.heard.bind(str(folder / "notify"))
+        self.heard.settimeout(60.0)
+        self.listening = {name: socket.create_server(("127.0.0.1", 0)) for name in ("dicom", "hl7", "web")}
+        (folder / "prognode.toml").write_text(SETTINGS)
+
+    def port(self, name: str) -> int:
+        return int(self.listening[name].getsockname()[1])
+
+    @contextlib.contextmanager
+    def process(self, command: str, *names: str) -> Iterator[subprocess.Popen[bytes]]:
+        sockets = [self.listening[name].fileno() for name in names]
+
+        def place() -> None:  # the child's descriptors from 3 on, whatever they were here
+            high = [os.dup2(one, 100 + k) for k, one in enumerate(sockets)]
+            for k, one in enumerate(high):
+                os.dup2(one, 3 + k)
+
+        environment = os.environ | {
+            "NOTIFY_SOCKET": str(self.folder / "notify"),
+            "LISTEN_FDS": str(len(names)),
+            "LISTEN_FDNAMES": ":".join(names),
+        }
+        child = subprocess.Popen(
+            ["sh", "-c", f'export LISTEN_PID=$$; exec "{PROGNODE}" {command} --config prognode.toml'],
+            cwd=self.folder,
+            env=environment,
+            pass_fds=[3 + k for k in range(len(names))],
+            preexec_fn=place,
+            stdout=subprocess.DEVNULL,
+            stderr=(self.folder / "log").open("ab"),
+        )
+        try:
+            yield child
+        finally:
+            child.send_signal(signal.SIGTERM)
+            child.wait(60)
+
+    def next(self, wanted: str) -> str:
+        """The next notification that has this line."""
+        while True:
+            said = self.heard.recv(4096).decode()
+            if wanted in said.splitlines():
+                return said
+
+    def close(self) -> None:
+        self.heard.close()
+        for one in self.listening.values():
+            one.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(tmp_path)
+    yield made
+    made.close()
+
+
+def echo(port: int) -> bool:
+    """C-ECHO with the patience of a PACS."""
+    ae = AE("MODALITY")
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 60
+    ae.add_requested_context(Verification)
+    association = ae.associate("127.0.0.1", port, ae_title="PROGNODE")
+    if not association.is_established:
+        return False
+    status = association.send_c_echo()
+    association.release()
+    return "Status" in status and status.Status == 0
+
+
+def test_no_caller_is_refused_while_a_socket_activated_receiver_is_restarted(manager: Manager) -> None:
+    with manager.process("receive", "dicom", "hl7", "web"):
+        said = manager.next("READY=1")
+        assert f"STATUS=PROGNODE on port {manager.port('dicom')}: 0 associations, 0 objects stored" in said
+        assert "WATCHDOG=1" in said.splitlines()
+        assert echo(manager.port("dicom"))
+        assert socket.create_connection(("127.0.0.1", manager.port("hl7"))).close() is None
+    assert "STATUS=ending" in manager.next("STOPPING=1")
+    assert "socket.unused systemd has passed web, which" in (manager.folder / "log").read_text()
+
+    answers: list[bool] = []
+    caller = threading.Thread(target=lambda: answers.append(echo(manager.port("dicom"))))
+    caller.start()  # nobody is there now: it waits in systemd's socket
+    with manager.process("receive", "dicom", "hl7"):
+        caller.join(60)
+        assert answers == [True]
+    (received,) = Store.open(manager.folder / "spool" / "store.sqlite").vitals.components()
+    assert received.facts["peers"] == {"MODALITY": {"associations": 1}}
+
+
+def test_web_takes_its_socket_and_says_that_it_is_ready(manager: Manager) -> None:
+    with manager.process("web", "web", "dicom"):
+        manager.next("READY=1")
+        manager.next("WATCHDOG=1")
+        with socket.create_connection(("127.0.0.1", manager.port("web")), timeout=60) as sock:
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert sock.recv(64).startswith(b"HTTP/1.1 200")
+    manager.next("STOPPING=1")
+
+
+class Half:
+    """A part that works, or not."""
+
+    def __init__(self, well: bool) -> None:
+        self.well = well
+
+    def pulse(self) -> tuple[bool, str]:
+        return self.well, "of this part"
+
+
+def test_the_watchdog_hears_nothing_while_a_part_is_stuck(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.folder / "notify"))
+    notify.pulse([Half(True), Half(True)])
+    assert manager.heard.recv(4096) == b"STATUS=of this part; of this part\nWATCHDOG=1"
+    notify.pulse([Half(True), Half(False)])
+    assert manager.heard.recv(4096) == b"STATUS=of this part; STUCK: of this part"
+
+
+def test_a_door_whose_thread_hangs_and_a_worker_whose_clock_stands_are_stuck(tmp_path: Path) -> None:
+    from config.settings import Settings, parse
+    from dicom_node.job import Runner
+    from dicom_node.receive import Receiver
+    from dicom_node.spool import Spool
+    from dicom_node.worker import Worker
+    from models.bundle import DEMO, load
+
+    settings, spool = parse({"node": {"port": 0}}, tmp_path), Spool(tmp_path / "spool")
+    receiver = Receiver(settings, spool)
+    receiver.start()
+    try:
+        assert receiver.pulse()[0]
+        assert receiver._door is not None
+        receiver._door._run = lambda: None  # type: ignore[method-assign]
+        receiver._door._closing = True
+        receiver._door._thread.join(60)
+        receiver._door.turned -= notify.STUCK_SECONDS
+        assert not receiver.pulse()[0]
+    finally:
+        receiver.stop()
+    bundle = load(DEMO)
+    worker = Worker(settings, spool, bundle, Runner(spool, Settings().job, bundle))
+    assert worker.pulse() == (True, "work items: none yet")
+    worker._turned -= notify.STUCK_SECONDS
+    assert not worker.pulse()[0]
+
+
+@pytest.mark.parametrize("name", ["", "vsock:2:1", "relative"])
+def test_nothing_is_said_where_nobody_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    notify.say("READY=1")
+
+
+def test_sockets_that_were_passed_to_another_process_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "dicom")
+    assert notify.passed("dicom") is None
+    assert notify.unused() == []
