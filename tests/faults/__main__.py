@@ -24,25 +24,25 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="prognode-faults-") as name:
         study = Study(*study_and_answers(Path(name)), load(DEMO))
         names = points_of(study)
-        print(f"{len(names)} points of an undisturbed run make something durable or leave the machine", flush=True)
-        power = os.geteuid() == 0 and not options.no_power
-        if not power:
-            print("power cuts are left out: they need root and a loop device")
-        cells = [*at_points(study, names, power), *with_time(study)]
-        return _report(run(chosen(cells, options)))
+        print(f"{len(names)} moments of an undisturbed run make something durable or leave the machine")
+        mounts = os.geteuid() == 0 and not options.no_mounts
+        if not mounts:
+            print("power cuts, full and read-only disks are left out: they need root, to mount disks of their own")
+        cells = chosen([*at_points(study, names, mounts), *with_time(study)], options)
+        print(f"{len(cells)} cells", flush=True)
+        return _report(run(cells))
 
 
 def chosen(cells: Sequence[Cell], options: argparse.Namespace) -> list[Cell]:
-    """The cells asked for; `every` takes that share of each group, spread evenly."""
+    """The cells asked for; `every` takes that share of each group, spread evenly, and one at least."""
     part, parts = map(int, options.part.split("/"))
-    taken: list[Cell] = []
-    seen: dict[str, int] = defaultdict(int)
+    groups: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
-        if options.only and options.only not in f"{cell.group} {cell.name}":
-            continue
-        seen[cell.group] += 1
-        if seen[cell.group] % options.every == options.every // 2:
-            taken.append(cell)
+        if options.only in f"{cell.group} | {cell.name}":
+            groups[cell.group].append(cell)
+    taken = [
+        cell for group in groups.values() for cell in group[min(options.every // 2, len(group) - 1) :: options.every]
+    ]
     random.Random(1).shuffle(taken)  # so that both halves take as long
     return taken[part - 1 :: parts]
 
@@ -57,18 +57,20 @@ def run(cells: Sequence[Cell]) -> list[tuple[Cell, Outcome]]:
             traceback.print_exc()
             outcome = Outcome(1, 0, "not judged", type(error).__name__)
         outcomes.append((cell, outcome))
-        if not outcome.well:
-            print(f"FAILED {cell.group} | {cell.name}: {outcome}", flush=True)
-        if number % 50 == 0:
+        if not outcome.well or not outcome.struck:
+            words = "FAILED" if not outcome.well else "did not strike"
+            print(f"{words}: {cell.group} | {cell.name}: {outcome}", flush=True)
+        if number % 25 == 0:
             print(f"... {number} of {len(cells)} cells, {time.monotonic() - began:.0f} s", flush=True)
     return outcomes
 
 
 def _report(outcomes: Sequence[tuple[Cell, Outcome]]) -> int:
+    """The table. A fault that did not strike has shown nothing: it is no cell, and has a column of its own."""
     groups: dict[str, list[Outcome]] = defaultdict(list)
     for cell, outcome in outcomes:
         groups[cell.group].append(outcome)
-    print(f"\n{'fault':<26}{'cells':>6}{'losses':>8}{'doubles':>9}{'wrong state':>13}")
+    print("\n| fault | cells | losses | doubles | wrong state | did not strike |\n|---|---|---|---|---|---|")
     for group, found in sorted(groups.items()):
         print(_line(group, found))
     everything = [outcome for _, outcome in outcomes]
@@ -79,7 +81,8 @@ def _report(outcomes: Sequence[tuple[Cell, Outcome]]) -> int:
 def _line(group: str, found: Sequence[Outcome]) -> str:
     lost, doubled = sum(one.lost for one in found), sum(one.doubled for one in found)
     wrong = sum(one.state != "COMPLETED" for one in found)
-    return f"{group:<26}{len(found):>6}{lost:>8}{doubled:>9}{wrong:>13}"
+    struck = sum(one.struck for one in found)
+    return f"| {group} | {struck} | {lost} | {doubled} | {wrong} | {len(found) - struck} |"
 
 
 def _options() -> argparse.Namespace:
@@ -87,7 +90,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--part", default="1/1", metavar="I/N", help="one of N shares of the cells")
     parser.add_argument("--only", default="", metavar="WORDS", help="only cells whose name holds these words")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th cell of each group")
-    parser.add_argument("--no-power", action="store_true", help="leave out power cuts")
+    parser.add_argument("--no-mounts", action="store_true", help="leave out what needs a disk of its own")
     return parser.parse_args()
 
 

@@ -1,15 +1,20 @@
-"""The node under test: receiver and worker in a process of their own, with a stub for the job and a trap set."""
+"""The node under test: receiver and worker in a process of their own, with a trap set and the job's answer at hand."""
 
 import logging
+import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from analysis.contract import JobResult, QualityFlag
+from analysis.contract import JOB_FILE, RESULT_FILE, JobRequest, JobResult
+from config.settings import Job
 from config.settings import load as load_settings
 from dicom_node import worker as worker_module
-from dicom_node.decision import Plan
-from dicom_node.job import Runner
+from dicom_node.executors import process
+from dicom_node.executors.process import Ended
+from dicom_node.executors.sandbox import Isolation
+from dicom_node.job import PROMISED, Runner
 from dicom_node.receive import Receiver
 from dicom_node.spool import Spool
 from dicom_node.worker import Worker
@@ -18,40 +23,41 @@ from models.bundle import load as load_bundle
 from tests.faults import points
 from tests.faults.points import Trap
 
-RESULT_FILES = ("result.json", "features.json", "mask.nii.gz", "pictures.npz", "timing.json")
+Run = Callable[[Path, Path, Job, Isolation], Ended]
 
 
-class StubRunner(Runner):
-    """Gives the result of an earlier real run of the same study at once; everything around the job is as it is."""
+def answering(answers: Path) -> Run:
+    """Stands for `process.run`: leaves at once what the real job once left for the same study."""
 
-    answers: Path  # folder of the earlier run's results
+    def run(folder_in: Path, folder_out: Path, *_: object) -> Ended:
+        request = JobRequest.model_validate_json((folder_in / JOB_FILE).read_bytes())
+        for name in PROMISED:
+            if (answers / name).is_file():
+                (folder_out / name).write_bytes((answers / name).read_bytes())
+        result = JobResult.model_validate_json((answers / RESULT_FILE).read_bytes())
+        (folder_out / RESULT_FILE).write_text(
+            result.model_copy(update={"key": request.key}).model_dump_json(), encoding="utf-8"
+        )
+        return Ended(0)
 
-    def analyse(self, key: str, plan: Plan, clinical, path_of, quality: tuple[QualityFlag, ...] = ()) -> JobResult:  # type: ignore[no-untyped-def]
-        self._prepare(key, plan, clinical, path_of, quality)
-        result = JobResult.model_validate_json((self.answers / "result.json").read_bytes())
-        result = result.model_copy(update={"key": key})
-        with self._spool.replace_results(key, "analysis") as folder:
-            for name in RESULT_FILES[1:]:
-                if (self.answers / name).is_file():
-                    (folder / name).write_bytes((self.answers / name).read_bytes())
-            (folder / "result.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
-        self._spool.drop_job(key)
-        return result
+    return run
 
 
 def run(settings_file: str, answers: str, trap: Trap, port_file: str, log: str) -> None:
-    """Main of the child: until SIGTERM, or until the trap kills it."""
+    """Main of the child: until SIGTERM, or until the trap ends it. What it says goes beside its settings."""
     settings = load_settings(Path(settings_file))
+    said = os.open(Path(settings_file).with_name("node.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 2)
     logging.disable(logging.CRITICAL)
     worker_module.FIRST_RETRY_SECONDS = worker_module.PAUSE_SECONDS = 0.2  # seconds instead of minutes
     worker_module.LEASE_SECONDS = 3.0
+    process.run = answering(Path(answers))
     spool = Spool(settings.node.spool)
     spool.create()
     points.install(trap, settings.node.spool, Path(log))
     bundle = load_bundle(DEMO)
-    StubRunner.answers = Path(answers)
     receiver = Receiver(settings, spool)
-    worker = Worker(settings, spool, bundle, StubRunner(spool, settings.job, bundle))
+    worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle))
     receiver.start()
     worker.start()
     Path(port_file).write_text(str(receiver.port), encoding="utf-8")

@@ -1,14 +1,14 @@
-"""One cell with processes: a PACS, a sender that repeats what was not acknowledged, and a node that comes back."""
+"""One cell with processes: a PACS, a RIS, a sender that repeats what was not acknowledged, a node that comes back."""
 
 import contextlib
 import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
@@ -24,25 +24,34 @@ from dicom_node.workitem import State
 from tests.e2e.node import NODE, PACS, SENDER, destination, write_settings
 from tests.faults import child, outcome
 from tests.faults.outcome import Outcome
+from tests.faults.peers import Ris, ris
 from tests.faults.points import Trap
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 90.0
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.faults.child", "reports.build", "dicom_node.compose"])
 
 
 @dataclass
 class Rig:
-    """The parts of a cell. `study` are the files to send; `answers` the job's results."""
+    """The parts of a cell. `study` are the files to send; `answers` the job's results.
+
+    `between` is called once, when the trap has ended or frozen the node, before it is started again.
+    """
 
     folder: Path
     study: Sequence[Path]
     answers: Path
     spool_root: Path
+    pacs: DemoPacs
+    ris: Ris
+    between: Callable[["Rig"], None] | None = None
     acknowledged: dict[str, str] = field(default_factory=dict)
     process: ForkServerProcess | None = None
     port: int = 0
     starts: int = 0
+    retries: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def log(self) -> Path:
@@ -65,21 +74,28 @@ class Rig:
         while time.monotonic() < end:
             with contextlib.suppress(OSError, ValueError):
                 self.port = int(port_file.read_text())
+                self.pacs.report_to = ("127.0.0.1", self.port)
                 return True
-            if self._is_over():
+            if not self.running:
                 return False
             time.sleep(0.01)
         raise AssertionError("the node neither listens nor ends")
 
     def stop(self) -> None:
-        if self.process is not None and self.process.is_alive():
-            self.process.kill()
         if self.process is not None:
+            if self.process.is_alive():
+                self.process.kill()
             self.process.join()
+
+    def thaw(self) -> None:
+        """Let a frozen node go on."""
+        os.kill(self.process.pid, signal.SIGCONT)  # type: ignore[union-attr, arg-type]
+        while self.frozen:
+            time.sleep(0.001)
 
     @property
     def running(self) -> bool:
-        return self.process is not None and not self._is_over()
+        return self.process is not None and self.process.is_alive() and not self.frozen
 
     @property
     def frozen(self) -> bool:
@@ -87,9 +103,6 @@ class Rig:
         with contextlib.suppress(OSError, TypeError, AttributeError):
             return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"  # type: ignore[union-attr]
         return False
-
-    def _is_over(self) -> bool:
-        return self.process is None or not self.process.is_alive() or self.frozen
 
     def send(self) -> None:
         """One association for what has not been acknowledged yet; stops at the first object that is not taken."""
@@ -114,26 +127,44 @@ class Rig:
             self.acknowledged[uid] = known[uid]
         association.release() if association.is_established else None
 
-    def run(self, trap: Trap, pacs: DemoPacs, on_end: "Power | None" = None) -> Outcome:
+    def run(self, trap: Trap) -> Outcome:
         """The cell: a node with the trap, a node after it, until the study is through or patience ends."""
         self.start(trap)
+        # A frozen node must not cost its sender a time-out: somebody looks while that one waits.
+        threading.Thread(target=self._watch, daemon=True).start()
         end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
-            if not self.running:
-                if on_end is not None and self.frozen:
-                    on_end.cut(self)
-                else:
-                    self.stop()
-                if not self.start():
-                    continue
-            pacs.report_to = ("127.0.0.1", self.port)
-            if len(self.acknowledged) < len(self.study):
+            with self.lock:
+                self._recover()
+                all_sent = len(self.acknowledged) == len(self.study)
+                if all_sent and self._finished():
+                    break
+            if not all_sent:
                 self.send()
-            elif self._finished():
-                break
             time.sleep(0.05)
-        self.stop()
-        return outcome.look(Spool(self.spool_root), pacs, self.acknowledged, f"{self.starts} starts")
+        with self.lock:
+            self.between = None
+            self.stop()
+        struck = not trap.name or (self.folder / "struck").exists()
+        remarks = f"{self.starts} starts, {self.retries} retries by hand"
+        return outcome.look(Spool(self.spool_root), self.pacs, self.ris, self.acknowledged, remarks, struck=struck)
+
+    def _watch(self) -> None:
+        while self.between is not None:
+            with self.lock:
+                self._recover()
+            time.sleep(0.01)
+
+    def _recover(self) -> None:
+        """Where the node has ended or is frozen: what happens in between, and a new one."""
+        if self.running:
+            return
+        if self.between is not None:
+            between, self.between = self.between, None
+            between(self)
+        if not self.running:
+            self.stop()
+            self.start()
 
     def _finished(self) -> bool:
         store = Store.open(self.spool_root / "store.sqlite")
@@ -141,53 +172,28 @@ class Rig:
             items = [item for item in store.items() if item.state is not State.CANCELED]
             for item in items:
                 if item.state is State.FAILED:  # an operator looks after what the node gave up
-                    store.retry(item.id, time.time())
+                    self.retries += store.retry(item.id, time.time())
             return bool(items) and all(item.state is State.COMPLETED for item in items)
         finally:
             store.close()
 
 
 @contextmanager
-def rig(study: Sequence[Path], answers: Path, spool_root: Path | None = None) -> Iterator[tuple[Rig, DemoPacs]]:
-    """A rig in a folder of its own, with its PACS; both gone at the end."""
+def rig(study: Sequence[Path], answers: Path, spool_root: Path | None = None) -> Iterator[Rig]:
+    """A rig in a folder of its own, with its PACS and RIS; all gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="prognode-fault-"))
     try:
-        with DemoPacs(folder / "pacs", PACS, commitment="same") as pacs:
+        with DemoPacs(folder / "pacs", PACS, commitment="same") as pacs, ris() as receiver:
             root = spool_root or folder / "spool"
-            write_settings(folder, destination(PACS, pacs.port), node={"spool": str(root)}, plan={"quiet_seconds": 0.5})
-            parts = Rig(folder, study, answers, root)
+            settings = write_settings(
+                folder, destination(PACS, pacs.port), node={"spool": str(root)}, plan={"quiet_seconds": 0.5}
+            )
+            with settings.open("a", encoding="utf-8") as stream:
+                stream.write(f'\n[[hl7_peers]]\nname = "RIS"\nport = {receiver.port}\ntimeout_seconds = 2.0\n')
+            parts = Rig(folder, study, answers, root, pacs, receiver)
             try:
-                yield parts, pacs
+                yield parts
             finally:
                 parts.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class Power:
-    """A disk whose unsynced pages can be lost: ext4 on a loop device. Needs root and a free loop device."""
-
-    def __init__(self, folder: Path) -> None:
-        self.image, self.mount = folder / "disk.img", folder / "disk"
-        self.mount.mkdir(parents=True)
-        with self.image.open("wb") as stream:
-            stream.truncate(64 << 20)
-        _run("mkfs.ext4", "-q", str(self.image))
-        _run("mount", "-o", "loop", str(self.image), str(self.mount))
-
-    def cut(self, parts: Rig) -> None:
-        """What the disk holds at this moment is all that is left: pages not yet written are gone."""
-        after = self.image.with_suffix(".after")
-        shutil.copyfile(self.image, after)
-        os.kill(parts.process.pid, signal.SIGKILL)  # type: ignore[union-attr, arg-type]
-        parts.stop()
-        _run("umount", str(self.mount))
-        os.replace(after, self.image)
-        _run("mount", "-o", "loop", str(self.image), str(self.mount))  # replays the journal
-
-    def close(self) -> None:
-        _run("umount", "-l", str(self.mount))
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
