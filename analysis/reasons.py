@@ -27,6 +27,7 @@ class Reason(StrEnum):
     REFERENCED_CT_INCOMPLETE = "REFERENCED_CT_INCOMPLETE"
     NO_CONTOUR = "NO_CONTOUR"
     # The CT
+    CT_NOT_BASELINE = "CT_NOT_BASELINE"
     IDENTITY_DIFFERS = "IDENTITY_DIFFERS"
     LOCALIZER_IN_SERIES = "LOCALIZER_IN_SERIES"
     MISSING_SLICE = "MISSING_SLICE"
@@ -148,6 +149,11 @@ REASONS: dict[Code, ReasonText] = {
     Reason.NO_CONTOUR: ReasonText(
         "The CT has no tumour contour yet.",
         "Contouring team: send an RTSTRUCT or SEG that references this CT series.",
+    ),
+    Reason.CT_NOT_BASELINE: ReasonText(
+        "The CT is not the patient's baseline CT before therapy.",
+        "Contouring team: contour the last CT before therapy; or administrator: correct the start of therapy (prognode "
+        "clinical import) or the baseline rule in [plan], then run: prognode retry --study UID.",
     ),
     Reason.LOCALIZER_IN_SERIES: ReasonText("The series contains a localizer image.", _RESEND),
     Reason.MISSING_SLICE: ReasonText("At least one slice of the CT series is missing.", _RESEND),

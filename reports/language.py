@@ -92,8 +92,9 @@ class Speaker:
             found = pattern.fullmatch(text)
             if found:
                 return told.format(*(self.retell(part) for part in found.groups()))
-        if ", " in text:
-            return ", ".join(self.retell(part) for part in text.split(", "))
+        for between in ("; ", ", "):
+            if between in text:
+                return between.join(self.retell(part) for part in text.split(between))
         return _FRACTION.sub(lambda number: self.figure(number[0]), text)
 
     def _read(self) -> None:

@@ -22,7 +22,8 @@ Pictures = Mapping[str, NDArray[Any]]
 _LEFT: Final = (MARGIN, 456)
 _RIGHT: Final = (480, WIDTH - MARGIN)
 _END: Final = FOOT - 6
-_CURVES: Final = 304  # px
+_CURVES: Final = 272  # px
+_CLINICAL: Final = 88
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def compose(
 
 
 def compose_basis(result: JobResult, context: ReportContext) -> Canvas:
-    """The second page: curves, contributions, validation."""
+    """The second page: curves, contributions, validation, clinical values with their sources."""
     canvas = Canvas(context.language)
     voice = canvas.voice
     line = parts.population(voice)
@@ -96,8 +97,8 @@ def compose_basis(result: JobResult, context: ReportContext) -> Canvas:
     y = top + _CURVES + 14 if result.curves else top
     page_basis.contributions(canvas, Box(columns[0].left, y, columns[0].right + 20, _END), result.contributions)
     if result.sub_model is not None:
-        box = Box(columns[1].left + 12, y, columns[1].right, _END)
-        page_basis.validation(canvas, box, result.sub_model, result)
+        page_basis.validation(canvas, Box(columns[1].left + 12, y, columns[1].right, _END), result.sub_model)
+    page_basis.clinical(canvas, Box(MARGIN, _END - _CLINICAL, WIDTH - MARGIN, _END), result)
     parts.footer(canvas, result.bundle, context, "2/2")
     return canvas
 

@@ -1,4 +1,4 @@
-"""The second page below its curves: what moved the score, how the sub-model did, and which clinical values it had."""
+"""The second page below its curves: what moved the score, how the sub-model did, which clinical values it had."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -59,10 +59,9 @@ def _factor(canvas: Canvas, x: int, y: int, width: int, item: Contribution) -> N
     canvas.text(x + used + 9, y, value, FAINT)
 
 
-def validation(canvas: Canvas, box: Box, model: SubModel, result: JobResult) -> None:
-    """How the sub-model did in cross-validation, figure by figure; then the clinical values that it was given."""
-    voice, clinical = canvas.voice, result.clinical
-    labels = {item.name: item.label for item in result.contributions}
+def validation(canvas: Canvas, box: Box, model: SubModel) -> None:
+    """How the sub-model did in cross-validation, figure by figure."""
+    voice = canvas.voice
     patients = max((item.patients for item in model.performance), default=0)
     title = voice.count(
         "Cross-validation of this sub-model, {number} patient",
@@ -71,13 +70,23 @@ def validation(canvas: Canvas, box: Box, model: SubModel, result: JobResult) -> 
     )
     y = section(canvas, box.left, box.top, box.width, title)
     for item in model.performance[:4]:
-        if y + 2 * BODY.line > box.bottom:
-            break
         canvas.text(box.left, y, words.risk(item, voice.code), BODY, box.width)
         canvas.text(box.left + 16, y + 20, words.figures(item, voice.code), FAINT, box.width - 16)
         y += 43
-    if clinical and y + 24 + BODY.line <= box.bottom:
-        y = section(canvas, box.left, y + 4, box.width, voice.say("Clinical values given"))
-        named = [(voice.retell(labels.get(item.name, words.capital(item.name))), item) for item in clinical]
-        values = [f"{name} {particulars.value(item.value, item.unit, voice.code)}" for name, item in named]
-        canvas.paragraph(box.left, y, box.width, "; ".join(values), FAINT, (box.bottom - y) // FAINT.line)
+
+
+def clinical(canvas: Canvas, box: Box, result: JobResult) -> None:
+    """The clinical values given, by source and day; those that have no room are counted and left to the report."""
+    voice = canvas.voice
+    groups = particulars.clinical_values(result.clinical, result.contributions, voice.code)
+    if not groups:
+        return
+    y = section(canvas, box.left, box.top, box.width, voice.say("Clinical values given"))
+    lines = (box.bottom - y) // FAINT.line
+    for shown in range(len(groups), 0, -1):
+        left = len(groups) - shown
+        more = voice.count("{number} more in the structured report", "{number} more in the structured report", left)
+        text = " ".join([*groups[:shown], *([more] if left else [])])
+        if shown == 1 or len(canvas.wrap(text, box.width, FAINT, lines + 1)) <= lines:
+            canvas.paragraph(box.left, y, box.width, text, FAINT, lines)
+            return

@@ -11,9 +11,10 @@ from analysis.contract import (
     RoiFacts,
     Severity,
 )
+from models.clinical_value import ucum
 from reports.context import Change, Changed
 from reports.language import ENGLISH, speaker
-from reports.words import modality
+from reports.words import capital, modality
 
 
 def value(number: float | str | None, unit: str = "", language: str = ENGLISH) -> str:
@@ -21,14 +22,14 @@ def value(number: float | str | None, unit: str = "", language: str = ENGLISH) -
 
     >>> value(358.1234, "mL"), value("adenocarcinoma"), value(12000.0), value(None), value(358.1234, "mL", "de")
     ('358.1 mL', 'adenocarcinoma', '12000', 'not known', '358,1 mL')
-    >>> value(54.0, "a"), value(54.0, "a", "de")
+    >>> value(54.0, "a"), value(54.0, "years", "de")
     ('54 years', '54 Jahre')
     """
     voice = speaker(language)
     if number is None:
         return voice.say("not known")
     text = voice.retell(number) if isinstance(number, str) else voice.figure(_number(number))
-    shown = voice.say("years") if unit == "a" else unit  # UCUM, which few readers speak
+    shown = voice.say("years") if ucum(unit) == "a" else unit  # UCUM, which few readers speak
     return f"{text} {shown}" if unit not in {"", "1"} else text
 
 
@@ -86,11 +87,42 @@ def contribution(item: Contribution, language: str = ENGLISH) -> str:
     return f"{voice.retell(item.label)} = {text}: {share} ({', '.join(notes)})"
 
 
-def clinical_value(item: ClinicalValue, language: str = ENGLISH) -> str:
-    """A clinical value with where it comes from."""
-    dated = f", {item.date}" if item.date else ""
-    voice = speaker(language)
-    return f"{voice.retell(item.name)} = {value(item.value, item.unit, language)} ({voice.retell(item.source)}{dated})"
+def clinical_value(item: ClinicalValue, known: Sequence[Contribution] = (), language: str = ENGLISH) -> str:
+    """A clinical value with where it comes from and of which day it is; `known` give the model's names and terms.
+
+    >>> clinical_value(ClinicalValue(name="ecog", value=1.0, source="clinical table", date="2024-03-10"))
+    'ecog = 1 (clinical table, 2024-03-10)'
+    """
+    label, shown = _named(item, known, language)
+    return f"{label} = {shown} ({_origin(item, language)})"
+
+
+def clinical_values(
+    items: Sequence[ClinicalValue], known: Sequence[Contribution] = (), language: str = ENGLISH
+) -> list[str]:
+    """The clinical values of each source and day together: as short as can be.
+
+    >>> clinical_values([ClinicalValue(name="age", value=54.0, unit="a", source="DICOM PatientAge"),
+    ...     ClinicalValue(name="nlr", value=3.9, source="study page", date="2024-03-10"),
+    ...     ClinicalValue(name="ecog", value=1.0, source="study page", date="2024-03-10")])
+    ['DICOM PatientAge: age 54 years.', 'Study page, 2024-03-10: nlr 3.9, ecog 1.']
+    """
+    groups: dict[str, list[str]] = {}
+    for item in items:
+        groups.setdefault(_origin(item, language), []).append(" ".join(_named(item, known, language)))
+    return [f"{capital(origin)}: {', '.join(values)}." for origin, values in groups.items()]
+
+
+def _named(item: ClinicalValue, known: Sequence[Contribution], language: str) -> tuple[str, str]:
+    """Name and value; those of the model where it had the value: "Liver metastases", "no"."""
+    for one in known:
+        if one.modality is Modality.CLINICAL and one.name == item.name and not one.imputed:
+            return speaker(language).retell(one.label), value(one.value, one.unit, language)
+    return speaker(language).retell(item.name), value(item.value, item.unit, language)
+
+
+def _origin(item: ClinicalValue, language: str) -> str:
+    return speaker(language).retell(item.source) + (f", {item.date}" if item.date else "")
 
 
 def quality(flag: QualityFlag, language: str = ENGLISH) -> str:

@@ -21,49 +21,27 @@ from reportlab.pdfbase.ttfonts import TTFont as EmbeddedFont
 from reportlab.pdfgen.canvas import Canvas as Sheet
 
 from config.identity import MANUFACTURER
+from reports import shapes
 from reports.drawing import Canvas
 from reports.fonts import Face
-from reports.shapes import (
-    BAND,
-    BLACK,
-    CONTOUR,
-    GROUND,
-    HEIGHT,
-    LOWERS,
-    PANEL,
-    QUIET,
-    RAISES,
-    RULE,
-    SHADE,
-    TEXT,
-    WIDTH,
-    Box,
-    Colour,
-    Fill,
-    Ink,
-    Line,
-    Mark,
-    Picture,
-    Point,
-    Shape,
-)
+from reports.shapes import BLACK, CONTOUR, GROUND, Box, Colour, Ink, Mark, Point
 
 # The colours of the dark reading room, and what stands for each on paper.
 PAPER: Final[Mapping[Colour, Colour]] = {
     GROUND: (255, 255, 255),
-    PANEL: (238, 241, 244),
-    RULE: (196, 203, 210),
-    TEXT: (17, 20, 24),
-    QUIET: (82, 92, 102),
-    BAND: (56, 104, 142),
-    SHADE: (208, 222, 233),
-    RAISES: (178, 88, 24),
-    LOWERS: (24, 106, 132),
+    shapes.PANEL: (238, 241, 244),
+    shapes.RULE: (196, 203, 210),
+    shapes.TEXT: (17, 20, 24),
+    shapes.QUIET: (82, 92, 102),
+    shapes.BAND: (56, 104, 142),
+    shapes.SHADE: (208, 222, 233),
+    shapes.RAISES: (178, 88, 24),
+    shapes.LOWERS: (24, 106, 132),
 }
 _SIZE: Final = landscape(A4)
-_SCALE: Final = min(_SIZE[0] / WIDTH, _SIZE[1] / HEIGHT)
+_SCALE: Final = min(_SIZE[0] / shapes.WIDTH, _SIZE[1] / shapes.HEIGHT)
 _POSTSCRIPT_NAME: Final = 6
-_LEFT: Final = (_SIZE[0] - WIDTH * _SCALE) / 2
+_LEFT: Final = (_SIZE[0] - shapes.WIDTH * _SCALE) / 2
 
 
 def render(canvases: Sequence[Canvas], title: str, created: datetime) -> bytes:
@@ -95,7 +73,7 @@ def render(canvases: Sequence[Canvas], title: str, created: datetime) -> bytes:
 def on_paper(colour: Colour, ground: Colour = GROUND) -> Colour:
     """A colour as printed; what stands on a picture or on the warning's bar stays as it is.
 
-    >>> on_paper(TEXT), on_paper(TEXT, BLACK)
+    >>> on_paper(shapes.TEXT), on_paper(shapes.TEXT, BLACK)
     ((17, 20, 24), (233, 237, 241))
     """
     return colour if ground in (BLACK, CONTOUR) else PAPER.get(colour, colour)
@@ -105,19 +83,19 @@ def _draw(sheet: Any, mark: Mark, names: Mapping[Face, str]) -> None:
     match mark:
         case Ink():
             _write(sheet, mark, names)
-        case Fill(box, colour):
+        case shapes.Fill(box, colour):
             _set(sheet.setFillColorRGB, on_paper(colour))
             sheet.rect(*_corner(box), box.width * _SCALE, box.height * _SCALE, stroke=0, fill=1)
-        case Shape(points, colour):
+        case shapes.Shape(points, colour):
             _set(sheet.setFillColorRGB, on_paper(colour))
             sheet.drawPath(_path(sheet, points, closed=True), stroke=0, fill=1)
-        case Line(points, width, colour, dash):
+        case shapes.Line(points, width, colour, dash):
             _set(sheet.setStrokeColorRGB, on_paper(colour))
             sheet.setLineWidth(width * _SCALE)
             sheet.setLineJoin(1)
             sheet.setDash([length * _SCALE for length in dash])
             sheet.drawPath(_path(sheet, points, closed=False), stroke=1, fill=0)
-        case Picture(box, pixels):
+        case shapes.Picture(box, pixels):
             picture = ImageReader(Image.fromarray(pixels))
             sheet.drawImage(picture, *_corner(box), box.width * _SCALE, box.height * _SCALE)
 
@@ -150,7 +128,7 @@ def _path(sheet: Any, points: Sequence[Point], closed: bool) -> Any:
 
 def _place(point: Point) -> Point:
     """Pixels from the top left to points from the bottom left."""
-    return _LEFT + point[0] * _SCALE, (HEIGHT - point[1]) * _SCALE
+    return _LEFT + point[0] * _SCALE, (shapes.HEIGHT - point[1]) * _SCALE
 
 
 def _corner(box: Box) -> Point:

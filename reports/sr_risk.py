@@ -110,7 +110,8 @@ def _evaluations(result: JobResult, context: ReportContext) -> list[ContentItem]
     if result.sub_model is not None:
         items += [text(codes.VALIDATION, words.validation(item, language)) for item in result.sub_model.performance]
     items += _contributions(result, language)
-    items += [text(codes.CLINICAL_VALUE, particulars.clinical_value(item, language)) for item in result.clinical]
+    known = result.contributions
+    items += [text(codes.CLINICAL_VALUE, particulars.clinical_value(item, known, language)) for item in result.clinical]
     items += [text(codes.QUALITY, particulars.quality(flag, language)) for flag in result.quality]
     if result.roi is not None:
         items.append(text(codes.REGION, particulars.roi(result.roi, language)))

@@ -38,12 +38,13 @@ NO_SENTENCE = 3  # letters: less is a unit or a name
 ASIDE = {
     "no image with a mask", "it did not end in time", "status {0}",
     "the job ended with status {0} (killed, or out of memory or disk)",
-    "the job ended well but its result is not valid ({0})",
+    "the job ended well but its result is not valid ({0})", "the job could not be started ({0})",
 }  # fmt: skip
 # What stands in a hole, or is put together where it cannot be seen.
 PARTS = (
     "position", "orientation", "pixel spacing", "overlap", "leave gaps", "no image features", "not computed", "yes",
-    "no", "clinical table", "{0} ({1} days)", "{0} {1}, limit {2}",
+    "no", "clinical table", "CSV import", "study page", "stated as {0}", "from {0} and {1}", "{0} differs",
+    "{0} ({1} days)", "{0} {1}, limit {2}",
 )  # fmt: skip
 
 

@@ -230,27 +230,19 @@ def sub_model() -> SubModel:
 
 
 def contribution(endpoint: str, label: str, value: float | str, unit: str, share: float, **more: Any) -> Contribution:
-    return Contribution(
-        endpoint=endpoint,
-        modality="radiomic",
-        name=label.lower(),
-        label=label,
-        value=value,
-        unit=unit,
-        contribution=share,
-        **more,
-    )
+    values = {"modality": "radiomic", "name": label.lower(), "label": label, "value": value, "unit": unit}
+    return Contribution(endpoint=endpoint, contribution=share, **(values | more))
 
 
 def contributions() -> tuple[Contribution, ...]:
     return (
         contribution("OS", "Volume", 358.1, "mL", 0.31, out_of_range=True),
-        contribution("OS", "ECOG performance status", 1.0, "", 0.12),
+        contribution("OS", "ECOG performance status", 1.0, "", 0.12, modality="clinical"),
         contribution("OS", "Zone size non-uniformity", 128.3, "", -0.09),
-        contribution("OS", "Albumin", 38.0, "g/L", -0.05, imputed=True),
+        contribution("OS", "Albumin", 38.0, "g/L", -0.05, modality="clinical", imputed=True),
         contribution("PFS", "Volume", 358.1, "mL", 0.21),
-        contribution("PFS", "Liver metastases", "no", "", -0.16),
-        contribution("PFS", "PD-L1", 50.0, "%", -0.11, imputed=True),
+        contribution("PFS", "Liver metastases", "no", "", -0.16, modality="clinical"),
+        contribution("PFS", "PD-L1", 50.0, "%", -0.11, modality="clinical", imputed=True),
     )
 
 

@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from analysis.train.place import PlaceTaken
 from analysis.train.synth.synth import SynthConfig, SynthError, make_cohort
@@ -105,13 +106,12 @@ def _synth(options: argparse.Namespace) -> int:
         background=options.background,
         missing_images=options.missing_images,
     )
-    try:
+
+    def run() -> str:
         make_cohort(config, options.out, options.workers, progress("patients", sum(config.with_images())))
-    except SynthError as error:
-        return _refuse(error, os.EX_USAGE)
-    except OSError as error:
-        return _refuse(error, os.EX_CANTCREAT)
-    return os.EX_OK
+        return ""
+
+    return _carried_out(run, {SynthError: os.EX_USAGE})
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -119,25 +119,10 @@ def _train(options: argparse.Namespace) -> int:
     from analysis.train.data.cohort import CohortError  # noqa: PLC0415
     from analysis.train.pipeline import train  # noqa: PLC0415
 
-    try:
-        summary = train(
-            options.cohort,
-            options.out,
-            cache=options.cache,
-            replace=options.replace,
-            workers=options.workers,
-            progress=progress,
-        )
-    except PlaceTaken as error:
-        return _refuse(error, os.EX_CANTCREAT)
-    except CohortError as error:
-        return _refuse(error, os.EX_DATAERR)
-    except FileNotFoundError as error:
-        return _refuse(error, os.EX_NOINPUT)
-    except OSError as error:
-        return _refuse(error, os.EX_CANTCREAT)
-    sys.stdout.write(summary + "\n")
-    return os.EX_OK
+    return _carried_out(
+        lambda: train(options.cohort, options.out, **_common(options)),
+        {CohortError: os.EX_DATAERR, FileNotFoundError: os.EX_NOINPUT},
+    )
 
 
 def _pretrain(options: argparse.Namespace) -> int:
@@ -148,24 +133,20 @@ def _pretrain(options: argparse.Namespace) -> int:
         return _refuse(Exception(f"pretraining needs the extra `train`: {error}"), os.EX_UNAVAILABLE)
     from analysis.train.encoder.patches import PretrainError, find_cases, load_patches  # noqa: PLC0415
 
-    try:
+    def run() -> str:
         config = PretrainConfig(seed=options.seed, steps=options.steps, threads=options.threads)
-        cases = find_cases(options.images)
+        try:
+            cases = find_cases(options.images)
+        except UnicodeDecodeError:
+            raise PretrainError("the cohort's table is not in UTF-8; save it as UTF-8") from None
         cache = options.cache or options.out.parent / "patch-cache"
         shown = progress("patches", len(cases))
         patches = load_patches(cases, config.training_patch(), cache, options.workers, shown)
         steps = progress("steps", options.steps)
         facts = pretrain(patches, config, options.out, options.checkpoint, steps)
-    except PretrainError as error:
-        return _refuse(error, os.EX_DATAERR)
-    except UnicodeDecodeError:
-        return _refuse(Exception("the cohort's table is not in UTF-8; save it as UTF-8"), os.EX_DATAERR)
-    except FileNotFoundError as error:
-        return _refuse(error, os.EX_NOINPUT)
-    except OSError as error:
-        return _refuse(error, os.EX_CANTCREAT)
-    sys.stdout.write("".join(f"{name}: {value}\n" for name, value in facts.items()))
-    return os.EX_OK
+        return "".join(f"{name}: {value}\n" for name, value in facts.items())
+
+    return _carried_out(run, {PretrainError: os.EX_DATAERR, FileNotFoundError: os.EX_NOINPUT})
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -174,27 +155,24 @@ def _evaluate(options: argparse.Namespace) -> int:
     from analysis.train.evaluate import evaluate  # noqa: PLC0415
     from models.bundle import BundleError  # noqa: PLC0415
 
+    return _carried_out(
+        lambda: evaluate(options.bundle, options.cohort, options.out, **_common(options)),
+        {CohortError: os.EX_DATAERR, BundleError: os.EX_CONFIG, FileNotFoundError: os.EX_NOINPUT},
+    )
+
+
+def _common(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("cache", "replace", "workers")} | {"progress": progress}
+
+
+def _carried_out(run: Callable[[], str], refusals: Mapping[type[Exception], int]) -> int:
+    """Print what `run` says. An error of a kind in `refusals`, or of writing, is told, and decides the exit status."""
+    known: dict[type[Exception], int] = {**refusals, PlaceTaken: os.EX_CANTCREAT, OSError: os.EX_CANTCREAT}
     try:
-        summary = evaluate(
-            options.bundle,
-            options.cohort,
-            options.out,
-            cache=options.cache,
-            replace=options.replace,
-            workers=options.workers,
-            progress=progress,
-        )
-    except PlaceTaken as error:
-        return _refuse(error, os.EX_CANTCREAT)
-    except CohortError as error:
-        return _refuse(error, os.EX_DATAERR)
-    except BundleError as error:
-        return _refuse(error, os.EX_CONFIG)
-    except FileNotFoundError as error:
-        return _refuse(error, os.EX_NOINPUT)
-    except OSError as error:
-        return _refuse(error, os.EX_CANTCREAT)
-    sys.stdout.write(summary + "\n")
+        said = run()
+    except tuple(known) as error:
+        return _refuse(error, next(status for kind, status in known.items() if isinstance(error, kind)))
+    sys.stdout.write(said if not said or said.endswith("\n") else said + "\n")
     return os.EX_OK
 
 

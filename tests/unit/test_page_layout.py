@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING, QualityFlag, Reason
-from reports import page, words
+from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING, ClinicalValue, QualityFlag, Reason
+from reports import page, particulars, words
 from reports.context import Change, Changed
 from reports.drawing import Canvas
 from reports.language import CODES
@@ -30,11 +30,24 @@ TOLD = (
     QualityFlag(code="A", severity="warning", text="The contour holds 0.74 mL: texture is uncertain below 1 mL"),
     QualityFlag(code="B", severity="info", text="Training median or commonest value used for: Albumin"),
 )
+# Every predictor of the demo, from as many sources as a site may have.
+GIVEN = tuple(
+    ClinicalValue(name=name, value=value, unit=unit, source=source, date=day)
+    for name, value, unit, source, day in (
+        ("age", 64.0, "a", "DICOM PatientAge", "2026-02-27"),
+        ("sex", "F", "", "DICOM PatientSex", "2026-02-27"),
+        ("ecog performance status", 1.0, "", "study page", "2026-03-01"),
+        ("nlr", 3.945, "", "HL7 ORU^R01, from neutrophils and lymphocytes", "2026-02-26"),
+        ("albumin", 38.0, "g/L", "HL7 ORU^R01, stated as 3.8 g/dL; CSV import differs", "2026-02-26"),
+        ("liver metastases", 0.0, "", "study page", "2026-03-01"),
+    )
+)
 REVISED = {"revision": 2, "changes": (Changed(Change.CONTOUR), Changed(Change.CLINICAL, ("albumin",)))}
 
 
 def ordinary(language: str = "en", **changes: Any) -> tuple[Canvas, ...]:
-    return page.pages(result(MASK, quality=TOLD), VIEWS, context(language=language, **changes), SLICE)
+    told = result(MASK, quality=TOLD, clinical=GIVEN)
+    return page.pages(told, VIEWS, context(language=language, **changes), SLICE)
 
 
 def worst(language: str = "en") -> tuple[Canvas, ...]:
@@ -135,6 +148,9 @@ def test_an_ordinary_result_is_told_in_full_in_every_language(language: str) -> 
     figures = texts(made[1])
     for performance in told.sub_model.performance:
         assert words.figures(performance, language) in figures
+    whole = texts(made[1]).replace(" ", "")
+    for values in particulars.clinical_values(GIVEN, told.contributions, language):
+        assert values.replace(" ", "") in whole, values
 
 
 @pytest.mark.parametrize("language", CODES)
@@ -202,6 +218,19 @@ def test_the_pages_name_groups_model_validation_bundle_and_volume() -> None:
         "2/2",
     ):
         assert part in text, part
+
+
+def test_each_clinical_value_is_given_with_its_source_and_day() -> None:
+    text = texts(ordinary()[1])
+    for part in (
+        "DICOM PatientAge, 2026-02-27: age 64 years.",
+        "Study page, 2026-03-01: ECOG performance status 1, Liver metastases no.",
+        "HL7 ORU^R01, stated as 3.8 g/dL; CSV import differs, 2026-02-26: albumin 38 g/L.",
+    ):
+        assert part in text, part
+    german = texts(ordinary("de")[1])
+    assert "HL7 ORU^R01, angegeben als 3,8 g/dL; CSV-Import weicht ab, 2026-02-26" in german
+    assert "Studienseite, 2026-03-01" in german
 
 
 def test_a_revision_says_on_the_page_what_it_replaces_and_what_has_changed() -> None:
