@@ -11,6 +11,7 @@ from dicom_node.workitem import ConfigError
 
 MAXIMUM_BYTES = 65_536
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # systemd sets it where a unit has LoadCredential=
+FOLDER = "secrets"  # LoadCredential=secrets:/a/folder names each file of the folder secrets_FILE
 
 
 def read_secret(path: Path) -> str:
@@ -74,8 +75,8 @@ def secret_file(path: Path) -> Path:
 
 def _credential(name: str) -> Path | None:
     folder = os.environ.get(CREDENTIALS)
-    path = Path(folder, name) if folder else None
-    return path if path is not None and path.is_file() else None
+    paths = [Path(folder, each) for each in (name, f"{FOLDER}_{name}")] if folder else []
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _others_can_replace(folder: os.stat_result) -> bool:
