@@ -28,6 +28,8 @@ _MAY_BE_ZERO = frozenset(
         "reserve_disk_bytes",
         "missing_instances_hours",
         "quiet_seconds",
+        "baseline_days_before_therapy",
+        "baseline_days_after_therapy",
         "commitment_wait_seconds",
         "used_days_after_ct",
         "fhir_wait_seconds",
@@ -108,7 +110,11 @@ class Tls:
 
 @dataclass(frozen=True)
 class Planning:
-    """Which ROI is the tumour, what to do with none or several, and which CT is eligible."""
+    """Which ROI is the tumour, what to do with none or several, and which CT is eligible, and is the baseline.
+
+    `without_therapy_start`: where it is not known when therapy began, every CT may be scored ("score"), the patient's
+    first ("first": none of a later day than one that is scored already), or none ("refuse").
+    """
 
     roi_name_patterns: tuple[str, ...] = ("^gtv", "tumou?r", "lesion", "mass", "neoplasm")
     roi_exclude_patterns: tuple[str, ...] = ("node", "gtvn", "gtv-n")
@@ -121,6 +127,9 @@ class Planning:
     maximum_pixel_spacing_mm: float = 2.0
     missing_instances_hours: float = 24.0
     quiet_seconds: float = 30.0
+    baseline_days_before_therapy: float = 90.0
+    baseline_days_after_therapy: float = 0.0
+    without_therapy_start: Literal["score", "first", "refuse"] = "score"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ planned. The same content never makes a second result; other content makes the n
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dicom_node import items
@@ -128,6 +129,16 @@ class Births:
         with self._db.immediate():
             self._update(item_id, {**vars(birth), "content_key": birth.key, "scheduled_at": now})
             items.move(self._db, item_id, State.SCHEDULED, now, birth.reason or "")
+
+    def first_planned(self, study_instance_uids: Collection[str]) -> str:
+        """Study Date (YYYYMMDD) of the earliest of these studies whose CT is scored or will be; '' without one."""
+        rows = self._db.rows(
+            "SELECT coalesce(min(s.study_date), '') AS day FROM work_item w JOIN study s USING (study_instance_uid)"
+            " WHERE w.study_instance_uid IN (SELECT value FROM json_each(?)) AND s.study_date != ''"
+            " AND w.key IS NOT NULL AND w.reason IS NULL AND w.state != ?",
+            [json.dumps(sorted(study_instance_uids)), State.CANCELED],
+        )
+        return str(rows[0]["day"])
 
     def replan(self, item_id: int, why: str, now: float) -> bool:
         """Ask the planner again about the same images: clinical values, bundle or settings may have changed.

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -53,7 +54,7 @@ class Variable(_Frozen):
     """One clinical variable: its codes, its unit, and what coded values stand for."""
 
     label: str = ""
-    type: Literal["number", "category", "boolean"]
+    type: Literal["number", "category", "boolean", "date"]
     unit: str = ""  # UCUM
     quantity: str = ""
     unit_if_absent: str = ""  # for a laboratory that never says it
@@ -154,6 +155,9 @@ class Codes(_Frozen):
             return NotTaken(name, "it is blank")
         if isinstance(value, str) and (meant := variable.values.get(f"local|{value.strip()}")) is not None:
             return Observed(name, meant, variable.unit)
+        if variable.type == "date":
+            day = day_of(str(value).strip()[:10]) or day_of(str(value).strip()[:8])  # HL7 v2 adds the time of day
+            return Observed(name, day.isoformat(), "") if day else NotTaken(name, "it is no day")
         if variable.type != "number":
             return Observed(name, value, "")
         number = plain_number(value)
@@ -245,6 +249,18 @@ def plain_number(value: float | str) -> Fraction | None:
     """
     text = str(value).strip()
     return Fraction(text) if _NUMBER.fullmatch(text) else None
+
+
+def day_of(text: str) -> date | None:
+    """YYYYMMDD or YYYY-MM-DD as a date; None for all else.
+
+    >>> day_of("20240301"), day_of("2024-03-01"), day_of("2024-03"), day_of("")
+    (datetime.date(2024, 3, 1), datetime.date(2024, 3, 1), None, None)
+    """
+    try:
+        return date.fromisoformat(text) if len(text) in (8, 10) and "W" not in text else None
+    except ValueError:
+        return None
 
 
 def normal_unit(unit: str) -> str:

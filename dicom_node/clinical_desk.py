@@ -10,9 +10,8 @@ from datetime import date, timedelta
 from analysis.contract import ClinicalValue, QualityFlag
 from config.clinical import Clinical
 from dicom_node.audit import AuditEntry
-from dicom_node.clinical_codes import plain_number
+from dicom_node.clinical_codes import day_of, plain_number
 from dicom_node.clinical_snapshot import Snapshots
-from dicom_node.clinical_table import day_of
 from dicom_node.clinical_values import ClinicalEntry, StoredValue
 from dicom_node.decision import Plan
 from dicom_node.identity import Identity

@@ -20,6 +20,7 @@ SOURCE = "CSV import"
 LONG = ("name", "value", "unit", "observed_on")  # columns of a table with one line per value
 _NAME_AND_UNIT = re.compile(r"(?P<name>[^\[\](]+?)\s*(?:[\[(](?P<unit>[^\[\]()]*)[\])])?")
 _OLDEST = date(1900, 1, 1)
+PLANNED_DAYS = 366  # a value that is a day, such as the start of therapy, may be planned
 LINES_SHOWN = 20
 
 
@@ -154,6 +155,9 @@ class Importer:
     def _unit_of(self, name: str) -> str:
         return self._predictors[name].unit if name in self._predictors else self._codes.variables[name].unit
 
+    def _kind(self, name: str) -> str:
+        return self._predictors[name].type if name in self._predictors else self._codes.variables[name].type
+
     # -- lines -----------------------------------------------------------------------------------------------
 
     def entries(self, ambiguous_ids: set[str], recorded_by: str) -> Iterator[ClinicalEntry]:
@@ -212,7 +216,8 @@ class Importer:
                 column.refuse(str(refusal), line.number)
                 continue
             column.values += 1
-            yield source.name, said, day
+            # A value that is a day has no other: a corrected one takes its place, whenever the table was written.
+            yield source.name, said, "" if self._kind(source.name) == "date" else day
 
     def _long(self, line: Line) -> Iterator[tuple[_Source, str]]:
         """The one value of a line of a long table."""
@@ -234,7 +239,7 @@ class Importer:
 
     # -- cells -----------------------------------------------------------------------------------------------
 
-    def _parsed_day(self, text: str) -> str:
+    def _parsed_day(self, text: str, days_ahead: int = 1) -> str:
         if not text:
             return ""
         try:
@@ -244,13 +249,14 @@ class Importer:
                 day = date.fromisoformat(text)
         except ValueError:
             raise Refused("has a day that cannot be read; write 2024-03-01, or give --date-format") from None
-        if not _OLDEST <= day <= self._today + timedelta(days=1):
+        if not _OLDEST <= day <= self._today + timedelta(days=days_ahead):
             raise Refused("has a day before 1900 or in the future")
         return day.isoformat()
 
     def _value(self, name: str, text: str, unit: str) -> Observed:
-        predictor = self._predictors.get(name)
-        kind = predictor.type if predictor else self._codes.variables[name].type
+        predictor, kind = self._predictors.get(name), self._kind(name)
+        if kind == "date":
+            return Observed(name, self._day(text, PLANNED_DAYS), "")
         said = self._number(name, text, unit) if kind == "number" else Observed(name, text, "")
         if predictor is None:
             return said

@@ -11,7 +11,7 @@ from pathlib import Path
 from analysis.contract import ClinicalValue, QualityFlag, Severity
 from config.clinical import Clinical
 from dicom_node import clinical_table
-from dicom_node.clinical_codes import Variable, load, plain_number
+from dicom_node.clinical_codes import Variable, day_of, load, plain_number
 from dicom_node.clinical_table import Candidate
 from dicom_node.clinical_values import KINDS, StoredValue
 from dicom_node.identity import Identity
@@ -20,6 +20,7 @@ from models.clinical_value import ValueRefused, coerce, is_blank
 from models.manifest import Predictor
 
 PRECEDENCE = (*KINDS, "table", "header")  # who is believed first, for the same day
+THERAPY_START = "therapy_start"  # a variable that is no predictor; its value is the day
 _FRESH, _UNDATED, _HEADER, _OLD = range(4)  # in this order
 _AGE_TOLERANCE = 1.0  # a birthday lies between two sources
 
@@ -64,6 +65,18 @@ class Snapshots:
         if self._store.clinical.is_ambiguous(*patient):
             flags.append(_AMBIGUOUS)
         return Snapshot(tuple(choice.value() for choice in choices if choice.best), tuple(flags))
+
+    def therapy_start(self, study_instance_uid: str) -> date | None:
+        """When therapy of the patient of a study began: the earliest day that any source names. Raises as `take`."""
+        whose = self._store.patients.of_study(study_instance_uid) or Identity()
+        patient = (whose.patient_id, whose.issuer_of_patient_id)
+        ids = [patient_id for patient_id, _ in self._store.clinical.aliases(*patient)]
+        offered = [
+            *clinical_table.of_table(self._settings, ids),
+            *map(_candidate, self._store.clinical.current(*patient)),
+        ]
+        named = (str(each.value).removesuffix(".0") for each in offered if each.name == THERAPY_START)
+        return min((day for text in named if (day := day_of(text))), default=None)
 
     def differing(self, before: Sequence[ClinicalValue], now: Sequence[ClinicalValue]) -> tuple[str, ...]:
         """Predictors whose value is another one; the same value of another day or source is none."""
@@ -203,7 +216,7 @@ def _coerced(predictor: Predictor, value: Candidate | ClinicalValue | None) -> f
 
 
 def _candidate(value: StoredValue) -> Candidate:
-    day = clinical_table.day_of(value.observed_on)
+    day = day_of(value.observed_on)
     return Candidate(value.name, value.value, value.source, value.kind, value.unit, value.stated, day)
 
 

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from config.clinical import Clinical
-from dicom_node.clinical_codes import plain_number
+from dicom_node.clinical_codes import day_of, plain_number
 from dicom_node.clinical_values import Kind
 from dicom_node.elements import ascii_text
 from dicom_node.workitem import Permanent, Retryable
@@ -56,18 +56,6 @@ def of_header(ct: Path) -> Header:
         values.append(Candidate("sex", sex, "DICOM PatientSex", "header"))
     days = (day_of(ascii_text(header, keyword)) for keyword in _DAYS)
     return Header(tuple(values), next((day for day in days if day), None))
-
-
-def day_of(text: str) -> date | None:
-    """YYYYMMDD or YYYY-MM-DD as a date; None for all else.
-
-    >>> day_of("20240301"), day_of("2024-03-01"), day_of("2024-03"), day_of("")
-    (datetime.date(2024, 3, 1), datetime.date(2024, 3, 1), None, None)
-    """
-    try:
-        return date.fromisoformat(text) if len(text) in (8, 10) and "W" not in text else None
-    except ValueError:
-        return None
 
 
 def _age(header: Dataset) -> float | None:

@@ -5,7 +5,7 @@ refused whole. Numbers are texts here (json.loads with parse_float=str), so that
 from collections.abc import Iterator
 from typing import Any
 
-from dicom_node.clinical_table import day_of
+from dicom_node.clinical_codes import day_of
 from dicom_node.observation import CodedValue, Observation
 
 UCUM = "http://unitsofmeasure.org"

@@ -9,10 +9,12 @@ from dataclasses import replace
 from analysis.contract import Reason, WaitingReason
 from config.identity import VERSION
 from config.settings import Settings
-from dicom_node import clinical_sources, plan
+from dicom_node import baseline, clinical_sources, plan
 from dicom_node.births import Birth
+from dicom_node.clinical_codes import day_of
 from dicom_node.clinical_snapshot import Snapshot, Snapshots
 from dicom_node.decision import NotEligible, Plan, Waiting
+from dicom_node.identity import Identity
 from dicom_node.instance import Instance
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -77,9 +79,9 @@ class Scheduler:
                 ct_series_instance_uid=item.ct_series_instance_uid,
             )
             digests = {"": "", **{image.sop_instance_uid: image.digest for image in images}}
-            self._store.births.schedule_without_contour(
-                item.id, self._birth(refusal, digests, Snapshot()), self._clock()
-            )
+            inputs = self._key(refusal, digests, Snapshot(), "")
+            birth = self._birth(refusal, digests, Snapshot(), inputs)
+            self._store.births.schedule_without_contour(item.id, birth, self._clock())
 
     def look_at(self, roi_sop_instance_uid: str) -> None:
         """Decide one contour object and write the decision down. One that cannot be decided waits, and says why."""
@@ -115,16 +117,43 @@ class Scheduler:
 
     def _schedule(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str]) -> None:
         uid = roi.sop_instance_uid
-        if self._store.births.is_answered(uid, self._key(decision, digests, Snapshot(), ""), self._clock()):
+        inputs = self._key(decision, digests, Snapshot(), "")
+        if self._store.births.is_answered(uid, inputs, self._clock()):
             return
         if self._awaits_what_was_removed(roi, decision, digests):
             return
-        snapshot = self._clinical(roi, decision, digests) if isinstance(decision, Plan) else Snapshot()
+        snapshot: Snapshot | None = Snapshot()
+        if isinstance(decision, Plan):
+            snapshot = self._clinical(roi, decision, digests)
+            decision = self._of_baseline(decision)
         if snapshot is None:
             return
-        birth = self._birth(decision, digests, snapshot)
+        birth = self._birth(decision, digests, snapshot if isinstance(decision, Plan) else Snapshot(), inputs)
         if self._store.births.schedule(uid, birth, self._clock()):
             LOGGER.info("plan.scheduled work item %s: %s", birth.key[:12], birth.reason or "eligible")
+
+    def _of_baseline(self, decision: Plan) -> Plan | NotEligible:
+        """The plan, unless its CT is a prior or a follow-up. Judged once, as the clinical values are."""
+        study = decision.study_instance_uid
+        whose = self._store.patients.of_study(study) or Identity()
+        patient = (whose.patient_id, whose.issuer_of_patient_id)
+        others = set(self._store.patients.studies_of(*patient)) - {study} if whose.patient_id else set()
+        days = baseline.Days(
+            ct=day_of(whose.study_date),
+            therapy_start=self._snapshots.therapy_start(study),
+            first_scored=day_of(self._store.births.first_planned(others)),
+        )
+        objection = baseline.objection(days, self._settings.plan)
+        if objection is None:
+            return decision
+        return NotEligible(
+            reason=objection.reason,
+            detail=objection.detail,
+            evidence=(*sorted(decision.ct_sop_instance_uids), decision.roi_sop_instance_uid),
+            study_instance_uid=study,
+            roi_sop_instance_uid=decision.roi_sop_instance_uid,
+            ct_series_instance_uid=decision.ct_series_instance_uid,
+        )
 
     def _awaits_what_was_removed(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str]) -> bool:
         """Whether retention has removed some of the inputs: known by their rows, but needed once more as files."""
@@ -135,14 +164,14 @@ class Scheduler:
             self._wait(roi, WaitingReason.INPUTS_REMOVED, f"{removed} of {len(uids)} objects are to be sent again")
         return bool(removed)
 
-    def _birth(self, decision: Plan | NotEligible, digests: dict[str, str], snapshot: Snapshot) -> Birth:
+    def _birth(self, decision: Plan | NotEligible, digests: dict[str, str], snapshot: Snapshot, inputs: str) -> Birth:
         used = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
         frozen = {uid: digests[uid] for uid in (*used, decision.roi_sop_instance_uid)}
         return Birth(
             study_instance_uid=decision.study_instance_uid,
             ct_series_instance_uid=decision.ct_series_instance_uid,
             key=self._key(decision, digests, snapshot, self._bundle.digest),
-            inputs_digest=self._key(decision, digests, Snapshot(), ""),
+            inputs_digest=inputs,
             plan=Ticket(decision, snapshot.values, frozen, self._bundle.digest, snapshot.quality).to_json(),
             reason=None if isinstance(decision, Plan) else str(decision.reason),
         )

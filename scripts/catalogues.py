@@ -30,8 +30,8 @@ PREFIX = {"_refused": "{0} "}  # the predictor's name, put before it
 NAMES = {"text", "detail", "why", "where"}
 TELLING = (
     "analysis/*.py", "models/clinical_value.py", "dicom_node/gates.py", "dicom_node/plan.py",
-    "dicom_node/candidates.py", "dicom_node/schedule.py", "dicom_node/job.py", "dicom_node/clinical_snapshot.py",
-    "dicom_node/clinical_sources.py",
+    "dicom_node/candidates.py", "dicom_node/baseline.py", "dicom_node/schedule.py", "dicom_node/job.py",
+    "dicom_node/clinical_snapshot.py", "dicom_node/clinical_sources.py",
 )  # fmt: skip
 NO_SENTENCE = 3  # letters: less is a unit or a name
 # Said to operators, never in a report.

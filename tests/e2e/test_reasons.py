@@ -146,6 +146,7 @@ CASES: dict[Reason, Callable[[Study], Study]] = {
     Reason.ROI_PATIENT_DIFFERS: contour(PatientID="SOMEBODY-ELSE"),
     Reason.REFERENCED_CT_INCOMPLETE: lambda ct: [*ct[:-2], rtstruct(ct)],
     Reason.IDENTITY_DIFFERS: images(lambda ct: one_changed(ct, PatientID="SOMEBODY-ELSE")),
+    Reason.CT_NOT_BASELINE: contour(),
     Reason.LOCALIZER_IN_SERIES: defect("localizer"),
     Reason.MISSING_SLICE: defect("missing slice"),
     Reason.DUPLICATE_POSITION: defect("duplicate position"),
@@ -181,8 +182,11 @@ def test_every_reason_not_to_score_has_a_case() -> None:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Road:
     folder = tmp_path_factory.mktemp("reasons")
     made = road(folder, plan=Planning(quiet_seconds=30.0, missing_instances_hours=0.01))
-    seed = SEEDS[Reason.CLINICAL_VALUES_INVALID]
-    made.store.clinical.record([ClinicalEntry(f"SYN-{seed}", "ecog", 9.0, "fhir", "FHIR Observation")], 1.0)
+    values = [
+        ClinicalEntry(f"SYN-{SEEDS[Reason.CLINICAL_VALUES_INVALID]}", "ecog", 9.0, "fhir", "FHIR Observation"),
+        ClinicalEntry(f"SYN-{SEEDS[Reason.CT_NOT_BASELINE]}", "therapy_start", "2001-01-01", "csv", "CSV import"),
+    ]
+    made.store.clinical.record(values, 1.0)
     return made
 
 

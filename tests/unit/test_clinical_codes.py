@@ -91,6 +91,7 @@ def test_a_site_adds_its_own_codes_and_units(tmp_path: Path) -> None:
         '[systems]\nlab = ["http://hospital.example/lab", "99LAB"]\n'
         '[variables.albumin]\ntype = "number"\nunit = "g/L"\nquantity = "mass_concentration"\n'
         'unit_if_absent = "g/dL"\ncodes = ["lab|ALB", "local|ALB"]\n'
+        '[variables.therapy_start]\ntype = "date"\ncodes = ["lab|ICI"]\n'
         '[variables.smoker]\ntype = "boolean"\ncodes = ["lab|SMOKE"]\n[variables.smoker.values]\n"local|ja" = "yes"\n',
         encoding="utf-8",
     )
@@ -98,6 +99,9 @@ def test_a_site_adds_its_own_codes_and_units(tmp_path: Path) -> None:
     assert codes.observed("ALB", "99LAB", "3.9") == Observed("albumin", 39.0, "g/L", "3.9 g/dL")
     assert codes.observed("ALB", "L", "3.9") == codes.observed("ALB", "", "3.9")
     assert codes.observed("SMOKE", "http://hospital.example/lab", "ja") == Observed("smoker", "yes", "")
+    for text in ("2024-03-01", "20240301", "20240301093000+0100", "2024-03-01T09:30:00"):
+        assert codes.observed("ICI", "99LAB", text) == Observed("therapy_start", "2024-03-01", "")
+    assert codes.observed("ICI", "99LAB", "in March") == NotTaken("therapy_start", "it is no day")
     assert isinstance(codes.observed("1751-7", "LN", "39", "g/L"), NotTaken)  # the site's albumin takes its place
     assert isinstance(codes.observed("751-8", "LN", "4.2", "10*9/L"), Observed)
 

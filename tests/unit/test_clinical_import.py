@@ -90,6 +90,14 @@ def test_columns_are_mapped_with_their_units_and_converted_exactly(table: Desk) 
     assert table.value("patient_id,neutrophils [/uL]\nP1,4200\n").value == 4.2  # a part of a ratio
 
 
+def test_a_value_that_is_a_day_is_one_and_may_be_planned(table: Desk) -> None:
+    said = table.value("patient_id,observed_on,Therapy_Start\nP1,2024-02-01,2024-07-01\n")
+    assert (said.name, said.value, said.observed_on) == ("therapy_start", "2024-07-01", "")
+    said = table.value("MRN,ICI\nP1,01.03.2024\n", Layout({"ICI": "therapy_start"}, "MRN", date_format="%d.%m.%Y"))
+    assert said.value == "2024-03-01"
+    assert "has a day that cannot be read" in table.refusal("patient_id,therapy_start\nP1,yes\n")
+
+
 @pytest.mark.parametrize(
     ("text", "layout", "reading"),
     [
