@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from dicom_node.database import Database
 from dicom_node.identity import Identity
-from dicom_node.instance import Instance
+from dicom_node.instance import CT_CLASSES, Instance
 from dicom_node.patients import Patients
 
 
@@ -132,6 +132,16 @@ class Arrivals:
             [series_instance_uid],
         )
         return [Instance.from_json(row["header"]) for row in rows]
+
+    def other_ct_series(self, study_instance_uid: str, series_instance_uid: str) -> int:
+        """How many CT series of a study are here beside this one."""
+        classes = ", ".join(f"'{one}'" for one in sorted(CT_CLASSES))
+        rows = self._db.rows(
+            "SELECT count(DISTINCT series_instance_uid) AS n FROM instance WHERE study_instance_uid = ?"
+            f" AND series_instance_uid != ? AND current = 1 AND own = 0 AND sop_class_uid IN ({classes})",
+            [study_instance_uid, series_instance_uid],
+        )
+        return int(rows[0]["n"])
 
     def contents(self, digests: Mapping[str, str]) -> list[Instance]:
         """Instances by SOP Instance UID and digest, also where newer bytes of theirs have come since."""

@@ -95,10 +95,11 @@ class Births:
                 items.move(self._db, waiting.id, State.CANCELED, now, "nothing has changed")
         return True
 
-    def schedule(self, roi_sop_instance_uid: str, birth: Birth, now: float) -> bool:
+    def schedule(self, roi_sop_instance_uid: str, birth: Birth, now: float, why: str = "") -> bool:
         """Make the work item of a contour object runnable, as the next revision when an earlier one left a result.
 
-        False when the newest result is of this very content: it never gets a second one.
+        `why`: which CT was chosen and by what, for its history. False when the newest result is of this very content: it
+        never gets a second one.
         """
         with self._db.immediate():
             waiting = self._waiting(roi_sop_instance_uid)
@@ -117,10 +118,10 @@ class Births:
             }
             if waiting is None:
                 columns["roi_sop_instance_uid"] = roi_sop_instance_uid
-                items.insert(self._db, State.SCHEDULED, now, birth.reason or "", **columns)
+                items.insert(self._db, State.SCHEDULED, now, birth.reason or why, **columns)
             else:
                 self._update(waiting.id, columns)
-                items.move(self._db, waiting.id, State.SCHEDULED, now, birth.reason or "")
+                items.move(self._db, waiting.id, State.SCHEDULED, now, birth.reason or why)
             self._contour_came(birth.ct_series_instance_uid, now)
         return True
 

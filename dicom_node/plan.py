@@ -263,6 +263,20 @@ def _not_eligible(question: _Question, reason: Reason, detail: str, images: Iter
     )
 
 
+def why(roi: Instance, plan: Plan, other_series: int) -> str:
+    """Which CT was chosen for a contour object, and by what; `other_series` of the same study were not."""
+    images = len(plan.ct_sop_instance_uids)
+    if plan.absent:
+        said = f"{images} images of the series that the contour names; none of the {plan.absent} that it lists came"
+    elif not roi.referenced_sop_instance_uids:
+        said = f"{images} images of the one CT series of the contour's study and frame of reference"
+    elif set(plan.ct_sop_instance_uids) <= set(roi.referenced_sop_instance_uids):
+        said = f"the {images} images that the contour references"
+    else:
+        said = f"all {images} images of the series that the contour references"
+    return f"{said}; {other_series} other CT series of the study not used" if other_series else said
+
+
 def key(
     decision: Plan | NotEligible,
     digests: Mapping[str, str],

@@ -129,8 +129,13 @@ class Scheduler:
         if snapshot is None:
             return
         birth = self._birth(decision, digests, snapshot if isinstance(decision, Plan) else Snapshot(), inputs)
-        if self._store.births.schedule(uid, birth, self._clock()):
+        chosen = self._chosen(roi, decision) if isinstance(decision, Plan) else ""
+        if self._store.births.schedule(uid, birth, self._clock(), chosen):
             LOGGER.info("plan.scheduled work item %s: %s", birth.key[:12], birth.reason or "eligible")
+
+    def _chosen(self, roi: Instance, decision: Plan) -> str:
+        study, series = decision.study_instance_uid, decision.ct_series_instance_uid
+        return plan.why(roi, decision, self._store.arrivals.other_ct_series(study, series))
 
     def _of_baseline(self, decision: Plan) -> Plan | NotEligible:
         """The plan, unless its CT is a prior or a follow-up. Judged once, as the clinical values are."""
