@@ -11,7 +11,7 @@ from typing import Literal
 
 from dicom_node.database import Database
 
-Role = Literal["viewer", "operator"]
+Role = Literal["viewer", "operator", "monitor"]  # monitor: of tokens alone; reads /metrics and nothing else
 FREE_FAILURES = 5  # of an account; then each failure doubles the wait
 FREE_FAILURES_OF_ADDRESS = 20  # a ward shares an address
 LONGEST_WAIT_SECONDS = 300.0

@@ -19,6 +19,7 @@ token_app = typer.Typer(no_args_is_help=True, help="Tokens of programs that use 
 
 Name = Annotated[str, typer.Argument(help="Name of the user.")]
 RoleName = Annotated[str, typer.Option("--role", help="viewer (may look) or operator (may act).")]
+TokenRole = Annotated[str, typer.Option("--role", help="viewer, operator, or monitor (reads /metrics alone).")]
 PasswordFile = Annotated[
     Path | None,
     typer.Option("--password-file", help="Read the password from the first line of a file; - is standard input."),
@@ -176,7 +177,7 @@ def user_remove(name: Name, config: Config = None) -> None:
 @token_app.command("add")
 def token_add(
     name: Annotated[str, typer.Argument(help="What uses it, such as ris-dashboard.")],
-    role: RoleName = "viewer",
+    role: TokenRole = "viewer",
     days: Annotated[float | None, typer.Option("--days", help="Days until it expires; 0: never.")] = 365.0,
     config: Config = None,
 ) -> None:
@@ -188,7 +189,7 @@ def token_add(
 
     from dicom_node.passwords import checked_name
 
-    store, name, checked, now = store_of(settings_of(config)), checked_name(name), _role(role), time.time()
+    store, name, checked, now = store_of(settings_of(config)), checked_name(name), _role(role, "monitor"), time.time()
     token = f"prognode_{secrets.token_urlsafe(32)}"
     with store.transaction():
         if not store.accounts.add_token(token, name, checked, now, now + days * 86400 if days else None):
@@ -229,9 +230,10 @@ def token_revoke(name: Annotated[str, typer.Argument(help="Name of the token.")]
 # -- both ------------------------------------------------------------------------------------------------------
 
 
-def _role(role: str) -> "Role":
-    if role not in ("viewer", "operator"):
-        stop(f"role {role!r}: use viewer or operator", os.EX_USAGE)
+def _role(role: str, *more: str) -> "Role":
+    allowed = ("viewer", "operator", *more)
+    if role not in allowed:
+        stop(f"role {role!r}: use {' or '.join(allowed)}", os.EX_USAGE)
     return cast("Role", role)
 
 

@@ -19,6 +19,7 @@ from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
 from dicom_node.hl7_inbox import Inbox
 from dicom_node.inspection import Inspection
+from dicom_node.measures import Measures
 from dicom_node.patients import Patients
 from dicom_node.procedure_steps import ProcedureSteps
 from dicom_node.result_index import ResultIndex
@@ -50,6 +51,7 @@ class Store:
         self.steps = ProcedureSteps(database)
         self.subscriptions = Subscriptions(database)
         self.results = ResultIndex(database)
+        self.measures = Measures(database)
 
     @classmethod
     def open(cls, path: Path, *, any_thread: bool = False) -> "Store":

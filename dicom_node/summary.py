@@ -4,6 +4,8 @@ from pydantic import BaseModel, ConfigDict
 
 from analysis.contract import Endpoint, EndpointGroup, JobResult, Modality, Outcome, RiskGroup, RiskScore, Severity
 
+OUTSIDE_RANGE = "OUTSIDE_DEVELOPMENT_RANGE"  # analysis.score_flags
+
 
 class Summary(BaseModel):
     """Groups and scores of a scored result. `group` is the one that stands for the study: OS, else the first."""
@@ -17,6 +19,7 @@ class Summary(BaseModel):
     missing: tuple[Modality, ...]
     warnings: int  # quality flags that are warnings
     synthetic: bool
+    outside_range: bool = False  # a value lies outside the range of the bundle's development cohort
 
 
 def summary_of(result: JobResult) -> Summary | None:
@@ -33,4 +36,5 @@ def summary_of(result: JobResult) -> Summary | None:
         missing=result.sub_model.missing if result.sub_model else (),
         warnings=sum(flag.severity is Severity.WARNING for flag in result.quality),
         synthetic=result.bundle.synthetic,
+        outside_range=any(flag.code == OUTSIDE_RANGE for flag in result.quality),
     )

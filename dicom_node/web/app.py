@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node.spool import Spool
-from dicom_node.web import api, clinical, deps, errors, facts, fhir, images, live, node_pages, pages, signin
+from dicom_node.web import api, clinical, deps, errors, facts, fhir, images, live, metrics, node_pages, pages, signin
 from dicom_node.web.security import Guard
 
 # The only places that answer without a sign-in; a test asks every other one.
@@ -47,11 +47,12 @@ def create_app(settings: Settings, spool: Spool) -> FastAPI:
     )
     app.state.settings, app.state.spool, app.state.templates = settings, spool, deps.templates
     app.state.models = facts.Models(settings)
+    app.state.followed = metrics.Followed()
     app.state.oidc = signin.provider_of(settings)
     app.state.stopping = threading.Event()  # set when the process is told to end: for streams
     app.add_middleware(Guard, web=settings.web)
     errors.add_to(app)
-    for router in (monitoring, signin.router):
+    for router in (monitoring, signin.router, metrics.router):  # the last asks for its own role
         app.include_router(router)
     behind_signin = [Depends(deps.viewer)]
     for router in (clinical.api_router, api.router):

@@ -147,8 +147,15 @@ def _signed(request: Request, store: StoreDep, _: Annotated[Any, Depends(HTTPBea
     return signed
 
 
+def monitor(signed: Annotated[Signed, Depends(_signed)]) -> Signed:
+    """Anyone who is signed in, and a monitoring system's token too: for figures alone, where no patient is."""
+    return signed
+
+
 async def viewer(request: Request, signed: Annotated[Signed, Depends(_signed)]) -> Signed:
     """Anyone who is signed in. Raises NotSignedIn; Problem 403 for an unsafe request another site may have sent."""
+    if signed.role == "monitor":
+        raise Problem(403, "this token may read /metrics and nothing else", "make another: prognode token add NAME")
     if request.method not in SAFE_METHODS and signed.origin == "web":
         same_site(request)
         given = request.headers.get("x-csrf-token", "")
