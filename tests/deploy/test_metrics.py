@@ -247,3 +247,20 @@ def test_the_dashboard_s_panels_do_not_overlap_and_each_asks_something() -> None
         assert panel["title"]
         assert all(target["expr"] for target in panel["targets"])
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_a_result_with_a_value_outside_the_range_is_known_by_the_analysis_s_own_flag() -> None:
+    import numpy as np
+
+    from analysis.score_flags import _outside
+    from dicom_node.summary import summary_of
+    from tests.report_inputs import contribution, result
+
+    mask = np.zeros((6, 16, 16), bool)
+    mask[2:4, 6:10, 6:10] = True
+    far = contribution("OS", "Age", 97.0, "a", 0.4, out_of_range=True)
+    within = contribution("OS", "Age", 60.0, "a", 0.4, out_of_range=False)
+    for found, expected in ((far, True), (within, False)):
+        summary = summary_of(result(mask, quality=tuple(_outside([found]))))
+        assert summary is not None
+        assert summary.outside_range is expected
