@@ -11,9 +11,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    UID,
-)
+from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 
 from config.identity import VERSION
