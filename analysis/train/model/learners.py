@@ -75,16 +75,15 @@ def fit_learner(kind: LearnerKind, x: Array, outcome: Outcome, folds: Sequence[R
 def choose_penalty(x: Array, time: Array, event: Bools, folds: Sequence[Rows]) -> float:
     """The penalty of largest cross-validated partial likelihood (Verweij and van Houwelingen 1993)."""
     total = np.zeros(len(PENALTIES))
+    everyone = cox.RiskSets(time, event)
     for fold in folds:
         keep = np.ones(len(time), bool)
         keep[fold] = False
-        beta = None
+        kept, events, beta = cox.RiskSets(time[keep], event[keep]), float(event[keep].sum()), None
         for position, ratio in enumerate(PENALTIES):
-            beta = cox.fit(x[keep], time[keep], event[keep], ratio * float(event[keep].sum()), beta)
+            beta = cox.fit_sorted(x[keep], kept, ratio * events, beta)
             eta = x @ beta
-            total[position] += cox.log_likelihood(eta, time, event) - cox.log_likelihood(
-                eta[keep], time[keep], event[keep]
-            )
+            total[position] += everyone.log_likelihood(eta) - kept.log_likelihood(eta[keep])
     return significant(PENALTIES[int(total.argmax())] * float(event.sum()))
 
 
