@@ -35,6 +35,10 @@ class NotReached(Retryable):
     """No connection came about: nothing of a request has left."""
 
 
+class Gone(Permanent):
+    """The server has nothing there (404, 410)."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """What came back of a POST: HTTP status, Retry-After as it was sent, body."""
@@ -57,6 +61,20 @@ class Session:
         token = "|".join(filter(None, (system, patient_id.replace("|", "\\|"))))
         found, _ = self.all("Patient", {"identifier": token})
         return _patients(found, patient_id, system)
+
+    def known_by(self, kind: str, system: str, value: str) -> set[str]:
+        """Ids of the resources of a kind that have this identifier. Raises Retryable or Permanent."""
+        found, _ = self.all(kind, {"identifier": f"{system}|{value}"})
+        ids = {str(one.get("id", "")) for one in found if (value, system) in identifiers(one, any_system=False)}
+        return {fhir_id for fhir_id in ids if ID.fullmatch(fhir_id)}
+
+    def read(self, kind: str, fhir_id: str) -> dict[str, Any] | None:
+        """One resource with its numbers as numbers, fit to be sent back; None where the server has none of that id."""
+        try:
+            made = self.get(f"{kind}/{fhir_id}", None, numbers=True)
+        except Gone:
+            return None
+        return made if (made.get("resourceType"), made.get("id")) == (kind, fhir_id) else None
 
     def post(self, document: dict[str, Any]) -> Reply:
         """POST a Bundle to the server's base; any status is an answer. Raises NotReached, Retryable or Permanent."""
@@ -97,8 +115,8 @@ class Session:
             raise Permanent("it sends us to another server for the next page", LOOK)
         return absolute
 
-    def get(self, path: str, parameters: dict[str, str] | None) -> dict[str, Any]:
-        """One JSON object. Raises Retryable or Permanent."""
+    def get(self, path: str, parameters: dict[str, str] | None, *, numbers: bool = False) -> dict[str, Any]:
+        """One JSON object, its numbers as text or as `numbers`. Raises Retryable or Permanent."""
         with network():
             request = self._client.build_request("GET", urljoin(self._base, path), params=parameters)
             response = self._client.send(request, stream=True)
@@ -108,7 +126,8 @@ class Session:
             finally:
                 response.close()
         try:
-            said = json.loads(body, parse_float=str, parse_int=str, parse_constant=_no_constant)
+            texts: dict[str, Any] = {} if numbers else {"parse_float": str, "parse_int": str}
+            said = json.loads(body, parse_constant=_no_constant, **texts)
         except (ValueError, RecursionError):
             raise Permanent("its answer is no JSON", LOOK) from None
         if not isinstance(said, dict):
@@ -166,7 +185,8 @@ def _check_status(response: httpx.Response) -> None:
         raise Permanent(f"it refuses us (HTTP {status})", "renew the token in token_file, or grant it read access")
     if status in (408, 425, 429) or status >= 500:
         raise Retryable(f"it cannot answer just now (HTTP {status})", "nothing: it is asked again")
-    raise Permanent(f"it answered HTTP {status}", "correct base_url of the [[fhir_servers]] entry")
+    kind = Gone if status in (404, 410) else Permanent
+    raise kind(f"it answered HTTP {status}", "correct base_url of the [[fhir_servers]] entry")
 
 
 def read_body(response: httpx.Response, deadline: float) -> bytes:

@@ -1,4 +1,5 @@
-"""Results to one FHIR R4 server: a transaction Bundle of conditional creates, so that a resend makes nothing twice.
+"""Results to one FHIR R4 server: a transaction Bundle of conditional creates, so that a resend makes nothing twice; a
+revision withdraws what it replaces in the same transaction.
 
 Knows no store. Of what the server says only status, Retry-After and coded issue types are ever told; its texts may
 quote the patient.
@@ -7,44 +8,41 @@ quote the patient.
 import json
 import re
 import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from analysis.contract import JobResult
 from config.identity import VERSION
 from config.settings import FhirServer, Settings
-from dicom_node.answer import Answer, Previous
-from dicom_node.fhir_client import NotReached, Reply, Session, open_client
+from dicom_node.answer import Answer, Outgoing, Previous
+from dicom_node.fhir_client import ID, NotReached, Reply, Session, open_client
 from dicom_node.identity import Identity, PatientKey
 from dicom_node.workitem import DeliveryState, Permanent, Retryable, WorkItem
-from reports.fhir import transaction
+from reports.fhir import is_open, linked_to, transaction
 from reports.fhir_context import FhirContext, ReplacedReport, report_identifier
+from reports.fhir_types import URI
 from reports.uids import device_uid
 
 PENDING, FAILED, ACKNOWLEDGED = DeliveryState.PENDING, DeliveryState.FAILED, DeliveryState.ACKNOWLEDGED
 LONGEST_WAIT_SECONDS = 86_400.0  # of a Retry-After: a server that says more is asked again after a day
+MOST_LINKED = 10  # resources of one replaced result that are looked at; ours have three
 _LATER = frozenset({408, 409, 412, 425, 429})
 _CODE = re.compile(r"[a-z][a-z-]{1,30}")  # IssueType and IssueSeverity
 
 
-def send(
-    name: str,
-    item: WorkItem,
-    result: JobResult,
-    identity: Identity,
-    settings: Settings,
-    previous: Previous | None = None,
-) -> Answer:
-    """Send the result of a work item to the [[fhir_servers]] entry `name`; never raises for what the peer does."""
-    server = next((one for one in settings.fhir_servers if one.name == name), None)
+def send(going: Outgoing) -> Answer:
+    """Send a result to an entry of [[fhir_servers]]; never raises for what the peer does."""
+    identity, settings = going.identity, going.settings
+    server = next((one for one in settings.fhir_servers if one.name == going.name), None)
     if server is None:
-        return Answer(FAILED, f"no [[fhir_servers]] entry {name}; add it, then: prognode retry")
+        return Answer(FAILED, f"no [[fhir_servers]] entry {going.name}; add it, then: prognode retry")
     refused = _why_not_there(server, identity)
     if refused:
         return Answer(FAILED, refused)
-    context = context_of(item, settings, previous)
+    context = context_of(going.item, settings, going.previous)
     identifier = report_identifier(context.key, identity)
     try:
         with open_client(server) as client:
@@ -53,7 +51,9 @@ def send(
             if len(patients) != 1:
                 return Answer(PENDING, _unknown(server, len(patients)))
             (fhir_id,) = patients
-            bundle = transaction(result, identity, context, {"reference": f"Patient/{fhir_id}"})
+            replaced = [one for told in going.previous for one in _held(session, told)]
+            bundle = transaction(going.result, identity, context, {"reference": f"Patient/{fhir_id}"}, replaced)
+            going.leaving(identifier)
             return _posted(server, session, bundle, identifier)
     except NotReached as error:
         return Answer(PENDING, f"{server.name}: {error}; {error.hint}", dead=True)
@@ -63,10 +63,10 @@ def send(
         return Answer(FAILED, f"{server.name}: {error}; {error.hint}, then: prognode retry")
 
 
-def context_of(item: WorkItem, settings: Settings, previous: Previous | None = None) -> FhirContext:
+def context_of(item: WorkItem, settings: Settings, previous: Sequence[Previous] = ()) -> FhirContext:
     """What enters the resources beside result and patient; times are of the job's record, not of this moment."""
     node = settings.node
-    replaced = ReplacedReport(previous.identifier, previous.revision) if previous is not None else None
+    replaced = ReplacedReport(previous[0].identifier, previous[0].revision) if previous else None
     return FhirContext(
         key=item.key or "",
         created=datetime.fromtimestamp(item.scheduled_at or item.created_at, UTC),
@@ -100,6 +100,17 @@ def _unknown(server: FhirServer, count: int) -> str:
     )
 
 
+def _held(session: Session, told: Previous) -> Iterator[dict[str, Any]]:
+    """What the server holds of a replaced result, as it has it; not what somebody has given another status."""
+    for report_id in sorted(session.known_by("DiagnosticReport", URI, told.identifier))[:MOST_LINKED]:
+        report = session.read("DiagnosticReport", report_id)
+        if report is None:
+            continue
+        names = dict.fromkeys(linked_to(report))
+        linked = [session.read(kind, name) for kind, name in islice(names, MOST_LINKED) if ID.fullmatch(name)]
+        yield from (one for one in [report, *linked] if one is not None and is_open(one))
+
+
 def _posted(server: FhirServer, session: Session, bundle: dict[str, Any], identifier: str) -> Answer:
     try:
         reply = session.post(bundle)
@@ -118,7 +129,8 @@ def _posted(server: FhirServer, session: Session, bundle: dict[str, Any], identi
     if 300 <= reply.status < 400:
         return Answer(FAILED, f"{said}: it sends us elsewhere; correct base_url, then: prognode retry")
     forbidden = reply.status in (401, 403)
-    remedy = "renew the token in token_file, or grant it the right to create" if forbidden else "its log says why"
+    rights = "renew the token in token_file, or grant it the right to create, and to update for revisions"
+    remedy = rights if forbidden else "its log says why"
     return Answer(FAILED, f"{said}; {remedy}; then: prognode retry")
 
 

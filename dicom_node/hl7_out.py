@@ -1,15 +1,14 @@
 """HL7 v2 ORU^R01 over MLLP or MLLPS to one RIS."""
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from analysis.contract import JobResult
 from config.identity import VERSION
 from config.settings import Hl7Peer, Settings
-from dicom_node.answer import Answer, Previous
+from dicom_node.answer import Answer, Outgoing, Previous
 from dicom_node.hl7_ack import Acknowledgement, NotOurs, read_acknowledgement
-from dicom_node.identity import Identity
 from dicom_node.mllp import NoAnswer, NotReached, exchange
 from dicom_node.workitem import DeliveryState, WorkItem
 from reports.hl7 import Ends, MessageContext, Replaced, control_id, oru_r01
@@ -19,28 +18,23 @@ LOGGER = logging.getLogger(__name__)
 PENDING, FAILED, ACKNOWLEDGED = DeliveryState.PENDING, DeliveryState.FAILED, DeliveryState.ACKNOWLEDGED
 
 
-def send(
-    name: str,
-    item: WorkItem,
-    result: JobResult,
-    identity: Identity,
-    settings: Settings,
-    previous: Previous | None = None,
-) -> Answer:
-    """Send the result of a work item to the [[hl7_peers]] entry `name`; never raises for what the peer does.
+def send(going: Outgoing) -> Answer:
+    """Send a result to an entry of [[hl7_peers]]; never raises for what the peer does.
 
     The message and its MSH-10 are the same each time, so that a receiver that has it already can tell.
     """
-    peer = next((one for one in settings.hl7_peers if one.name == name), None)
+    identity, settings = going.identity, going.settings
+    peer = next((one for one in settings.hl7_peers if one.name == going.name), None)
     if peer is None:
-        return Answer(FAILED, f"no [[hl7_peers]] entry {name}; add it, then: prognode retry")
-    context = context_of(peer, item, settings, previous)
+        return Answer(FAILED, f"no [[hl7_peers]] entry {going.name}; add it, then: prognode retry")
+    context = context_of(peer, going.item, settings, going.previous)
     if not identity.patient_id:
         return Answer(
             FAILED, "the study has no Patient ID, and no RIS could file it; correct it there, then: prognode retry"
         )
     identifier = control_id(identity, context)
-    message = oru_r01(result, identity, context).encode("utf-8")
+    message = oru_r01(going.result, identity, context).encode("utf-8")
+    going.leaving(identifier)
     try:
         acknowledgement = read_acknowledgement(
             exchange(peer, message, settings.deliver.connect_timeout_seconds), identifier
@@ -54,9 +48,13 @@ def send(
     return _decided(peer, acknowledgement, identifier)
 
 
-def context_of(peer: Hl7Peer, item: WorkItem, settings: Settings, previous: Previous | None) -> MessageContext:
+def context_of(peer: Hl7Peer, item: WorkItem, settings: Settings, previous: Sequence[Previous]) -> MessageContext:
     """What enters the message beside result and patient; times are of the job's record, not of this moment."""
     node = settings.node
+    replaced = None
+    if previous:
+        results = tuple(one.result for one in previous if one.result is not None)
+        replaced = Replaced(previous[0].identifier, previous[0].revision, results)
     return MessageContext(
         key=item.key or "",
         destination=peer.name,
@@ -74,7 +72,7 @@ def context_of(peer: Hl7Peer, item: WorkItem, settings: Settings, previous: Prev
         ae_title=node.ae_title,
         device_uid=device_uid(node.ae_title, node.site),
         revision=item.revision,
-        replaced=Replaced(previous.identifier, previous.revision, previous.result) if previous else None,
+        replaced=replaced,
         language=settings.report.language,
         zone=ZoneInfo(node.time_zone) if node.time_zone else None,
     )

@@ -1,7 +1,7 @@
 """Results as messages: HL7 to a RIS, FHIR to a server. One delivery row each, beside those of the DICOM objects.
 
-A destination is "hl7:<name>" or "fhir:<name>"; its row waits until the objects are in the PACS, so that nobody is told
-of a result that cannot be opened yet.
+A destination is "hl7:<name>" or "fhir:<name>"; its row waits until the objects have come to their end at every PACS, so
+that nobody is told of a result that cannot be opened yet. Of one that no PACS has taken nobody is told at all.
 """
 
 import logging
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from analysis.contract import RESULT_FILE, JobResult
 from config.settings import Settings
 from dicom_node import deliver, fhir_out, hl7_out
-from dicom_node.answer import Answer, Previous
+from dicom_node.answer import Answer, Outgoing, Previous
 from dicom_node.audit import AuditEntry, AuditOutcome
 from dicom_node.deliveries import Delivery
 from dicom_node.identity import Identity
@@ -21,10 +21,10 @@ from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, WorkItem
 
 LOGGER = logging.getLogger(__name__)
-Channel = Callable[[str, WorkItem, JobResult, Identity, Settings, Previous | None], Answer]
-CHANNELS: dict[str, Channel] = {"hl7": hl7_out.send, "fhir": fhir_out.send}
+CHANNELS: dict[str, Callable[[Outgoing], Answer]] = {"hl7": hl7_out.send, "fhir": fhir_out.send}
 MESSAGE = "message"  # the document name of such a row
 REVISIONS_LOOKED_BACK = 50
+TAKEN = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.SEEN)
 
 
 def is_message(destination: str) -> bool:
@@ -51,18 +51,18 @@ class Messenger:
             LOGGER.info("message.superseded to %s: %s", row.destination, detail)
             deliveries.record(row.id, state=DeliveryState.CANCELED, final=1, detail=detail)
             return None
-        if not self._objects_are_there(item):
+        objects = [one for one in deliveries.of_item(item.id) if not is_message(one.destination)]
+        if not all(one.final for one in objects):
             wait = self._settings.deliver.first_delay_seconds
             deliveries.record(row.id, run_after=now + wait, detail="waits for the objects to be in the PACS")
             return None
-        answer = self._send(item, row)
+        if objects and not any(one.state in TAKEN for one in objects):
+            words = "not sent: no PACS has taken the objects that it would point to; correct that, then: prognode retry"
+            answer = Answer(DeliveryState.FAILED, words)
+        else:
+            answer = self._send(item, row)
         self._record(item, row, answer)
         return answer.message if answer.state is DeliveryState.PENDING and not answer.retry_after else None
-
-    def _objects_are_there(self, item: WorkItem) -> bool:
-        """Whether every DICOM object of the work item has come to its end at every destination."""
-        rows = self._store.deliveries.of_item(item.id)
-        return all(row.final for row in rows if not is_message(row.destination))
 
     def _send(self, item: WorkItem, row: Delivery) -> Answer:
         scheme, _, name = row.destination.partition(":")
@@ -70,12 +70,18 @@ class Messenger:
             return Answer(DeliveryState.FAILED, f"the settings have no {row.destination}; add it, then: prognode retry")
         identity = self._store.patients.of_study(item.study_instance_uid) or Identity()
         previous = self._previous(item, row.destination)
-        return CHANNELS[scheme](name, item, self._result(item), identity, self._settings, previous)
+
+        def leaving(identifier: str) -> None:
+            self._store.deliveries.record(row.id, sop_instance_uid=identifier)
+
+        going = Outgoing(name, item, self._result(item), identity, self._settings, previous, leaving)
+        answer = CHANNELS[scheme](going)
+        if not answer.identifier:  # nothing has got there; an earlier try may have
+            self._store.deliveries.record(row.id, sop_instance_uid=row.sop_instance_uid)
+        return answer
 
     def _record(self, item: WorkItem, row: Delivery, answer: Answer) -> None:
         deliveries, now = self._store.deliveries, self._clock()
-        if answer.identifier and answer.identifier != row.sop_instance_uid:
-            deliveries.record(row.id, sop_instance_uid=answer.identifier)  # also where no answer came: it may be there
         if answer.dead:
             # Finding out has cost a time-out: the other messages need not find out for themselves.
             attempts = deliveries.most_attempts(row.destination) + 1
@@ -116,19 +122,25 @@ class Messenger:
         path = self._spool.results(item.key or "", "analysis") / RESULT_FILE
         return JobResult.model_validate_json(path.read_bytes())
 
-    def _previous(self, item: WorkItem, destination: str) -> Previous | None:
-        """What this destination was last told, or may have been, of the same contour."""
+    def _previous(self, item: WorkItem, destination: str) -> tuple[Previous, ...]:
+        """What this destination was told, or may have been, of the same contour, as `Outgoing.previous` wants it."""
+        found: list[Previous] = []
         key = item.predecessor_key
         for _ in range(REVISIONS_LOOKED_BACK):
             before = self._store.item_of(key) if key else None
             if before is None:
-                return None
-            rows = self._store.deliveries.of_item(before.id)
-            told = [row for row in rows if row.destination == destination and row.sop_instance_uid]
-            if told:
-                try:
-                    return Previous(told[0].sop_instance_uid or "", before.revision, self._result(before))
-                except (OSError, ValidationError):  # retention has removed it, or an older Prognode wrote it
-                    return Previous(told[0].sop_instance_uid or "", before.revision, None)
+                break
+            for row in self._store.deliveries.of_item(before.id):
+                if row.destination == destination and row.sop_instance_uid:
+                    found.append(Previous(row.sop_instance_uid, before.revision, self._result_of(before)))
+                    if row.state is DeliveryState.ACKNOWLEDGED:
+                        return tuple(found)
             key = before.predecessor_key
-        return None
+        return tuple(found)
+
+    def _result_of(self, item: WorkItem) -> JobResult | None:
+        """None where retention has removed it, or an older Prognode wrote it."""
+        try:
+            return self._result(item)
+        except (OSError, ValidationError):
+            return None

@@ -1,17 +1,28 @@
 """A result as FHIR R4 (4.0.1) resources: DiagnosticReport, RiskAssessment, Observation, Device, Provenance. Pure.
 
 The same result gives the same resources under the same identifiers. Everything is preliminary and says what it is for.
-They are only ever created: a revision names the report that it replaces, and changes nothing that a server holds.
+A revision is created like a first result, names the report that it replaces, and withdraws what that was made of.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 from analysis.contract import JobResult
 from config.identity import MANUFACTURER, MODEL_NAME
 from reports import codes
-from reports.fhir_context import TERMS, FhirContext, Making, Place, identifiers_of, names_of, use_of
-from reports.fhir_report import report
+from reports.fhir_context import (
+    PRELIMINARY,
+    RESEARCH_USE,
+    TERMS,
+    FhirContext,
+    Making,
+    Place,
+    identifiers_of,
+    names_of,
+    use_of,
+)
+from reports.fhir_report import RISK, report
 from reports.fhir_risk import observation, risk
 from reports.fhir_types import (
     OWN,
@@ -25,6 +36,11 @@ from reports.fhir_types import (
     uri_identifier,
 )
 from reports.hl7_person import Person
+
+REPLACED: Final = plain_coding(OWN, "REPLACED", "A later revision has taken its place")
+# The report was right for what it was made of, and somebody may have read it: R4 then wants cancelled, and keeps
+# entered-in-error for what should never have been there.
+WITHDRAWN: Final = "cancelled"
 
 
 @dataclass(frozen=True)
@@ -94,19 +110,66 @@ def provenance(making: Making) -> Json:
     }
 
 
-def transaction(result: JobResult, person: Person, context: FhirContext, subject: Json) -> Json:
+def transaction(
+    result: JobResult, person: Person, context: FhirContext, subject: Json, replaced: Sequence[Json] = ()
+) -> Json:
     """A Bundle that creates what of it the server does not have: sent twice, it makes nothing twice.
 
     Parameters
     ----------
     subject : dict
         Reference to the server's Patient.
+    replaced : sequence of dict
+        Resources as the server has them, to be withdrawn; unless somebody changes one meanwhile (`ifMatch`).
     """
     identifiers = identifiers_of(result, person, context)
     references = {name: f"urn:uuid:{uuid}" for name, uuid in identifiers.items()}
     made = resources(result, person, context, Place(subject, references))
     entries = [_entry(resource, references[name]) for name, resource in _in_order(made)]
+    entries += [_withdrawal(one) for one in replaced]
     return {"resourceType": "Bundle", "type": "transaction", "entry": entries}
+
+
+def withdrawn(resource: Json) -> Json:
+    """What is left of a resource when a later revision has taken its place: all of it, under another status."""
+    meta = resource.get("meta", {})
+    status = WITHDRAWN if resource.get("status") == PRELIMINARY else resource.get("status")
+    return {**resource, "status": status, "meta": {**meta, "tag": [*meta.get("tag", []), REPLACED]}}
+
+
+def is_open(resource: Json) -> bool:
+    """Whether a resource of a server is one of ours and still preliminary: what people have decided on stays.
+
+    >>> is_open({"status": "preliminary", "meta": {"tag": [{"system": OWN, "code": "RESEARCH_USE"}]}})
+    True
+    >>> is_open({"status": "preliminary"}), is_open({"status": "preliminary", "meta": {"tag": "?"}})
+    (False, False)
+    """
+    meta = resource.get("meta")
+    tags = _dicts(meta.get("tag")) if isinstance(meta, dict) else []
+    ours = any((tag.get("system"), tag.get("code")) == (OWN, RESEARCH_USE) for tag in tags)
+    return ours and resource.get("status") == PRELIMINARY
+
+
+def linked_to(resource: Json) -> Iterator[tuple[str, str]]:
+    """(type, id) of the Observations and the RiskAssessment that a server's DiagnosticReport refers to."""
+    risks = [one.get("valueReference") for one in _dicts(resource.get("extension")) if one.get("url") == RISK]
+    for reference in _dicts([*_dicts(resource.get("result")), *risks]):
+        path, _, fhir_id = str(reference.get("reference", "")).partition("/_history/")[0].rpartition("/")
+        kind = path.rpartition("/")[2]
+        if kind in ("Observation", "RiskAssessment"):
+            yield kind, fhir_id
+
+
+def _dicts(value: Any) -> list[Json]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _withdrawal(resource: Json) -> Json:
+    request = {"method": "PUT", "url": f"{resource['resourceType']}/{resource['id']}"}
+    version = resource["meta"].get("versionId")
+    matching = {"ifMatch": f'W/"{version}"'} if isinstance(version, str) else {}
+    return {"resource": withdrawn(resource), "request": request | matching}
 
 
 def _in_order(made: Resources) -> Iterator[tuple[str, Json]]:

@@ -23,6 +23,7 @@ from reports.language import ENGLISH, speaker
 from reports.refusal import Refusal, refusal_of
 
 PRELIMINARY: Final = "preliminary"
+RESEARCH_USE: Final = "RESEARCH_USE"  # the tag that every resource of ours has
 TERMS: Final = "http://terminology.hl7.org/CodeSystem"
 
 
@@ -158,7 +159,7 @@ class Making:
     def _meta(self) -> Json:
         """Labels for programs: research; and test data, where the bundle is a synthetic one."""
         security = [plain_coding(f"{TERMS}/v3-ActReason", "HRESCH", "healthcare research")]
-        tags = [plain_coding(OWN, "RESEARCH_USE", "Research use only")]
+        tags = [plain_coding(OWN, RESEARCH_USE, "Research use only")]
         if self.result.bundle.synthetic:
             security.append(plain_coding(f"{TERMS}/v3-ActReason", "HTEST", "test health data"))
             tags.append(plain_coding(OWN, "SYNTHETIC", "SYNTHETIC - NOT FOR CLINICAL USE"))

@@ -27,7 +27,8 @@ SERVICE: Final = codes.own("RISK", "Predicted survival, NSCLC before immunothera
 STUDY: Final = codes.dcm("113014", "DICOM Study")
 CONTOUR: Final = codes.own("CONTOUR", "Contour object scored (SOP Instance UID)")
 REPLACES: Final = codes.own("REPLACES", "Message that this one replaces (MSH-10)")
-PRELIMINARY, CORRECTED, NO_RESULT, DESCRIPTION = "P", "C", "X", "O"  # HL7 table 0085
+# OBX-11, table 0085. Never C, also in a revision: that is what replaces a final result, and nothing of ours is final.
+PRELIMINARY, NO_RESULT, DESCRIPTION = "P", "X", "O"
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,15 @@ class Ends:
 
 @dataclass(frozen=True)
 class Replaced:
-    """What the receiver was told before about the same contour: MSH-10 of that message, and what it said.
+    """What the receiver was told before about the same contour: MSH-10 and revision of the last message.
 
-    `result` is None where that is not known any more: then nothing can be taken back line by line.
+    `results` are what it may hold, newest first: that of this message and, where it was not acknowledged, those before
+    it. What is not known any more is missing, and cannot be taken back line by line.
     """
 
     control_id: str
     revision: int
-    result: JobResult | None
+    results: tuple[JobResult, ...]
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ class _Line:
 
 def control_id(person: Person, context: MessageContext) -> str:
     """MSH-10: the same for the same result, patient and receiver, however often it is sent."""
-    status = PRELIMINARY if context.replaced is None else f"{CORRECTED} {context.replaced.control_id}"
-    parts = (context.key, context.destination, status, *_identifying(person))
+    replaces = "" if context.replaced is None else context.replaced.control_id
+    parts = (context.key, context.destination, replaces, *_identifying(person))
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return base64.b32encode(digest).decode()[:CONTROL_ID_LENGTH]
 
@@ -116,14 +118,13 @@ def oru_r01(result: JobResult, person: Person, context: MessageContext) -> str:
     """
     if not person.patient_id:
         raise ValueError("the study has no Patient ID")
-    lines = _scored(result, context) if result.outcome is Outcome.SCORED else _not_scored(refusal_of(result), context)
     segments = [
         _msh(control_id(person, context), context),
         _pid(person),
         segment("PV1", {1: "1", 2: "U"}),
         *_order(person, context),
         *_notes(_remarks(result.bundle, context)),
-        *_observations(lines, context),
+        *_observations(_lines(result, context), context),
     ]
     return "".join(f"{one}\r" for one in segments)
 
@@ -216,7 +217,6 @@ def _replaces(replaced: Replaced, context: MessageContext) -> str:
 
 def _observations(lines: Sequence[_Line], context: MessageContext) -> list[str]:
     """OBX, each with its notes; what the receiver was told before and does not hold any more is taken back (X)."""
-    status = PRELIMINARY if context.replaced is None else CORRECTED
     made: list[str] = []
     for number, line in enumerate([*lines, *_taken_back(lines, context)], start=1):
         withdrawn = not line.value
@@ -227,7 +227,7 @@ def _observations(lines: Sequence[_Line], context: MessageContext) -> list[str]:
             4: _sub_id(context),
             5: line.value,
             6: _code(line.unit) if line.unit else "",
-            11: NO_RESULT if withdrawn else DESCRIPTION if line.describes else status,
+            11: NO_RESULT if withdrawn else DESCRIPTION if line.describes else PRELIMINARY,
             14: "" if line.describes else moment(context.created, context.zone),
             18: "" if line.describes else components(context.ae_title, "", context.device_uid, "ISO"),
         }
@@ -237,12 +237,13 @@ def _observations(lines: Sequence[_Line], context: MessageContext) -> list[str]:
 
 
 def _taken_back(lines: Sequence[_Line], context: MessageContext) -> list[_Line]:
-    before = context.replaced.result if context.replaced is not None else None
-    if before is None:
-        return []
-    said = _scored(before, context) if before.outcome is Outcome.SCORED else _not_scored(refusal_of(before), context)
     now = {line.name for line in lines}
-    return [_Line(line.kind, line.name, "", line.unit) for line in said if line.name not in now]
+    gone: dict[Code, _Line] = {}
+    for before in context.replaced.results if context.replaced is not None else ():
+        for line in _lines(before, context):
+            if line.name not in now:
+                gone.setdefault(line.name, _Line(line.kind, line.name, "", line.unit))
+    return list(gone.values())
 
 
 def _notes(texts: Sequence[str]) -> list[str]:
@@ -255,6 +256,10 @@ def _sub_id(context: MessageContext) -> str:
 
 
 # -- what is said --------------------------------------------------------------------------------------------
+
+
+def _lines(result: JobResult, context: MessageContext) -> list[_Line]:
+    return _scored(result, context) if result.outcome is Outcome.SCORED else _not_scored(refusal_of(result), context)
 
 
 def _scored(result: JobResult, context: MessageContext) -> list[_Line]:

@@ -41,6 +41,11 @@ class Peer(Handler):
         if mood == "401":
             self._outcome(401, "login")
             return
+        kind, _, fhir_id = self.path.removeprefix("/r4/").partition("/")
+        if fhir_id:
+            held = [one for one in state if (one["resourceType"], one["id"]) == (kind, fhir_id)]
+            self._answer(held[0]) if held else self._outcome(404, "not-found")
+            return
         self._search({"resources": state, "mood": mood})
 
     def do_POST(self) -> None:
@@ -64,6 +69,10 @@ class Peer(Handler):
     def _transact(self, bundle: dict[str, Any], mood: str) -> None:
         path = self.folder / "held.json"
         held = json.loads(path.read_text())
+        if mood == "changes":  # somebody else was quicker
+            for one in held[1:]:
+                one["meta"]["versionId"] = str(int(one["meta"]["versionId"]) + 1)
+            path.write_text(json.dumps(held))
         try:
             answer, held = transact(bundle, held)
         except Refused as refused:
@@ -101,6 +110,9 @@ def transact(bundle: dict[str, Any], held: list[dict[str, Any]]) -> tuple[dict[s
     held, places, answers = list(held), {}, []
     for entry in bundle["entry"]:
         resource, request = entry["resource"], entry["request"]
+        if request["method"] == "PUT":
+            answers.append({"response": {"status": "200 OK", "etag": _update(held, resource, request)}})
+            continue
         if request["method"] != "POST" or request["url"] != resource["resourceType"]:
             raise Refused(405, "not-supported")
         kind = resource["resourceType"]
@@ -109,6 +121,7 @@ def transact(bundle: dict[str, Any], held: list[dict[str, Any]]) -> tuple[dict[s
             raise Refused(412, "multiple-matches")
         if not known:
             resource["id"] = str(sum(one["resourceType"] == kind for one in held) + 1)
+            resource.setdefault("meta", {})["versionId"] = "1"
             held.append(resource)
         place = f"{kind}/{(known or [resource])[0]['id']}"
         places[entry["fullUrl"]] = place
@@ -122,6 +135,17 @@ def transact(bundle: dict[str, Any], held: list[dict[str, Any]]) -> tuple[dict[s
             if not reference.startswith("#") and reference not in there:
                 raise Refused(400, "not-found")
     return {"resourceType": "Bundle", "type": "transaction-response", "entry": answers}, linked
+
+
+def _update(held: list[dict[str, Any]], resource: dict[str, Any], request: dict[str, Any]) -> str:
+    """PUT by id, for the version that was read only; gives the new ETag."""
+    place = [f"{one['resourceType']}/{one['id']}" for one in held].index(request["url"])
+    version = held[place]["meta"]["versionId"]
+    if request["url"] != f"{resource['resourceType']}/{resource['id']}" or request["ifMatch"] != f'W/"{version}"':
+        raise Refused(412, "conflict")
+    resource["meta"]["versionId"] = str(int(version) + 1)
+    held[place] = resource
+    return f'W/"{resource["meta"]["versionId"]}"'
 
 
 def _is(resource: dict[str, Any], query: str) -> bool:
@@ -177,6 +201,14 @@ class FhirPeer:
 
     def knows(self, *resources: dict[str, Any]) -> None:
         (self.folder / "held.json").write_text(json.dumps(resources))
+
+    def forgets(self) -> None:
+        """As it was at the start: a test may leave it in any mood, and down."""
+        if self._process.poll() is not None:
+            self.start()
+        self.knows(patient("4711", "17"))
+        self.is_in("")
+        (self.folder / "requests.jsonl").write_text("")
 
     def is_in(self, mood: str) -> None:
         (self.folder / "mood").write_text(mood)

@@ -27,7 +27,7 @@ _PATIENT: Final = (
 )
 _ABOUT: Final = {
     "DiagnosticReport": "One for each result, preliminary always. A search leaves out what a later revision has"
-    " replaced; read by its id, that has a tag REPLACED.",
+    " replaced; read by its id, that is cancelled, with a tag REPLACED.",
     "RiskAssessment": "One for each result with a score.",
     "Observation": "One for each endpoint with a risk group; of a result without a score, one that says why.",
 }

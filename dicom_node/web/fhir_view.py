@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from config.settings import Settings
 from dicom_node import fhir_out
@@ -14,14 +14,13 @@ from dicom_node.store import Store
 from dicom_node.web import results
 from dicom_node.web.fhir_outcome import outcome
 from dicom_node.web.fhir_search import Position, Search, logical_id
-from reports.fhir import device
+from reports.fhir import device, withdrawn
 from reports.fhir_context import Making, Place, identifiers_of, names_of, report_identifier
 from reports.fhir_report import report
 from reports.fhir_risk import observation, risk
-from reports.fhir_types import OWN, patient, patient_identifier
+from reports.fhir_types import patient, patient_identifier
 
 Resource = dict[str, Any]
-REPLACED: Final = {"system": OWN, "code": "REPLACED", "display": "A later revision has taken its place"}
 
 
 class Unreadable(Exception):
@@ -91,7 +90,7 @@ class View:
         if result is None:
             raise Unreadable
         before = self.store.results.before(item)
-        previous = Previous(report_identifier(before[0], person), before[1], None) if before is not None else None
+        previous = (Previous(report_identifier(before[0], person), before[1], None),) if before is not None else ()
         context = fhir_out.context_of(item, self.settings, previous)
         key, uuids = context.key, identifiers_of(result, person, context)
         references = {name: f"Observation/{logical_id(item.id, key, name)}" for name in names_of(result)}
@@ -125,9 +124,9 @@ def searchset(page: Page, base: str, links: dict[str, str]) -> Resource:
 
 
 def _finished(resource: Resource, fhir_id: str, stored: StoredResult) -> Resource:
-    meta = resource["meta"] | {"lastUpdated": _instant(stored.last_updated)}
     if stored.replaced:
-        meta = meta | {"tag": [*meta["tag"], REPLACED]}
+        resource = withdrawn(resource)
+    meta = resource["meta"] | {"lastUpdated": _instant(stored.last_updated)}
     return {"resourceType": resource["resourceType"], "id": fhir_id, **resource, "meta": meta}
 
 

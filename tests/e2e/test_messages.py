@@ -1,6 +1,8 @@
 """Results on their way to a RIS: after the objects, once, and never for what was replaced; the RIS is a process of its
 own that is refused, deaf, killed and up again. Stages run in this process, jobs do not."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +116,7 @@ def test_a_revision_is_a_correction_of_what_the_ris_has(site: Site) -> None:
     assert second.revision == first.revision + 1
     said = observations(site.ris.messages[1])
     assert said["REPLACES"][5] == site.ris.control_ids[0]
-    assert said["OS_12M_EVENT"][11] == "C"
+    assert said["OS_12M_EVENT"][11] == "P"
     assert said["OS_12M_EVENT"][4] == observations(site.ris.messages[0])["OS_12M_EVENT"][4]
 
 
@@ -158,6 +160,53 @@ def test_what_may_have_arrived_is_corrected_and_not_forgotten(site: Site) -> Non
     assert site.row(first).state is not DeliveryState.PENDING
 
 
+def send_and_die(site: Site) -> None:
+    """In a process of its own: the message is sent and acknowledged, and the process ends before it can note that."""
+    script = f"""
+import os
+from pathlib import Path
+from config.settings import Hl7Peer, Settings
+from dicom_node import hl7_out
+from dicom_node.messages import Messenger
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+
+def exchange(*arguments, real=hl7_out.exchange):
+    real(*arguments)
+    os._exit(9)
+
+hl7_out.exchange = exchange
+spool = Spool(Path({str(site.node.spool.root)!r}))
+store = Store.open(spool.store)
+settings = Settings(hl7_peers=(Hl7Peer("RIS", port={site.ris.port}),))
+item = store.item({site.row().work_item_id})
+(row,) = [row for row in store.deliveries.of_item(item.id) if row.destination == "hl7:RIS"]
+Messenger(store, spool, settings, lambda: {site.node.clock()}).step(item, row)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 9
+
+
+def test_a_message_whose_node_was_killed_before_it_noted_the_acknowledgement_is_named_by_the_revision(
+    site: Site,
+) -> None:
+    site.ris.kill()
+    first = site.score()
+    site.ris.start()
+    send_and_die(site)
+    (known,) = site.ris.control_ids
+    assert site.row(first).state is DeliveryState.PENDING
+    site.node.restart()
+    site.node.take(*CT, synthetic.rtstruct(CT, radius=8.0))
+    site.node.clock.now += 60.0
+    worker = site.node.worker
+    while any([worker.step_plan(), worker.step_analyse(), worker.step_report()]):
+        pass  # the second takes the first one's place before anything is sent again
+    site.node.work()
+    assert site.row(first).state is DeliveryState.CANCELED
+    assert len(site.ris.messages) == 2
+    assert observations(site.ris.messages[-1])["REPLACES"][5] == known
+
+
 def test_a_dead_ris_costs_one_time_out_for_all_that_waits_for_it(site: Site) -> None:
     site.ris.answers("silent")
     others = [synthetic.ct_series(16, 40, 40, seed=seed) for seed in (2, 3)]
@@ -193,6 +242,26 @@ def test_the_ris_hears_of_a_result_when_the_pacs_has_it(tmp_path: Path) -> None:
         assert len(running.messages) == 1
         rows = node.store.deliveries.of_item(item.id)
         assert {str(row.state) for row in rows} == {"SEEN", "ACKNOWLEDGED"}
+
+
+def test_the_ris_hears_nothing_of_a_result_that_no_pacs_has_taken(tmp_path: Path) -> None:
+    with ris(tmp_path / "ris") as running, DemoPacs(tmp_path / "pacs", "PACS", commitment="none") as pacs:
+        peer = Hl7Peer("RIS", port=running.port)
+        destination = Peer("PACS", port=pacs.port, sends=False, receives_results=True, proof="find")
+        site = Site(road(tmp_path, hl7_peers=(peer,), peers=(destination,), deliver=QUICK), running)
+        pacs.status = lambda sop_class_uid: 0xA900  # for good
+        item = site.score()
+        site.later()
+        assert site.node.items[0].state is State.FAILED
+        assert (site.row().state, site.row().attempts) == (DeliveryState.FAILED, 1)
+        assert "no PACS has taken the objects" in site.row().detail
+        assert running.messages == []
+        pacs.status = lambda sop_class_uid: 0x0000
+        assert site.node.store.retry(item.id, site.node.clock())
+        for _ in range(3):
+            site.later()
+        assert site.node.items[0].state is State.COMPLETED
+        assert len(running.messages) == 1
 
 
 def test_the_message_is_about_the_patient_as_he_is_now(site: Site) -> None:

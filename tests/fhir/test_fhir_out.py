@@ -12,7 +12,7 @@ import pytest
 from analysis.contract import JobResult
 from config.settings import Deliver, FhirServer, Node, Settings
 from dicom_node import fhir_out
-from dicom_node.answer import Answer, Previous
+from dicom_node.answer import Answer, Outgoing, Previous
 from dicom_node.identity import Identity
 from dicom_node.workitem import DeliveryState, WorkItem
 from tests.certificates import Authority
@@ -24,10 +24,16 @@ PENDING, FAILED, ACKNOWLEDGED = DeliveryState.PENDING, DeliveryState.FAILED, Del
 KINDS = ["Device", "DiagnosticReport", "Observation", "Observation", "Provenance", "RiskAssessment"]
 
 
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[FhirPeer]:
-    with fhir_peer(tmp_path / "ehr") as made:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FhirPeer]:
+    with fhir_peer(tmp_path_factory.mktemp("ehr")) as made:
         yield made
+
+
+@pytest.fixture
+def peer(running: FhirPeer) -> FhirPeer:
+    running.forgets()
+    return running
 
 
 def entry(peer: FhirPeer, **more: Any) -> FhirServer:
@@ -40,10 +46,23 @@ def send(
     result: JobResult | None = None,
     identity: Identity = ANNA,
     item: WorkItem = ITEM,
-    previous: Previous | None = None,
+    *previous: Previous,
 ) -> Answer:
     settings = Settings(node=Node(time_zone="Europe/Berlin"), fhir_servers=(server,), deliver=Deliver())
-    return fhir_out.send("EHR", item, result or scored(), identity, settings, previous)
+    return fhir_out.send(Outgoing("EHR", item, result or scored(), identity, settings, previous))
+
+
+def revision(peer: FhirPeer, number: int, *before: str, result: JobResult | None = None) -> Answer:
+    """Send revision `number`; `before` are the reports that the server may have, newest first."""
+    told = [Previous(one, number - 1 - index, None) for index, one in enumerate(before)]
+    item = replace(ITEM, key=f"{number}" * 64, revision=number)
+    return send(entry(peer), result, ANNA, item, *told)
+
+
+def statuses(peer: FhirPeer) -> dict[str, str]:
+    """Resource -> its status; Device and Provenance have none of that kind."""
+    held = [one for kind in ("DiagnosticReport", "RiskAssessment", "Observation") for one in peer.holds(kind)]
+    return {f"{one['resourceType']}/{one['id']}": one["status"] for one in held}
 
 
 def kinds(peer: FhirPeer) -> list[str]:
@@ -95,13 +114,77 @@ def test_two_results_share_the_device_and_nothing_else(peer: FhirPeer) -> None:
 
 def test_a_revision_names_the_report_before_it(peer: FhirPeer) -> None:
     first = send(entry(peer))
-    second = replace(ITEM, key="j" * 64, revision=2)
-    assert send(entry(peer), item=second, previous=Previous(first.identifier, 1, scored())).state is ACKNOWLEDGED
+    assert revision(peer, 2, first.identifier).state is ACKNOWLEDGED
     reports = peer.holds("DiagnosticReport")
     replaces = [
         e["valueReference"]["identifier"]["value"] for r in reports for e in r["extension"] if "replaces" in e["url"]
     ]
     assert replaces == [first.identifier]
+
+
+def test_what_a_revision_replaces_is_no_longer_preliminary(peer: FhirPeer) -> None:
+    first = send(entry(peer))
+    before = peer.holds("Observation")[0]
+    assert revision(peer, 2, first.identifier, result=not_scored()).state is ACKNOWLEDGED
+    old = ("DiagnosticReport/1", "RiskAssessment/1", "Observation/1", "Observation/2")
+    assert {name: statuses(peer)[name] for name in old} == dict.fromkeys(old, "cancelled")
+    assert statuses(peer)["DiagnosticReport/2"] == "preliminary"
+    after = peer.holds("Observation")[0]
+    assert after["meta"]["tag"][-1]["code"] == "REPLACED"
+    for name in ("status", "meta"):
+        del before[name], after[name]
+    assert after == before, "its numbers and words stay as they were"
+
+
+def test_what_people_have_made_of_a_replaced_report_stays(peer: FhirPeer) -> None:
+    first = send(entry(peer))
+    held = json.loads((peer.folder / "held.json").read_text())
+    for one in held:
+        if one["resourceType"] == "DiagnosticReport":
+            one["status"] = "final"
+        if one["resourceType"] == "Observation":
+            one["meta"]["tag"] = []
+    peer.knows(*held)
+    assert revision(peer, 2, first.identifier).state is ACKNOWLEDGED
+    assert [statuses(peer)[name] for name in ("DiagnosticReport/1", "Observation/1")] == ["final", "preliminary"]
+    assert statuses(peer)["RiskAssessment/1"] == "cancelled"
+
+
+def test_every_report_that_may_be_there_is_withdrawn_and_one_that_never_came_is_no_matter(peer: FhirPeer) -> None:
+    first = send(entry(peer))
+    lost = f"urn:uuid:{'0' * 8}-0000-4000-8000-{'0' * 12}"
+    assert revision(peer, 3, lost, first.identifier).state is ACKNOWLEDGED
+    assert {statuses(peer)[name] for name in ("DiagnosticReport/1", "Observation/1")} == {"cancelled"}
+
+
+def test_a_revision_that_is_sent_again_changes_nothing_more(peer: FhirPeer) -> None:
+    first = send(entry(peer))
+    peer.is_in("drop")
+    assert revision(peer, 2, first.identifier).state is PENDING
+    held = peer.holds()
+    peer.is_in("")
+    assert revision(peer, 2, first.identifier).state is ACKNOWLEDGED
+    assert peer.holds() == held
+    assert [one["meta"]["versionId"] for one in peer.holds("DiagnosticReport")] == ["2", "1"]
+
+
+def test_a_report_that_somebody_changes_meanwhile_is_looked_at_again(peer: FhirPeer) -> None:
+    first = send(entry(peer))
+    peer.is_in("changes")
+    answer = revision(peer, 2, first.identifier)
+    assert (answer.state, "HTTP 412" in answer.message) == (PENDING, True)
+    assert len(peer.holds("DiagnosticReport")) == 1, "all of a transaction or nothing"
+    peer.is_in("")
+    assert revision(peer, 2, first.identifier).state is ACKNOWLEDGED
+    assert statuses(peer)["DiagnosticReport/1"] == "cancelled"
+
+
+def test_the_identifier_is_known_before_anything_leaves(peer: FhirPeer) -> None:
+    noted: list[tuple[str, int]] = []
+    settings = Settings(fhir_servers=(entry(peer),))
+    going = Outgoing("EHR", ITEM, scored(), ANNA, settings, leaving=lambda one: noted.append((one, len(peer.posts))))
+    answer = fhir_out.send(going)
+    assert noted == [(answer.identifier, 0)]
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 415, 422])

@@ -34,7 +34,7 @@ def made(name: str) -> str:
     return {
         "scored": lambda: message(EXAMPLE),
         "not scored": lambda: message(not_scored()),
-        "revision": lambda: message(not_scored(), revision=2, replaced=Replaced(FIRST, 1, EXAMPLE)),
+        "revision": lambda: message(not_scored(), revision=2, replaced=Replaced(FIRST, 1, (EXAMPLE,))),
     }[name]()
 
 
@@ -52,7 +52,7 @@ def test_the_example_of_a_merge_is_one() -> None:
 
 
 def test_every_observation_that_is_sent_stands_in_the_table() -> None:
-    replaced = Replaced(FIRST, 1, scored())
+    replaced = Replaced(FIRST, 1, (scored(),))
     sent = {*observations(message()), *observations(message(not_scored(), revision=2, replaced=replaced))}
     table = set(re.findall(r"`([A-Z0-9_]+)`", DOCUMENT))
     named = {re.sub(r"^(OS|PFS)_\d+M_", "OS_12M_", code) for code in sent}

@@ -17,7 +17,7 @@ from reports.hl7 import Replaced, control_id
 from reports.hl7_text import escape
 from tests.hl7_inputs import ANNA, context, findings, message, not_scored, observations, scored, segments
 
-REPLACED = Replaced("OLDMESSAGE0000000001", 1, scored())
+REPLACED = Replaced("OLDMESSAGE0000000001", 1, (scored(),))
 NAMES = {
     "Latin": ("Müller-Lüdenscheidt^Jörg", "Müller-Lüdenscheidt^Jörg^^^^^L^A"),
     "Cyrillic": ("Иванов^Пётр", "Иванов^Пётр^^^^^L^A"),
@@ -82,11 +82,11 @@ def test_a_revision_corrects_what_was_sent_before_and_names_it(tmp_path: Path) -
     text = message(revision=2, replaced=REPLACED)
     assert findings(text, tmp_path) == []
     said = observations(text)
-    assert said["OS_12M_EVENT"][11] == "C"
+    assert said["OS_12M_EVENT"][11] == "P", "C would replace a final result, and none of ours is"
     assert said["113014"][11] == "O"
     assert said["REPLACES"][5] == REPLACED.control_id
     assert "Revision 2, replaces revision 1." in [fields[3] for fields in segments(text, "NTE")]
-    assert segments(text, "OBR")[0][25] == "P", "a correction of ours is no final result either"
+    assert segments(text, "OBR")[0][25] == "P"
 
 
 def test_numbers_that_do_not_hold_any_more_are_taken_back(tmp_path: Path) -> None:
@@ -95,9 +95,18 @@ def test_numbers_that_do_not_hold_any_more_are_taken_back(tmp_path: Path) -> Non
     said = observations(text)
     for code in ("OS_12M_EVENT", "OS_12M_RANGE", "PFS_36M_EVENT", "OS_RISK_GROUP"):
         assert (said[code][5], said[code][11]) == ("", "X"), code
-    assert said["REASON"][11] == "C"
-    back = observations(message(scored(), revision=3, replaced=Replaced("B", 2, not_scored())))
-    assert (back["REASON"][11], back["OS_12M_EVENT"][11]) == ("X", "C")
+    assert said["REASON"][11] == "P"
+    back = observations(message(scored(), revision=3, replaced=Replaced("B", 2, (not_scored(),))))
+    assert (back["REASON"][11], back["OS_12M_EVENT"][11]) == ("X", "P")
+
+
+def test_what_an_unacknowledged_message_should_have_taken_back_is_taken_back_again() -> None:
+    replaced = Replaced("B", 2, (not_scored(), scored()))
+    text = message(not_scored(), revision=3, replaced=replaced)
+    said = observations(text)
+    assert (said["OS_12M_EVENT"][5], said["OS_12M_EVENT"][11]) == ("", "X")
+    assert said["REASON"][11] == "P"
+    assert len(segments(text, "OBX")) == len(said), "each name once"
 
 
 def test_the_sub_id_is_that_of_the_contour_so_that_two_results_of_one_study_stay_apart() -> None:

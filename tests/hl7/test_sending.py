@@ -10,7 +10,7 @@ import pytest
 
 from config.settings import Deliver, Hl7, Hl7Peer, Node, Settings
 from dicom_node import check, hl7_out
-from dicom_node.answer import Answer, Previous
+from dicom_node.answer import Answer, Outgoing, Previous
 from dicom_node.mllp import NotReached, reach
 from dicom_node.workitem import DeliveryState, State, WorkItem
 from tests.certificates import Authority
@@ -41,8 +41,8 @@ def settings_for(*peers: Hl7Peer) -> Settings:
     )
 
 
-def send_to(peer: Hl7Peer, item: WorkItem = ITEM, previous: Previous | None = None) -> Answer:
-    return hl7_out.send(peer.name, item, scored(), ANNA, settings_for(peer), previous)
+def send_to(peer: Hl7Peer, item: WorkItem = ITEM, *previous: Previous) -> Answer:
+    return hl7_out.send(Outgoing(peer.name, item, scored(), ANNA, settings_for(peer), previous))
 
 
 def peer_of(running: Ris, **more: object) -> Hl7Peer:
@@ -105,10 +105,19 @@ def test_a_revision_says_which_message_it_replaces(running: Ris) -> None:
     assert second.identifier != first.identifier
     said = observations(running.messages[-1])
     assert said["REPLACES"][5] == first.identifier
-    assert (said["OS_12M_EVENT"][11], said["REASON"][11]) == ("C", "X")
+    assert (said["OS_12M_EVENT"][11], said["REASON"][11]) == ("P", "X")
     without = send_to(peer_of(running), replace(ITEM, key="j" * 64, revision=2), replace(previous, result=None))
     assert without.state is DeliveryState.ACKNOWLEDGED
     assert "REASON" not in observations(running.messages[-1])
+
+
+def test_the_number_is_known_before_the_message_leaves(running: Ris) -> None:
+    running.answers("AA")
+    before = len(running.messages)
+    noted: list[tuple[str, int]] = []
+    going = Outgoing("RIS", ITEM, scored(), ANNA, settings_for(peer_of(running)))
+    answer = hl7_out.send(replace(going, leaving=lambda one: noted.append((one, len(running.messages) - before))))
+    assert noted == [(answer.identifier, 0)]
 
 
 def test_a_peer_that_is_not_there_has_got_nothing() -> None:
@@ -131,14 +140,14 @@ def test_a_peer_that_reads_nothing_costs_no_more_than_its_time_out() -> None:
 def test_without_a_patient_id_an_operator_is_asked(running: Ris) -> None:
     before = len(running.messages)
     peer = peer_of(running)
-    answer = hl7_out.send("RIS", ITEM, scored(), replace(ANNA, patient_id=""), settings_for(peer))
+    answer = hl7_out.send(Outgoing("RIS", ITEM, scored(), replace(ANNA, patient_id=""), settings_for(peer)))
     assert answer.state is DeliveryState.FAILED
     assert "no Patient ID" in answer.message
     assert len(running.messages) == before
 
 
 def test_a_destination_that_left_the_settings_is_named() -> None:
-    answer = hl7_out.send("GONE", ITEM, scored(), ANNA, Settings())
+    answer = hl7_out.send(Outgoing("GONE", ITEM, scored(), ANNA, Settings()))
     assert (answer.state, "no [[hl7_peers]] entry GONE" in answer.message) == (DeliveryState.FAILED, True)
 
 
