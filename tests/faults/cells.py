@@ -73,7 +73,7 @@ def without_power(study: Study, name: str, at: int) -> Outcome:
         disks.power(Path(folder)) as disk,
         rig(study.paths, study.answers, disk.mount / "spool") as parts,
     ):
-        parts.between = disk.cut
+        parts.between = lambda node: disk.cut(node.stop)
         return parts.run(Trap(name, at, "freeze"))
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,14 @@ class Power:
         _run("mkfs.ext4", "-q", str(self.image))
         _run("mount", "-o", "loop", str(self.image), str(self.mount))
 
-    def cut(self, parts: Rig) -> None:
-        """What the disk holds at this moment is all that is left: pages not yet written are gone."""
+    def cut(self, stop: Callable[[], object]) -> None:
+        """What the disk holds at this moment is all that is left: pages not yet written are gone.
+
+        `stop` ends who writes to it, and is called once that moment is kept.
+        """
         after = self.image.with_suffix(".after")
         shutil.copyfile(self.image, after)
-        parts.stop()
+        stop()
         _run("umount", str(self.mount))
         os.replace(after, self.image)
         _run("mount", "-o", "loop", str(self.image), str(self.mount))  # replays the journal
