@@ -81,10 +81,10 @@ def reason(answer: bytes) -> tuple[int, int, int]:
 
 
 def seconds_until_closed(connection: socket.socket, tick: Callable[[], object] = lambda: None) -> float:
-    """How long until the node closes the connection, while `tick` goes on being called; fails after 20 s."""
+    """How long until the node closes the connection, while `tick` goes on being called; fails after 60 s."""
     started = time.monotonic()
     connection.settimeout(0.05)
-    while time.monotonic() - started < 20:
+    while time.monotonic() - started < 60:
         try:
             tick()
             if not connection.recv(4096):
@@ -97,9 +97,14 @@ def seconds_until_closed(connection: socket.socket, tick: Callable[[], object] =
 
 
 def echo_seconds(port: int, *options: str, calling: str = "MODALITY") -> float:
-    """How long DCMTK's echoscu takes in all; it must succeed."""
+    """How long DCMTK's echoscu takes in all; it must succeed, within a minute."""
     command = ["echoscu", *options, "-aet", calling, "-aec", "PROGNODE", "127.0.0.1", str(port)]
     started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return time.monotonic() - started
+
+
+def answers(port: int, *options: str) -> bool:
+    """Whether a C-ECHO is answered at all; how quickly is the machine's business."""
+    return echo_seconds(port, *options) > 0

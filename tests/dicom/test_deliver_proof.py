@@ -174,7 +174,7 @@ def test_a_peer_that_never_reports_leaves_it_pending(tmp_path: Path, objects: li
     with DemoPacs(tmp_path / "pacs", commitment="never") as pacs:
         started = time.monotonic()
         assert request_commitment(reach(pacs), uids(objects), "1.2.3", Settings()).kind == "PENDING"
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 30
 
 
 def test_commitment_of_a_peer_that_is_down_is_retried() -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from dicom_node.arrivals import Arrivals
 from dicom_node.instance import CT, ENHANCED_CT, RTSTRUCT
 from dicom_node.limits import refusal_words
 from dicom_node.spool import Spool
+from tests.dicom.test_receive_faults import until
 from tests.network import (
     association,
     data_set_bytes,
@@ -35,6 +35,11 @@ def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def is_empty(spool: Spool) -> bool:
     return not files(spool) and not rows(spool) and not list(spool.incoming.iterdir())
+
+
+def gets_in(port: int) -> bool:
+    with association(port, [CT]) as made:
+        return bool(made.is_established)
 
 
 # -- who ---------------------------------------------------------------------------------------------------------
@@ -108,13 +113,7 @@ def test_too_many_associations_are_refused_with_the_setting_to_raise(
     with receiving(tmp_path, settings_for(maximum_associations=1)) as (receiver, _):
         with association(receiver.port, [CT]) as first, association(receiver.port, [CT]) as second:
             assert (first.is_established, second.is_rejected) == (True, True)
-        for _ in range(50):  # the place is free when the first one's thread has ended
-            with association(receiver.port, [CT]) as third:
-                if third.is_established:
-                    break
-            time.sleep(0.1)
-        else:
-            pytest.fail("the place never became free")
+        assert until(lambda: gets_in(receiver.port))  # the place is free when the first one's thread has ended
     assert "raise [receive] maximum_associations" in caplog.text
 
 

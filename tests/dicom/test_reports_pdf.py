@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from reports.context import Change, Changed
 from reports.language import CODES
 from reports.shapes import BLACK, CONTOUR, Ink, contrast
 from tests.paths import ROOT
-from tests.report_inputs import BUNDLE, EVERYTHING, context, objects, pictures, result, scored, small_case
+from tests.report_inputs import BUNDLE, EVERYTHING, context, objects, pictures, result, scored, short, small_case
 from tests.validators import dciodvfy
 
 CASE = small_case()
@@ -41,15 +42,18 @@ def encapsulated(**changes: object) -> Dataset:
     return objects(scored(CASE, **changes))["pdf"]
 
 
+@cache
+def told_in(language: str) -> bytes:
+    return content_of(encapsulated(language=language))
+
+
 def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-@pytest.mark.parametrize("language", CODES)
+@pytest.mark.parametrize("language", short(CODES, "de", "ja", "ko"))
 def test_the_text_of_every_page_can_be_found_and_copied(language: str, tmp_path: Path) -> None:
-    text = squeezed(
-        tool("pdftotext", "-raw", "FILE", "-", content=content_of(encapsulated(language=language)), folder=tmp_path)
-    )
+    text = squeezed(tool("pdftotext", "-raw", "FILE", "-", content=told_in(language), folder=tmp_path))
     told = result(CASE.mask)
     assert told.sub_model is not None
     for part in (
@@ -61,11 +65,9 @@ def test_the_text_of_every_page_can_be_found_and_copied(language: str, tmp_path:
         assert squeezed(part) in text, part
 
 
-@pytest.mark.parametrize("language", CODES)
+@pytest.mark.parametrize("language", short(CODES, "de", "ja", "ko"))
 def test_every_font_is_embedded_and_mapped_to_unicode(language: str, tmp_path: Path) -> None:
-    lines = tool("pdffonts", "FILE", content=content_of(encapsulated(language=language)), folder=tmp_path).splitlines()[
-        2:
-    ]
+    lines = tool("pdffonts", "FILE", content=told_in(language), folder=tmp_path).splitlines()[2:]
     assert len(lines) >= 2, "regular and bold"
     for line in lines:
         assert line.split()[-5:-2] == ["yes", "yes", "yes"], line
@@ -126,8 +128,8 @@ def paper_under(ink: Ink) -> tuple[int, int, int]:
 def test_what_was_made_before_changes_nothing_and_leaves_nothing_behind() -> None:
     """reportlab keeps fonts for the life of the process, and knows them by name."""
     known = set(pdfmetrics.getRegisteredFontNames()), set(pdfmetrics._dynFaceNames)
-    first = {language: content_of(encapsulated(language=language)) for language in CODES}
-    again = {language: content_of(encapsulated(language=language)) for language in reversed(CODES)}
+    first = {language: content_of(encapsulated(language=language)) for language in ("de", "ja")}
+    again = {language: content_of(encapsulated(language=language)) for language in ("ja", "de")}
     assert first == again
     assert (set(pdfmetrics.getRegisteredFontNames()), set(pdfmetrics._dynFaceNames)) == known
 

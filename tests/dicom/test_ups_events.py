@@ -143,7 +143,10 @@ def test_with_a_lock_on_the_worklist_the_state_of_every_step_is_told_without_one
     assert ups_peer.subscribe(node.port) == 0x0000
     node.tell()
     assert node.watcher.heard() == []
-    assert ups_peer.subscribe(node.port, lock=True) == 0x0000
+    for _ in range(3):
+        assert ups_peer.subscribe(node.port, lock=True) == 0x0000
+    assert ups_peer.subscribe(node.port, uids[0], lock=True) == 0x0000
+    assert node.queue() == 2, "whoever subscribes over and over makes no queue longer"
     node.tell()
     assert [node.watcher.states(uid) for uid in uids] == [["SCHEDULED INCOMPLETE"], ["COMPLETED READY"]]
 
