@@ -87,7 +87,9 @@ class _Clerk:
 
     def _record(self, study: str) -> None:
         """The audit trail, and the history of each work item that people may be looking at."""
-        newest = self._store.patients.changes(study)[-1]
+        newest = self._store.patients.newest_change(study)
+        if newest is None:
+            return
         detail = f"{newest.source}: {', '.join(newest.attributes)}"
         self._store.audit.add(
             AuditEntry(

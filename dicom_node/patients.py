@@ -101,12 +101,20 @@ class Patients:
 
     def changes(self, study_instance_uid: str) -> list[IdentityChange]:
         """Every change, oldest first."""
+        return self._changes(study_instance_uid, "")
+
+    def _changes(self, study_instance_uid: str, order: str) -> list[IdentityChange]:
         rows = self._db.rows(
-            'SELECT at, source, "before", "after" FROM identity_change WHERE study_instance_uid = ? ORDER BY id',
+            'SELECT at, source, "before", "after" FROM identity_change WHERE study_instance_uid = ?'
+            f" ORDER BY id {order}",
             [study_instance_uid],
         )
         parsed = Identity.from_json
         return [IdentityChange(row["at"], row["source"], parsed(row["before"]), parsed(row["after"])) for row in rows]
+
+    def newest_change(self, study_instance_uid: str) -> IdentityChange | None:
+        """The last change."""
+        return next(iter(self._changes(study_instance_uid, "DESC LIMIT 1")), None)
 
     def replaced_by_hl7(self, study_instance_uid: str) -> list[Identity]:
         """What HL7 messages have replaced: a PACS that still says this has not heard of it yet."""

@@ -210,17 +210,22 @@ class Subscriptions:
         self._db.execute("INSERT OR IGNORE INTO ups_subscriber (ae_title) VALUES (?)", [ae_title])
 
     def _tell_states(self, ae_title: str, work_item_ids: Sequence[int] | None, now: float) -> None:
-        """The initial event of a subscription: the state now, of these steps or of all."""
+        """The initial event of a subscription: the state now, of these steps or of all.
+
+        Not of a step whose state report still waits: the last of those says the same. However often an AE subscribes,
+        its queue has one initial event for each step at most.
+        """
         insert = (
             "INSERT INTO ups_report (ae_title, sop_instance_uid, event_type_id, information, created_at)"
             " SELECT ?, sop_instance_uid, 1, CASE state WHEN 'CANCELED'"
             " THEN json_object('state', state, 'readiness', readiness, 'reason', reason)"
-            " ELSE json_object('state', state, 'readiness', readiness) END, ? FROM ups"
+            " ELSE json_object('state', state, 'readiness', readiness) END, ? FROM ups WHERE sop_instance_uid NOT IN"
+            " (SELECT sop_instance_uid FROM ups_report WHERE ae_title = ? AND event_type_id = 1)"
         )
-        if work_item_ids is None:
-            self._db.execute(f"{insert} ORDER BY work_item_id", [ae_title, now])
-        else:
-            self._db.many(f"{insert} WHERE work_item_id = ?", [(ae_title, now, number) for number in work_item_ids])
+        if work_item_ids is not None:
+            insert += " AND work_item_id IN (SELECT value FROM json_each(?))"
+        wanted = [] if work_item_ids is None else [json.dumps(list(work_item_ids))]
+        self._db.execute(f"{insert} ORDER BY work_item_id", [ae_title, now, ae_title, *wanted])
 
     def _forget_ended(self, ae_title: str) -> None:
         self._db.execute(

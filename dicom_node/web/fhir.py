@@ -151,16 +151,17 @@ def _audit(store: Store, signed: Signed, kind: str, read: list[dict[str, Any]]) 
 
 
 def _audit_search(store: Store, signed: Signed, kind: str, wanted: Search, found: int) -> None:
-    """Who was looked for, also where nothing was found."""
-    patients = wanted.query.patients or ()
-    store.audit.add(
-        AuditEntry(
-            time.time(),
-            signed.account,
-            signed.origin,
-            "fhir.searched",
-            address=signed.address,
-            detail=f"{kind}: {found} found",
-            facts={"patient_id": patients[0][0]} if patients else {},
+    """Who was looked for, also where nothing was found: an entry for each, as an audit message is about one patient."""
+    for patient_id, issuer in wanted.query.patients or [("", None)]:
+        facts = {"patient_id": patient_id, "issuer_of_patient_id": issuer}
+        store.audit.add(
+            AuditEntry(
+                time.time(),
+                signed.account,
+                signed.origin,
+                "fhir.searched",
+                address=signed.address,
+                detail=f"{kind}: {found} found",
+                facts={name: value for name, value in facts.items() if value},
+            )
         )
-    )

@@ -446,6 +446,15 @@ def test_the_audit_trail_has_who_searched_and_each_result_that_was_read(hospital
     assert entries[3].facts == {"patient_id": "NOBODY"}
 
 
+def test_a_search_for_several_patients_leaves_an_entry_for_each(hospital: Hospital) -> None:
+    hospital.found("Observation", **{"patient.identifier": "A,urn:oid:1.2.3|B"})
+    entries = [one for one in hospital.items.store.audit.newest() if one.action == "fhir.searched"]
+    assert [one.facts for one in entries][::-1] == [
+        {"patient_id": "A"},
+        {"patient_id": "B", "issuer_of_patient_id": "1.2.3"},
+    ]
+
+
 def test_the_log_has_no_patient_though_the_url_did(hospital: Hospital) -> None:
     hospital.result()
     hospital.studies(**{"patient.identifier": "PAT-0012"})
