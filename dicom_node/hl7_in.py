@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
+from config.hl7 import check
 from config.settings import Hl7, Settings, Tls
 from dicom_node import notify, tls
 from dicom_node.clinical_codes import load
@@ -64,7 +66,7 @@ class Listener:
         self.port = settings.hl7.port
 
     def start(self) -> None:
-        """Open the port. Raises OSError when it is taken, ConfigError for the store."""
+        """Open the port. Raises OSError when it is taken, ConfigError for the store, SettingsError for its address."""
         self._ledger = Ledger(self._spool)
         try:
             self._ledger.call(lambda store: None)
@@ -72,8 +74,9 @@ class Listener:
             self._passed = notify.passed("hl7")
             where = (self._hl7.host, self._hl7.port)
             self._server = self._passed or socket.create_server(where, family=family, backlog=128)
-            if self._passed:  # systemd's is never shut down: the thread looks up by itself
-                self._passed.settimeout(1.0)
+            if self._passed:
+                check(replace(self._hl7, host=self._passed.getsockname()[0]), ())  # where systemd listens counts
+                self._passed.settimeout(1.0)  # it is never shut down: the thread looks up by itself
         except BaseException:
             self.stop()
             raise

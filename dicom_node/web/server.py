@@ -86,6 +86,10 @@ def run(settings: Settings, spool: Spool, say: Callable[[str], None]) -> None:
 
     Raises ConfigError for settings that cannot be used, OSError when the port is not to be had.
     """
+    passed = notify.passed("web")
+    if passed is not None:  # what counts is where systemd listens
+        host, port = passed.getsockname()[:2]
+        settings = replace(settings, web=replace(settings.web, host=host, port=port))
     web = settings.web
     check(web)
     app = create_app(settings, spool)
@@ -109,9 +113,7 @@ def run(settings: Settings, spool: Spool, say: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them once more when it has ended
         signal.signal(number, lambda *_: None)
     family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
-    with notify.passed("web") or socket.create_server(
-        (web.host, web.port), family=family, backlog=config.backlog
-    ) as listener:
+    with passed or socket.create_server((web.host, web.port), family=family, backlog=config.backlog) as listener:
         # asyncio does it only where the protocol was named; without, each answer waits 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -139,6 +139,20 @@ def test_web_takes_its_socket_and_says_that_it_is_ready(manager: Manager) -> Non
     manager.next("STOPPING=1")
 
 
+@pytest.mark.parametrize(("command", "name", "words"), [
+    ("web", "web", "[web] host '0.0.0.0' can be reached from elsewhere"),
+    ("receive", "hl7", "[hl7] on '0.0.0.0' anybody could rename patients"),
+])  # fmt: skip
+def test_where_systemd_listens_counts_and_not_what_the_settings_say(
+    manager: Manager, command: str, name: str, words: str
+) -> None:
+    manager.listening[name] = socket.create_server(("0.0.0.0", 0))
+    (manager.folder / "prognode.toml").write_text(SETTINGS.replace("port = 1\n", "port = 0\n", 1))
+    with manager.process(command, name) as child:
+        assert child.wait(60) == 78
+    assert words in (manager.folder / "log").read_text()
+
+
 class Half:
     """A part that works, or not."""
 
