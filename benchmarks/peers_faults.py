@@ -25,7 +25,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
-from benchmarks.receivers import PORT, SERVERS, Server, pixels_of
+from benchmarks.receivers import PORT, SERVERS, SLOW, Server, pixels_of
 from tests import wire
 from tests.faults.disks import MEGABYTES, power
 from tests.network import association, data_set_bytes, store_bytes
@@ -197,11 +197,16 @@ def beside(open_: ExitStack, wanted: int, path: Path | None) -> str:
     return echo() + (f" (beside {held}; no more got in)" if held < wanted else "")
 
 
+def connect() -> socket.socket:
+    """From another machine's address than the one that asks for an echo: each has a share of a server's places."""
+    return socket.create_connection(("127.0.0.1", PORT), CONNECT_SECONDS, source_address=("127.0.0.2", 0))
+
+
 def hang(open_: ExitStack, path: Path | None) -> bool:
     """A connection that says nothing, or stops in the middle of an object; False where it is not even accepted."""
     try:
         if path is None:
-            open_.enter_context(socket.create_connection(("127.0.0.1", PORT), timeout=CONNECT_SECONDS))
+            open_.enter_context(connect())
         else:
             open_.enter_context(half_sent(path))
     except OSError:
@@ -215,8 +220,8 @@ def half_sent(path: Path) -> Iterator[None]:
     uid = path.stem.encode()
     uid += b"\0" * (len(uid) % 2)
     context = wire.context(1, CT, (ExplicitVRLittleEndian,))
-    with socket.create_connection(("127.0.0.1", PORT), timeout=CONNECT_SECONDS) as connection:
-        connection.sendall(wire.request(contexts=(context,)))
+    with connect() as connection:
+        connection.sendall(wire.request(SLOW, contexts=(context,)))
         with contextlib.suppress(TimeoutError):  # a server that is busy with another one does not answer
             connection.recv(4096)
         command = wire.command(0x0001, CT, (0x0700, b"\0\0"), (0x1000, uid), has_data_set=True)

@@ -18,9 +18,10 @@ from dicom_node.headers import data_set_digest
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from tests import wire
-from tests.e2e.node import Node, write_settings
+from tests.e2e.node import Node, peer, write_settings
 
 PORT, HTTP_PORT = 11112, 8042  # free for sure: nobody else is in the namespace
+SLOW = "SLOW"  # AE title of what hangs; the others call as MODALITY
 
 
 class Server:
@@ -90,7 +91,7 @@ class Ours(Server):
 
     def __init__(self, disk: Path, folder: Path, **settings: Any) -> None:
         super().__init__(disk, folder)
-        write_settings(folder, node={"spool": str(disk / "spool"), "port": PORT}, **settings)
+        write_settings(folder, peer(SLOW), node={"spool": str(disk / "spool"), "port": PORT}, **settings)
 
     def start(self) -> None:
         self.process = Node(self.folder, command=("receive",)).process

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -17,12 +18,14 @@ from tests.faults.cells import Cell, Study, at_points, points_of, with_time
 from tests.faults.outcome import Outcome
 from tests.faults.prepare import study_and_answers
 
+MEASUREMENTS = 12  # of the SRs: what is written matters here, not how much
+
 
 def main() -> int:
     options = _options()
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="prognode-faults-") as name:
-        study = Study(*study_and_answers(Path(name)), load(DEMO))
+        study = Study(*study_and_answers(Path(name), MEASUREMENTS), load(DEMO))
         names = points_of(study)
         print(f"{len(names)} moments of an undisturbed run make something durable or leave the machine")
         mounts = os.geteuid() == 0 and not options.no_mounts
@@ -48,11 +51,16 @@ def chosen(cells: Sequence[Cell], options: argparse.Namespace) -> list[Cell]:
 
 
 def run(cells: Sequence[Cell]) -> list[tuple[Cell, Outcome]]:
+    """SIGTERM or Ctrl-C ends it early, with the table of what was run."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     outcomes = []
     began = time.monotonic()
     for number, cell in enumerate(cells, 1):
         try:
             outcome = cell.run()
+        except KeyboardInterrupt:
+            print(f"ended after {len(outcomes)} of {len(cells)} cells")
+            break
         except Exception as error:  # noqa: BLE001 - a cell that cannot be judged is a cell that failed
             traceback.print_exc()
             outcome = Outcome(1, 0, "not judged", type(error).__name__)
