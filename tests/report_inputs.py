@@ -1,12 +1,13 @@
 """What the report stage gets: a job result, a context, pictures, and evidence headers as read from Part-10 bytes."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -32,6 +33,12 @@ from reports.context import ReportContext
 from reports.uids import device_uid
 from tests.paths import shared
 from tests.synthetic import ball_mask, ct_series, rtstruct
+
+
+def short(every: Iterable[Any], *chosen: Any) -> list[Any]:
+    """Parameters of which the chosen run always; the others belong to the long form (`make exhaustive`)."""
+    return [pytest.param(one, marks=() if one in chosen else pytest.mark.exhaustive) for one in every]
+
 
 BUNDLE = BundleIdentity(name="demo", version="0.1.0", digest="3f9c1a7be2d04c55" * 4, synthetic=True)
 

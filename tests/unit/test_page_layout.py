@@ -1,6 +1,7 @@
 """The pages at their worst: the longest texts, the most of everything, and still nothing overlaps or is cut through."""
 
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING, ClinicalValue, QualityFlag, Reason
+from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, ClinicalValue, QualityFlag, Reason
 from reports import page, particulars, words
 from reports.context import Change, Changed
 from reports.drawing import Canvas
@@ -97,6 +98,20 @@ PAGES: dict[str, Callable[[], tuple[Canvas, ...]]] = {
 }
 
 
+@cache
+def drawn(which: str) -> tuple[Canvas, ...]:
+    return PAGES[which]()
+
+
+# Every reason in English, and the longest ones in every language; the long form has them all.
+LONGEST = sorted(Reason, key=lambda reason: len(REASONS[reason].sentence + REASONS[reason].remedy))[-4:]
+REFUSALS = [
+    pytest.param(reason, code, marks=() if code == "en" or reason in LONGEST else pytest.mark.exhaustive)
+    for reason in Reason
+    for code in CODES
+]
+
+
 def overlapping(inks: list[Ink]) -> list[tuple[str, str]]:
     return [
         (one.text, other.text)
@@ -125,7 +140,7 @@ def assert_laid_out(canvas: Canvas) -> None:
 
 @pytest.mark.parametrize("which", PAGES)
 def test_nothing_overlaps_or_leaves_the_page_and_all_of_it_can_be_read(which: str) -> None:
-    for canvas in PAGES[which]():
+    for canvas in drawn(which):
         assert_laid_out(canvas)
 
 
@@ -153,8 +168,7 @@ def test_an_ordinary_result_is_told_in_full_in_every_language(language: str) -> 
         assert values.replace(" ", "") in whole, values
 
 
-@pytest.mark.parametrize("language", CODES)
-@pytest.mark.parametrize("reason", list(Reason))
+@pytest.mark.parametrize(("reason", "language"), REFUSALS)
 def test_a_refusal_says_sentence_remedy_and_code_in_full(reason: Reason, language: str) -> None:
     detail = "gap of 6.00 mm between slices 12 and 13, usual 3.00 mm"
     made = page.compose_refusal(Refusal(reason, detail, BUNDLE, TOLD), VIEWS, context(language=language), SLICE)
@@ -169,7 +183,7 @@ def test_a_refusal_says_sentence_remedy_and_code_in_full(reason: Reason, languag
 
 @pytest.mark.parametrize("which", PAGES)
 def test_the_research_use_line_is_on_every_page(which: str) -> None:
-    for canvas in PAGES[which]():
+    for canvas in drawn(which):
         assert words.research_use(canvas.voice.code) in [ink.text for ink in canvas.inks]
 
 

@@ -24,7 +24,7 @@ def diameters(found: dict[str, float]) -> list[float]:
     return [found[f"Maximum{name}"] for name in names]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(hnp.arrays(bool, st.tuples(*[st.integers(1, 6)] * 3)).filter(np.any))
 def test_mesh_and_diameters_equal_those_of_pyradiomics_for_any_mask(mask: np.ndarray) -> None:
     found = morphology(mask, STEPS)
