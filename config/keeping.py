@@ -24,6 +24,10 @@ class Storage:
     failed_days: float = 0.0
     waiting_days: float = 0.0
     events_days: float = 0.0
+    clinical_days: float = 730.0
+    identity_days: float = 730.0
+    quarantine_days: float = 0.0
+    copies_days: float = 90.0
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Database:
         connection = sqlite3.connect(
             name, timeout=30, isolation_level=None, check_same_thread=not any_thread, uri=frozen
         )
-        pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000")
+        pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000", "secure_delete=ON")
         try:
             for pragma in () if frozen else pragmas:
                 connection.execute(f"PRAGMA {pragma}")

@@ -61,13 +61,14 @@ class Patients:
     def missing(self, limit: int = 200) -> list[tuple[str, str, str]]:
         """(study, SOP Instance UID, digest) of studies that an older Prognode stored without an identity.
 
-        Of each study a CT image where there is one, and the newest content that is still in the spool.
+        Of each study a CT image where there is one, and the newest content; only studies that have a file here.
         """
         classes = sorted(CT_CLASSES)
         rows = self._db.rows(
-            "SELECT study_instance_uid AS study, sop_instance_uid AS uid, digest, max(current - 4 * (removed != 0)"
-            f" + 2 * (sop_class_uid IN ({', '.join('?' * len(classes))}))) AS best FROM instance i WHERE own = 0"
-            " AND NOT EXISTS (SELECT 1 FROM study s WHERE s.study_instance_uid = i.study_instance_uid)"
+            "SELECT study_instance_uid AS study, sop_instance_uid AS uid, digest, max(current"
+            f" + 2 * (sop_class_uid IN ({', '.join('?' * len(classes))}))) AS best FROM instance i"
+            " WHERE own = 0 AND removed = 0 AND NOT EXISTS"
+            " (SELECT 1 FROM study s WHERE s.study_instance_uid = i.study_instance_uid)"
             " GROUP BY study_instance_uid LIMIT ?",
             [*classes, limit],
         )

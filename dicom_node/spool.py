@@ -118,7 +118,7 @@ class Spool:
             return True
 
     def quarantined(self, path: Path) -> Path:
-        """Move a file or folder of the spool to where nothing looks for it, and nothing removes it; gives the place."""
+        """Move a file or folder of the spool to where nothing looks for it; [storage] quarantine_days may remove it."""
         self.quarantine.mkdir(mode=0o700, exist_ok=True)
         target = self.quarantine / "_".join(path.relative_to(self.root).parts)
         while target.exists():

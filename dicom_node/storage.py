@@ -1,4 +1,4 @@
-"""The spool's disk: watermarks, and the removal of what is delivered, proved and old enough.
+"""The spool's disk: watermarks, and the removal of what is delivered, proved and old enough; then of whose it was.
 
 Never what is unsent, and nothing of a study that has open work (`retention.Kept`). In small steps, in an order that
 survives a kill: the row is marked, the file goes, the row says so. What a crash leaves marked is finished first.
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node import compose
-from dicom_node.retention import ENDED, Contents
+from dicom_node.audit import AuditEntry
+from dicom_node.retention import ACTOR, ENDED, Contents
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.watermark import room
@@ -34,6 +35,7 @@ class Cleaner:
         self._pass: Iterator[str] | None = None
         self._begun = float("-inf")
         self._warned = float("-inf")
+        self._forgot = float("-inf")
 
     def step(self) -> bool:
         """Remove one study's files, one result or the like. False: nothing is due now."""
@@ -70,6 +72,10 @@ class Cleaner:
         if days := self._settings.events_days:
             while self._store.retention.forget_events(now - days * DAY_SECONDS):
                 yield "events"
+        yield from self._aside()
+        if self._clock() - self._forgot >= DAY_SECONDS:  # it goes by years, and looks at every row
+            self._forgot = self._clock()
+            yield from self._people()
 
     def finish(self) -> Iterator[str]:
         """Remove what an earlier run had marked, and did not live to remove."""
@@ -180,6 +186,39 @@ class Cleaner:
         shutil.rmtree(gone, ignore_errors=True)
         return True
 
+    def _aside(self) -> Iterator[str]:
+        """What fsck has set aside, and the copies of the store that migrations left."""
+        for kind, paths in aside(self._spool).items():
+            days = self.due_days(kind)
+            for path in paths if days else []:
+                if set_aside_at(path) < self._clock() - days * DAY_SECONDS:
+                    # Audited first: an entry too many is better than patient data that went and nobody knows.
+                    entry = AuditEntry(self._clock(), ACTOR, "node", f"{kind}.removed", detail=path.name[:200])
+                    self._store.audit.add(entry)
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
+                    yield kind
+
+    def _people(self) -> Iterator[str]:
+        """Clinical values and identities of patients of whom nothing else is here; values first, they need the IDs."""
+        forgetting, now = self._store.forgetting, self._clock()
+        if days := self._settings.clinical_days:
+            before = now - days * DAY_SECONDS
+            for patient, _ in forgetting.patients(before):
+                if forgetting.forget_values(patient, before, now):
+                    yield "clinical"
+        if days := self._settings.identity_days:
+            before, forgotten = now - days * DAY_SECONDS, False
+            for study in forgetting.studies(before):
+                if forgetting.forget_study(study, before, now):
+                    forgotten = True
+                    yield "identity"
+            forgetting.forget_merges(before)
+            for _ in forgetting.purge_search() if forgotten else ():
+                yield "search index"
+
     # -- watermarks ------------------------------------------------------------------------------------------
 
     def _look(self) -> bool:
@@ -199,3 +238,15 @@ class Cleaner:
             self._warned = float("-inf")
             LOGGER.info("storage.relieved %.1f GB are free again", seen.free / 1e9)
         return seen.low
+
+
+def aside(spool: Spool) -> dict[str, list[Path]]:
+    """What lies beside the road, by kind: in the quarantine, and copies of the store that migrations left."""
+    quarantine = sorted(spool.quarantine.iterdir()) if spool.quarantine.is_dir() else []
+    return {"quarantine": quarantine, "copies": sorted(spool.root.glob(f"{spool.store.name}.schema-*"))}
+
+
+def set_aside_at(path: Path) -> float:
+    """When a file got its name here: a rename leaves the time of its content as it is, and sets that of its entry."""
+    status = path.lstat()
+    return max(status.st_mtime, status.st_ctime)

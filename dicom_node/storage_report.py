@@ -10,13 +10,14 @@ from config.settings import Settings
 from dicom_node.audit_trail import trail_path
 from dicom_node.retention import ENDED, Condition
 from dicom_node.spool import Spool
-from dicom_node.storage import DAY_SECONDS, Cleaner
+from dicom_node.storage import DAY_SECONDS, Cleaner, aside, set_aside_at
 from dicom_node.store import Store
 from dicom_node.watermark import Room, room
 from dicom_node.workitem import State
 
 YOUNG = "is not old enough"
 FOR_EVER = "is kept for ever (0 days)"
+YOUNG_OR_HERE = "is not old enough, or something of the patient is here"
 OPEN = "belongs to work that is open"
 
 
@@ -82,9 +83,9 @@ class _Inventory:
         yield self._audit()
         root = self._spool.root
         yield _files("store", root.glob("store.sqlite*"), skip=(".schema-",))
-        yield _files("store copies", root.glob("store.sqlite.schema-*"))
         yield _files("half-written", self._spool.incoming.glob("*"))
-        yield _files("quarantine", self._spool.quarantine.rglob("*"))
+        yield from self._aside()
+        yield from self._people()
 
     def _contents(self) -> Iterator[Kind]:
         received, superseded = Kind("received"), Kind("superseded")
@@ -145,6 +146,24 @@ class _Inventory:
             kind.count(1, file.bytes, path.stat().st_mtime, why)
         return kind
 
+    def _aside(self) -> Iterator[Kind]:
+        for name, paths in aside(self._spool).items():
+            kind, days = Kind(name), self._cleaner.due_days(name)
+            for path in paths:
+                at = set_aside_at(path)
+                size = sum(_size(each) for each in path.rglob("*")) if path.is_dir() else _size(path)
+                kind.count(1, size, at, self._too_young(at, days))
+            yield kind
+
+    def _people(self) -> Iterator[Kind]:
+        """Rows about patients; what stays may also be young, or of studies of which something is here."""
+        forgetting, limits = self._store.forgetting, self._settings.storage
+        cutoffs = [self._clock() - days * DAY_SECONDS for days in (limits.clinical_days, limits.identity_days)]
+        due = sum(count for _, count in forgetting.patients(cutoffs[0])) if limits.clinical_days else 0
+        yield _rows("clinical", *forgetting.values(), due, limits.clinical_days)
+        due = sum(1 for _ in forgetting.studies(cutoffs[1])) if limits.identity_days else 0
+        yield _rows("identity", *forgetting.identities(), due, limits.identity_days)
+
     def _why(self, study: str, name: str) -> str:
         """Why the files of a study stay; "" when they would go now."""
         if study not in self._conditions:
@@ -165,6 +184,13 @@ def _files(name: str, paths: Iterator[Path], skip: tuple[str, ...] = ()) -> Kind
     for path in paths:
         if path.is_file() and not any(part in path.name for part in skip):
             kind.count(1, _size(path), path.stat().st_mtime, "is not under retention")
+    return kind
+
+
+def _rows(name: str, count: int, oldest: float | None, due: int, days: float) -> Kind:
+    kind = Kind(name)
+    kind.count(due, 0, None)
+    kind.count(count - due, 0, oldest, YOUNG_OR_HERE if days else FOR_EVER)
     return kind
 
 

@@ -17,6 +17,7 @@ from dicom_node.clinical_pulls import ClinicalPulls
 from dicom_node.clinical_values import ClinicalValues
 from dicom_node.database import Database
 from dicom_node.deliveries import Deliveries
+from dicom_node.forgetting import Forgetting
 from dicom_node.hl7_inbox import Inbox
 from dicom_node.inspection import Inspection
 from dicom_node.measures import Measures
@@ -42,6 +43,7 @@ class Store:
         self.inbox = Inbox(database)
         self.audit = Audit(database)
         self.retention = Retention(database)
+        self.forgetting = Forgetting(database)
         self.inspection = Inspection(database)
         self.clinical = ClinicalValues(database)
         self.pulls = ClinicalPulls(database)

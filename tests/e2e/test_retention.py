@@ -27,7 +27,14 @@ from tests.road import Road
 from tests.synthetic import ct_series, rtstruct, shuffled
 
 SHORT = Storage(
-    warn_free_bytes=0, warn_free_percent=0, received_days=10, results_days=30, superseded_days=10, jobs_days=5
+    warn_free_bytes=0,
+    warn_free_percent=0,
+    received_days=10,
+    results_days=30,
+    superseded_days=10,
+    jobs_days=5,
+    clinical_days=0,
+    identity_days=0,
 )
 
 
