@@ -227,12 +227,12 @@ class DemoPacs:
 
     def _later(self, work: Callable[..., None], *arguments: Any) -> None:
         thread = threading.Thread(target=work, args=arguments, name="commitment", daemon=True)
-        self._reports.append(thread)
+        self._reports = [*(one for one in self._reports if one.is_alive()), thread]
         thread.start()
 
     def _report(self, transaction_uid: str, instances: list[tuple[str, str]]) -> Dataset:
         with self._lock:
-            here = {uid: filed.sop_class_uid for uid, filed in self._index.items()}
+            here = {uid: self._index[uid].sop_class_uid for _, uid in instances if uid in self._index}
         report = Dataset()
         report.TransactionUID = transaction_uid
         report.ReferencedSOPSequence, failed = [], []
