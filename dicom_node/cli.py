@@ -99,7 +99,7 @@ def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
                 running.callback(worker.stop)
                 parts.append(worker)
             if receiving:
-                where = f"{settings.node.host}:{receiver.port}"
+                where = f"{receiver.host}:{receiver.port}"
                 print(f"prognode: listening as {settings.node.ae_title} on {where}", flush=True)
             _until_signal(parts)
         _end()

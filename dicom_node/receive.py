@@ -85,7 +85,7 @@ class Receiver:
         self._started, self._beaten = clock(), 0.0
         self._told: dict[str, Any] = {}
         self._locked = ExitStack()
-        self.port = settings.node.port
+        self.host, self.port = settings.node.host, settings.node.port
         self.tls_port = settings.tls.port
 
     def start(self) -> None:
@@ -194,6 +194,7 @@ class Receiver:
             request_handler=request_handler(self._spool, self._settings.receive, self._disk),
         )
         self._listeners.append(listener)
+        self.host = str(listener.server_address[0])  # a passed socket has an address of its own
         return int(listener.server_address[1])
 
     def _worklist_handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
