@@ -11,7 +11,7 @@ from dicom_node.audit_message import Source, audit_message
 from dicom_node.demo_pacs import DemoPacs
 from tests.audit_schema import check, event_of
 from tests.road import road
-from tests.synthetic import ct_series, rtstruct
+from tests.synthetic import DEFECTS, ct_series, rtstruct
 
 SOURCE = Source("PROGNODE", "", "PROGNODE", "node", "Prognode")
 
@@ -20,7 +20,7 @@ def test_a_result_on_its_way_is_one_entry_for_what_was_sent_and_one_for_what_was
     with DemoPacs(tmp_path / "pacs", "PACS", commitment="none") as pacs:
         peer = Peer("PACS", port=pacs.port, sends=False, receives_results=True, proof="find")
         made = road(tmp_path, peers=(peer,), deliver=Deliver(connect_timeout_seconds=5.0))
-        ct = ct_series(16, 40, 40, seed=31)
+        ct = DEFECTS["without rescale"](ct_series(16, 40, 40, seed=31))  # not scored: no job, and a result all the same
         made.take(*ct, rtstruct(ct))
         made.work()
         made.later(60.0)
@@ -47,7 +47,7 @@ def test_what_a_destination_refuses_is_an_entry_of_its_own(tmp_path: Path) -> No
     with DemoPacs(tmp_path / "pacs", "PACS", sop_classes=only_sr, commitment="none") as pacs:
         peer = Peer("PACS", port=pacs.port, sends=False, receives_results=True, proof="none")
         made = road(tmp_path, peers=(peer,))
-        ct = ct_series(16, 40, 40, seed=31)
+        ct = DEFECTS["without rescale"](ct_series(16, 40, 40, seed=31))  # not scored: no job, and a result all the same
         made.take(*ct, rtstruct(ct))
         made.work()
     (item,) = made.items

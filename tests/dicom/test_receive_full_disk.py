@@ -19,24 +19,27 @@ MEGABYTE = 1 << 20
 
 
 def large(folder: Path, count: int) -> list[Path]:
-    """CT of 2 MB each."""
-    made = ct_series(count, 1024, 1024, seed=3)
+    """CT of 2 MB each; what they show is not looked at."""
+    made = ct_series(count, 8, 8, seed=3)
+    for image in made:
+        image.Rows = image.Columns = 1024
+        image.PixelData = bytes(2 * 1024 * 1024)
     return save_all(made, folder)
 
 
 def test_eight_associations_at_once_leave_the_reserve_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "ROOM_BYTES", 4 * MEGABYTE)
-    paths = large(tmp_path / "sent", 40)
+    paths = large(tmp_path / "sent", 24)
     answers: list[int | None] = []
     lowest = [1 << 60]
-    with small_disk(tmp_path / "disk", 100) as disk:
+    with small_disk(tmp_path / "disk", 60) as disk:
         reserve = 30 * MEGABYTE
         settings = settings_for(reserve_disk_bytes=reserve)
         with receiving(disk, settings) as (receiver, spool):
             stop = threading.Event()
 
             def watch() -> None:
-                while not stop.wait(0.001):
+                while not stop.wait(0.005):
                     lowest[0] = min(lowest[0], shutil.disk_usage(disk).free)
 
             def send(mine: list[Path]) -> None:

@@ -287,6 +287,7 @@ def test_days_left_are_counted_and_warned_of_at_start(
     [("fresh", (-1, 365), True, "364 days left"), ("stale", (-10, -1), False, "ran out on"),
      ("late", (-10, 5), False, "in 4 days"), ("early", (3, 30), False, "is not valid before")],
 )  # fmt: skip
+@pytest.mark.usefixtures("no_golden_case")
 def test_check_says_how_long_the_certificate_is_good(
     tmp_path: Path, site: Site, name: str, days: tuple[float, float], well: bool, said: str
 ) -> None:
@@ -299,6 +300,7 @@ def test_check_says_how_long_the_certificate_is_good(
     assert well != bool(findings[0].remedy)
 
 
+@pytest.mark.usefixtures("no_golden_case")
 def test_check_names_a_key_that_others_can_read(tmp_path: Path, site: Site) -> None:
     key = tmp_path / "node.key"
     key.write_bytes(site.node.key.read_bytes())
