@@ -178,7 +178,7 @@ class Oidc:
     """Sign-in by the hospital's OpenID Connect provider; `issuer` "" turns it off.
 
     The claim `role_claim` of the ID token (a text or a list) decides: a value of `operator_values` makes an operator,
-    one of `viewer_values` a viewer, anything else is refused.
+    one of `viewer_values` a viewer, anything else is refused. It is asked for again after `session_hours`.
     """
 
     issuer: str = ""
@@ -187,6 +187,7 @@ class Oidc:
     role_claim: str = "groups"
     viewer_values: tuple[str, ...] = ()
     operator_values: tuple[str, ...] = ()
+    session_hours: float = 4.0
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ class Session:
     created_at: float
     seen_at: float
 
+    @property
+    def by_hospital(self) -> bool:
+        """Whether OpenID Connect has let its user in: the role is the one of that moment."""
+        return self.account.startswith("oidc:")
+
 
 @dataclass(frozen=True)
 class ApiToken:
@@ -122,7 +127,7 @@ class Accounts:
         if not rows or now - rows[0]["seen_at"] > idle_seconds or now - rows[0]["created_at"] > longest_seconds:
             return None
         session = Session(**rows[0])
-        if session.account.startswith("oidc:"):
+        if session.by_hospital:
             return session
         account = self.of(session.account)
         if account is None or account.disabled:
@@ -138,7 +143,13 @@ class Accounts:
         return self._db.execute("DELETE FROM session WHERE token_digest = ?", [digest(cookie)]) == 1
 
     def end_sessions_of(self, account: str) -> int:
-        return self._db.execute("DELETE FROM session WHERE account = ?", [account])
+        """A local user's; or those of "oidc:<sub> (<name>)", which "oidc:<sub>" and "oidc:<name>" name too."""
+        if not account.startswith("oidc:"):
+            return self._db.execute("DELETE FROM session WHERE account = ?", [account])
+        subject, name = f"{account} (", f" ({account.removeprefix('oidc:')})"
+        named = "account LIKE 'oidc:%' AND substr(account, instr(account, ' (')) = ?"
+        where = f"account = ? OR substr(account, 1, ?) = ? OR ({named})"
+        return self._db.execute(f"DELETE FROM session WHERE {where}", [account, len(subject), subject, name])
 
     def sweep(self, now: float, idle_seconds: float, longest_seconds: float) -> None:
         """Forget sessions that have run out, and failures of yesterday."""

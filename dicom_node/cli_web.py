@@ -146,7 +146,7 @@ def user_disable(
 
 @user_app.command("signout")
 def user_signout(name: Name, config: Config = None) -> None:
-    """End every session of a user; of the hospital's sign-in: "oidc:NAME".
+    """End every session of a user; of the hospital's sign-in: "oidc:NAME", or "oidc:SUB" of one person of that name.
 
     Example: prognode user signout oidc:anna
     """

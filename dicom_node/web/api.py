@@ -156,34 +156,25 @@ def priority(store: StoreDep, signed: Operator, work_item_id: WorkItemId, wanted
     return _act(store, signed, "priority", work_item_id, wanted.priority)
 
 
-@router.post("/work-items/{work_item_id}/retry", tags=["actions"], responses=REFUSED)
-def retry(store: StoreDep, signed: Operator, work_item_id: WorkItemId) -> DoneOut:
-    """Run a failed work item again, or send again what a destination has refused."""
-    return _act(store, signed, "retry", work_item_id)
+def _add(action: str, description: str) -> None:
+    """An endpoint for an action that needs no more than the work item."""
+
+    @router.post(
+        f"/work-items/{{work_item_id}}/{action}",
+        name=action, description=description, tags=["actions"], responses=REFUSED,
+    )  # fmt: skip
+    def act(store: StoreDep, signed: Operator, work_item_id: WorkItemId) -> DoneOut:
+        return _act(store, signed, action, work_item_id)
 
 
-@router.post("/work-items/{work_item_id}/rescore", tags=["actions"], responses=REFUSED)
-def rescore(store: StoreDep, signed: Operator, work_item_id: WorkItemId) -> DoneOut:
-    """Plan it once more with the clinical values, bundle and settings of now; another answer is the next revision."""
-    return _act(store, signed, "rescore", work_item_id)
-
-
-@router.post("/work-items/{work_item_id}/hold", tags=["actions"], responses=REFUSED)
-def hold(store: StoreDep, signed: Operator, work_item_id: WorkItemId) -> DoneOut:
-    """Start and send nothing of it until it is released."""
-    return _act(store, signed, "hold", work_item_id)
-
-
-@router.post("/work-items/{work_item_id}/release", tags=["actions"], responses=REFUSED)
-def release(store: StoreDep, signed: Operator, work_item_id: WorkItemId) -> DoneOut:
-    """Let a held work item go on, also one that is held for review."""
-    return _act(store, signed, "release", work_item_id)
-
-
-@router.post("/work-items/{work_item_id}/cancel", tags=["actions"], responses=REFUSED)
-def cancel(store: StoreDep, signed: Operator, work_item_id: WorkItemId) -> DoneOut:
-    """Withdraw a work item of which nothing has been sent."""
-    return _act(store, signed, "cancel", work_item_id)
+_add("retry", "Run a failed work item again, or send again what a destination has refused.")
+_add(
+    "rescore",
+    "Plan it once more with the clinical values, bundle and settings of now; another answer is the next revision.",
+)
+_add("hold", "Start and send nothing of it until it is released.")
+_add("release", "Let a held work item go on, also one that is held for review.")
+_add("cancel", "Withdraw a work item of which nothing has been sent.")
 
 
 def _act(store: Store, signed: Signed, action: str, work_item_id: int, value: str = "") -> DoneOut:

@@ -16,7 +16,7 @@ from dicom_node.store import Store
 from dicom_node.web import views
 from dicom_node.web.api import PROBLEMS, REFUSED, WorkItemId
 from dicom_node.web.clinical_view import FieldView, item_of, predictors_of, section, stored_view
-from dicom_node.web.deps import Number, Operator, SpoolDep, StoreDep, Viewer, opened
+from dicom_node.web.deps import Number, Operator, Signed, SpoolDep, StoreDep, Viewer, opened
 from dicom_node.web.errors import Problem
 from dicom_node.web.pages import NOTICE, keep_cookie, render, row_of
 from dicom_node.worklist import Row
@@ -64,27 +64,25 @@ def enter(
 ) -> Response:
     """Keep what was entered, and go back to the study; or show what is wrong beside each field."""
     row = row_of(item_id, store)
-    predictors, _ = predictors_of(request, store)
     try:
-        names = clinical_desk.enter(
-            store,
-            predictors,
-            item_of(store, row),
-            fields,
-            signed.actor,
-            time.time(),
-            date.today(),  # noqa: DTZ011
-        )
+        names = _keep(request, store, signed, row, fields)
     except NotEntered as refused:
         desk = section(request, row, store, spool, signed, fields, refused.errors)
         return _page(request, row, store, 422, desk=desk, withdrawing=None)
-    labels = {predictor.name: predictor.label for predictor in predictors}
+    labels = {predictor.name: predictor.label for predictor in predictors_of(request, store)[0]}
     after = section(request, row, store, spool, signed)
     unused = [field.label for field in after["fields"] if field.name in names and not _is_used(field, fields[DAY])]
     said = f"Kept: {', '.join(labels[name] for name in names)}."
     if unused:
         said += f" Not used for this CT: {', '.join(unused)}; another value or another day counts."
     return _back(request, row, said)
+
+
+def _keep(request: Request, store: Store, signed: Signed, row: Row, fields: dict[str, str]) -> list[str]:
+    """Names of the predictors whose values are kept. Raises NotEntered, and then nothing is."""
+    predictors, _ = predictors_of(request, store)
+    today = date.today()  # noqa: DTZ011
+    return clinical_desk.enter(store, predictors, item_of(store, row), fields, signed.actor, time.time(), today)
 
 
 def _is_used(field: FieldView, day: str) -> bool:
@@ -189,17 +187,8 @@ def add_clinical_values(
     """Keep values of the patient of a work item, checked as the model checks them."""
     row = row_of(work_item_id, store)
     fields = {name: str(value) for name, value in given.values.items()} | {DAY: given.observed_on.isoformat()}
-    predictors, _ = predictors_of(request, store)
     try:
-        clinical_desk.enter(
-            store,
-            predictors,
-            item_of(store, row),
-            fields,
-            signed.actor,
-            time.time(),
-            date.today(),  # noqa: DTZ011
-        )
+        _keep(request, store, signed, row, fields)
     except NotEntered as refused:
         said = "; ".join(f"{name} {why}".strip() for name, why in refused.errors.items())
         raise Problem(422, said, "correct these; nothing has been kept") from None

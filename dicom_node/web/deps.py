@@ -34,7 +34,7 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 class Signed:
     """Who is signed in.
 
-    `account`: a local user, "oidc:<name>" of the hospital's sign-in, or "token:<name>" of an API token.
+    `account`: a local user, "oidc:<sub> (<name>)" of the hospital's sign-in, or "token:<name>" of an API token.
     `origin`: "web" with a session cookie, "api" with a token; as an AuditEntry has it.
     `csrf`: to send back with every unsafe method, as form field `csrf` or header X-CSRF-Token; '' with a token.
     """
@@ -44,6 +44,11 @@ class Signed:
     origin: Literal["web", "api"]
     csrf: str
     address: str
+
+    @property
+    def name(self) -> str:
+        """What people call the account."""
+        return self.account.partition(" (")[2].removesuffix(")") or self.account
 
     @property
     def may_act(self) -> bool:
@@ -130,7 +135,7 @@ def who(request: Request, store: Store, *, touch: bool = False) -> Signed | None
     cookie = request.cookies.get(cookie_name(web), "")
     idle, longest = web.session_idle_minutes * 60, web.session_hours * 3600
     session = store.accounts.session(cookie, now, idle, longest) if cookie else None
-    if session is None:
+    if session is None or (session.by_hospital and now - session.created_at > web.oidc.session_hours * 3600):
         return None
     if touch:
         store.accounts.touch_session(session, now)
@@ -173,6 +178,16 @@ def same_site(request: Request) -> None:
     foreign = request.headers.get("origin", expected) != expected
     if foreign or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Problem(403, "the request comes from another site", "use the node's own page; see [web] public_url")
+
+
+def inside(where: str) -> str:
+    """A place of ours to go to, or the worklist: never another site.
+
+    >>> inside("/studies/1.2.3"), inside("//evil.example"), inside("/\\\\evil.example"), inside("https://evil.example")
+    ('/studies/1.2.3', '/', '/', '/')
+    """
+    ours = where.startswith("/") and not where.startswith(("//", "/\\", "/signin")) and where.isprintable()
+    return where if ours and len(where) <= 2048 else "/"
 
 
 def operator(signed: Annotated[Signed, Depends(viewer)]) -> Signed:

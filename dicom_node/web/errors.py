@@ -47,12 +47,9 @@ def wants_page(request: Request) -> bool:
 
 def answer(request: Request, problem: Problem) -> Response:
     """A page (template error.html: status, detail, remedy), or JSON."""
-    if isinstance(problem, NotSignedIn):
-        if "hx-request" in request.headers:  # a part of a page: the whole page has to go to the sign-in
-            return PlainTextResponse("", 401, headers={"HX-Redirect": "/signin"})
-        if wants_page(request) and request.method == "GET":
-            where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            return RedirectResponse(f"/signin?next={quote(where, safe='')}", 303)
+    if isinstance(problem, NotSignedIn) and wants_page(request) and request.method == "GET":
+        where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/signin?next={quote(where, safe='')}", 303)
     if fhir_outcome.is_fhir(request.url.path):
         return fhir_outcome.problem(problem.status, problem.detail, problem.remedy, problem.headers)
     if not wants_page(request):

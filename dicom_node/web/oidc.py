@@ -4,6 +4,7 @@ The browser is sent there with a state, a nonce and the digest of a verifier, al
 minutes; it comes back with a code, which we exchange for an ID token and check before we believe a word of it.
 """
 
+import asyncio
 import hashlib
 import json
 import secrets
@@ -14,7 +15,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 from joserfc import jwt
@@ -29,7 +30,8 @@ from dicom_node.workitem import ConfigError
 FLOW_SECONDS = 600
 CACHE_SECONDS = 3600.0
 SHORTEST_REFRESH_SECONDS = 10.0
-TIMEOUT_SECONDS = 10.0
+DEADLINE_SECONDS = 15.0  # of one answer, however slowly its bytes come
+AT_ONCE = 8  # questions at a time: a slow provider must not hold the threads that serve the pages
 LEEWAY_SECONDS = 60
 MAXIMUM_BYTES = 1_000_000
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
@@ -42,11 +44,20 @@ class SignInFailed(Exception):
 
 @dataclass(frozen=True)
 class Person:
-    """Who has signed in. `subject` never changes at its issuer; `name` is what people call the account."""
+    """Who has signed in. `subject` never changes at its issuer; `name` may, and is for show."""
 
     name: str
     subject: str
     role: Role
+
+    @property
+    def account(self) -> str:
+        """What the session and the audit trail say: the subject first, which alone says who it is (section 5.7).
+
+        >>> Person("anna", "8d3f (root)", "viewer").account
+        'oidc:8d3f%20%28root%29 (anna)'
+        """
+        return f"oidc:{quote(self.subject, safe='|:@/+=')} ({self.name})"
 
 
 class Provider:
@@ -63,6 +74,7 @@ class Provider:
         self._flow_key = OctKey.generate_key(256)
         self._documents: dict[str, tuple[float, dict[str, Any]]] = {}
         self._lock = threading.Lock()
+        self._free = threading.BoundedSemaphore(AT_ONCE)
 
     def begin(self, where: str) -> tuple[str, str]:
         """The address at the provider, and the cookie that has to come back with the answer."""
@@ -149,25 +161,20 @@ class Provider:
 
     def _asked(self, method: str, address: str, **more: Any) -> dict[str, Any]:
         """The JSON object that the provider answers with. Raises SignInFailed."""
+        if not self._free.acquire(timeout=1.0):
+            raise SignInFailed("the hospital's sign-in is slow at this moment; try again, or use a local user")
         try:
-            # The host's authorities, not those of a library: a hospital's provider often has a certificate of its own.
-            with (
-                httpx.Client(verify=ssl.create_default_context(), timeout=TIMEOUT_SECONDS) as client,
-                client.stream(method, address, **more) as response,
-            ):
-                content = b""
-                for piece in response.iter_bytes():
-                    content += piece
-                    if len(content) > MAXIMUM_BYTES:
-                        raise SignInFailed("the hospital's sign-in answers with too much; ask its administrator")
-                response.raise_for_status()
-            document = json.loads(content)
+            document = json.loads(asyncio.run(_fetched(method, address, **more)))
         except httpx.HTTPStatusError as error:
             raise SignInFailed(f"the hospital's sign-in answers {error.response.status_code}; begin again") from None
+        except TimeoutError:
+            raise SignInFailed("the hospital's sign-in takes too long; try again, or use a local user") from None
         except (httpx.HTTPError, httpx.InvalidURL):
             raise SignInFailed("the hospital's sign-in cannot be reached; try again, or use a local user") from None
         except ValueError:
             raise SignInFailed("the hospital's sign-in does not answer in JSON; look at [web.oidc] issuer") from None
+        finally:
+            self._free.release()
         if not isinstance(document, dict):
             raise SignInFailed("the hospital's sign-in does not answer with an object; look at [web.oidc] issuer")
         return document
@@ -223,7 +230,24 @@ class Provider:
             role = "viewer"
         else:
             raise SignInFailed("your account has no role here; ask the administrator of the node ([web.oidc])")
-        return Person("".join(c for c in name if c.isprintable())[:64], str(claims["sub"])[:255], role)
+        subject = str(claims["sub"])
+        if not 0 < len(subject) <= 255:
+            raise SignInFailed("the hospital's sign-in does not say who you are; ask its administrator")
+        return Person("".join(c for c in name if c.isprintable())[:64], subject, role)
+
+
+async def _fetched(method: str, address: str, **more: Any) -> bytes:
+    """The body of an answer. Raises SignInFailed, TimeoutError, and what httpx does."""
+    # The host's authorities, not those of a library: a hospital's provider often has a certificate of its own.
+    client = httpx.AsyncClient(verify=ssl.create_default_context(), timeout=DEADLINE_SECONDS)
+    content = b""
+    async with asyncio.timeout(DEADLINE_SECONDS), client, client.stream(method, address, **more) as response:
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > MAXIMUM_BYTES:
+                raise SignInFailed("the hospital's sign-in answers with too much; ask its administrator")
+        response.raise_for_status()
+    return content
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:

@@ -15,7 +15,7 @@ from config.identity import VERSION
 from dicom_node import operations
 from dicom_node.store import Store
 from dicom_node.web import actions, clinical_view, results, sr_text, study_page, study_view, views
-from dicom_node.web.deps import STATIC, Number, Operator, SpoolDep, StoreDep, Viewer, opened, templates
+from dicom_node.web.deps import STATIC, Number, Operator, SpoolDep, StoreDep, Viewer, inside, opened, templates
 from dicom_node.web.errors import Problem
 from dicom_node.web.images import WINDOWS
 from dicom_node.workitem import PRIORITIES, State
@@ -330,12 +330,9 @@ def audit(request: Request, signed: Operator, store: StoreDep) -> Response:
 @router.post("/scheme")
 def scheme(request: Request, signed: Viewer, next: Annotated[str, Form(max_length=2048)] = "/") -> Response:
     """Dark or light, for this browser."""
-    inside = next.startswith("/") and not next.startswith(("//", "/\\")) and next.isprintable()
-    answer = RedirectResponse(next if inside else "/", 303)
+    answer = RedirectResponse(inside(next), 303)
     new = "dark" if request.cookies.get("scheme") == "light" else "light"
-    answer.set_cookie(
-        "scheme", new, 400 * 86400, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
+    keep_cookie(request, answer, "scheme", new, 400 * 86400)
     return answer
 
 

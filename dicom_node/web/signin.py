@@ -23,6 +23,7 @@ from dicom_node.web.deps import (
     Viewer,
     address,
     cookie_name,
+    inside,
     public_url,
     same_site,
     secure,
@@ -186,8 +187,8 @@ def from_provider(request: Request, store: StoreDep, settings: SettingsDep) -> R
         LOGGER.warning("signin.oidc_failed %s", error)
         _audit(store, request, "", "signin", "refused", f"oidc: {error}")
         return _page(request, settings, "/", _sentence(error), 403)
-    account = f"oidc:{person.name}"
-    return _begin(request, store, settings, account, person.role, inside(where), f"sub {person.subject}")
+    detail = f"{person.role}, by {settings.web.oidc.issuer}"
+    return _begin(request, store, settings, person.account, person.role, inside(where), detail)
 
 
 def _provider(request: Request) -> Provider:
@@ -198,16 +199,6 @@ def _provider(request: Request) -> Provider:
 
 
 # -- both --------------------------------------------------------------------------------------------------------
-
-
-def inside(where: str) -> str:
-    """A place of ours to go to, or the worklist: never another site.
-
-    >>> inside("/studies/1.2.3"), inside("//evil.example"), inside("/\\\\evil.example"), inside("https://evil.example")
-    ('/studies/1.2.3', '/', '/', '/')
-    """
-    ours = where.startswith("/") and not where.startswith(("//", "/\\", "/signin")) and where.isprintable()
-    return where if ours and len(where) <= 2048 else "/"
 
 
 def _begin(

@@ -1,9 +1,13 @@
 """Sign-in by the hospital: a real provider in another process, over real HTTP, honest and lying in many ways."""
 
+import contextlib
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,7 @@ import httpx
 import pytest
 
 from config.settings import Oidc
+from dicom_node.web import oidc as oidc_module
 from dicom_node.web.oidc import Provider, SignInFailed
 from dicom_node.workitem import ConfigError
 from tests.e2e.node import destination, write_settings
@@ -20,6 +25,7 @@ from tests.paths import ROOT
 from tests.web.provider import CLIENT, SECRET
 from tests.web.site import Site, add_people, started
 
+ANNA = "oidc:8d3f (anna)"  # the subject, which the provider never gives to another, and the name for show
 OPERATOR = {"preferred_username": "anna", "groups": ["staff", "radiology-operators"]}
 
 
@@ -106,9 +112,10 @@ def test_the_hospital_signs_people_in_with_the_role_of_their_claim(
     hospital.be(**claims)
     client, answer = walk(site, "/?text=x")
     assert (answer.status_code, answer.headers["location"]) == (303, "/?text=x")
-    assert client.get("/api/v1/me").json() == {"account": "oidc:anna", "role": role}
+    assert client.get("/api/v1/me").json() == {"account": ANNA, "role": role}
     entry = site.store.audit.newest(1)[0]
-    assert (entry.action, entry.actor, entry.outcome, entry.detail) == ("signin", "oidc:anna", "done", "sub 8d3f")
+    assert (entry.action, entry.actor, entry.outcome) == ("signin", ANNA, "done")
+    assert entry.detail == f"{role}, by {hospital.issuer}"
 
 
 def test_without_a_role_nobody_comes_in(site: Site, hospital: Hospital) -> None:
@@ -125,7 +132,7 @@ def test_a_role_that_only_userinfo_tells_counts_and_a_user_without_a_short_name_
 ) -> None:
     hospital.be(userinfo={"groups": ["radiology"]}, email="anna@hospital.example")
     client, _ = walk(site)
-    assert client.get("/api/v1/me").json() == {"account": "oidc:anna@hospital.example", "role": "viewer"}
+    assert client.get("/api/v1/me").json() == {"account": "oidc:8d3f (anna@hospital.example)", "role": "viewer"}
     hospital.be(userinfo={"groups": ["radiology-operators"], "sub": "someone else"}, email="anna@hospital.example")
     assert walk(site)[1].status_code == 403, "UserInfo of another subject is not believed"
 
@@ -140,21 +147,42 @@ def test_a_client_secret_that_cannot_be_read_is_said_without_its_path(tmp_path: 
     assert "gone" not in str(failed.value)
 
 
-@pytest.mark.parametrize("fault", ["several audiences", "a new key", "secret in the body"])
-def test_what_a_provider_may_do_is_taken(site: Site, hospital: Hospital, fault: str) -> None:
-    hospital.be(fault)
-    if fault == "secret in the body":  # said by the discovery document, which the page has read an hour ago at most
-        oidc = Oidc(hospital.issuer, CLIENT, site.folder / "oidc.secret", operator_values=("radiology-operators",))
-        provider = Provider(oidc, "http://127.0.0.1/back")
-        where, cookie = provider.begin("/")
-        back = httpx.URL(httpx.get(where, trust_env=False).headers["location"])
-        assert provider.finish(cookie, dict(back.params))[0].name == "anna"
-        return
-    if fault == "a new key":
-        import time
-
-        time.sleep(10.1)  # keys are asked for again, but not at each sign-in
+def test_an_id_token_for_several_audiences_is_taken_where_we_are_the_party(site: Site, hospital: Hospital) -> None:
+    hospital.be("several audiences")
     assert walk(site)[1].status_code == 303
+
+
+@pytest.fixture
+def provider(site: Site, hospital: Hospital) -> Provider:
+    """In this process, with nothing read yet."""
+    oidc = Oidc(hospital.issuer, CLIENT, site.folder / "oidc.secret", operator_values=("radiology-operators",))
+    return Provider(oidc, "http://127.0.0.1/back")
+
+
+def signed_in_by(provider: Provider) -> str:
+    where, cookie = provider.begin("/")
+    back = httpx.URL(httpx.get(where, trust_env=False).headers["location"])
+    return provider.finish(cookie, dict(back.params))[0].name
+
+
+def test_a_client_secret_goes_into_the_body_where_the_provider_wants_it_there(
+    provider: Provider, hospital: Hospital
+) -> None:
+    hospital.be("secret in the body")
+    assert signed_in_by(provider) == "anna"
+
+
+def test_a_new_key_is_asked_for_but_not_at_each_sign_in(
+    provider: Provider, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.be()
+    assert signed_in_by(provider) == "anna"
+    hospital.be("a new key")
+    monkeypatch.setattr(oidc_module, "SHORTEST_REFRESH_SECONDS", 3600.0)
+    with pytest.raises(SignInFailed, match="cannot be trusted"):
+        signed_in_by(provider)
+    monkeypatch.setattr(oidc_module, "SHORTEST_REFRESH_SECONDS", 0.0)
+    assert signed_in_by(provider) == "anna"
 
 
 LIES = {
@@ -207,14 +235,64 @@ def test_a_local_user_of_the_same_name_is_somebody_else(site: Site, hospital: Ho
     store = site.store
     store.accounts.add("anna", "no hash", "viewer", 1.0)
     store.accounts.set_disabled("anna", True)
-    assert client.get("/api/v1/me").json()["account"] == "oidc:anna"
+    assert client.get("/api/v1/me").json()["account"] == ANNA
+    assert '<bdi title="oidc:8d3f (anna)">anna</bdi>' in client.get("/", headers={"Accept": "text/html"}).text
     assert store.accounts.end_sessions_of("oidc:anna") >= 1
     assert client.get("/api/v1/me").status_code == 401
 
 
-def test_another_issuer_in_the_discovery_document_is_not_believed(hospital: Hospital) -> None:
-    from dicom_node.web.oidc import SignInFailed
+def test_two_people_whom_the_provider_calls_the_same_are_two(site: Site, hospital: Hospital) -> None:
+    """A name may be given to another person; a subject is not (OpenID Connect Core 1.0, section 5.7)."""
+    hospital.be(**OPERATOR)
+    first, _ = walk(site)
+    hospital.be(**OPERATOR, sub="77aa")
+    second, _ = walk(site)
+    assert second.get("/api/v1/me").json()["account"] == "oidc:77aa (anna)"
+    assert site.store.accounts.end_sessions_of("oidc:77aa") == 1
+    assert [one.get("/api/v1/me").status_code for one in (first, second)] == [200, 401]
+    assert site.store.accounts.end_sessions_of("oidc:8d") == 0, "the whole subject, no beginning of it"
 
+
+def test_a_session_of_the_hospital_ends_sooner_so_that_what_it_withdraws_counts(site: Site, hospital: Hospital) -> None:
+    hospital.be()
+    client, _ = walk(site)
+    store = site.store
+    early = "UPDATE session SET created_at = created_at - ? WHERE account = ?"
+    store._db.execute(early, [Oidc().session_hours * 3600 - 60, ANNA])
+    assert client.get("/api/v1/me").status_code == 200
+    store._db.execute(early, [61, ANNA])
+    assert client.get("/api/v1/me").status_code == 401
+
+
+def test_a_provider_that_answers_a_byte_at_a_time_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oidc_module, "DEADLINE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError), listener.accept()[0] as peer:
+                peer.sendall(b"HTTP/1.1 200 OK\r\n")
+                while True:
+                    peer.sendall(b"X-More: 1\r\n")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        provider = Provider(Oidc(f"http://127.0.0.1:{listener.getsockname()[1]}", CLIENT), "http://127.0.0.1/back")
+        with pytest.raises(SignInFailed, match="takes too long"):
+            provider.begin("/")
+
+
+def test_no_more_than_a_few_wait_for_a_slow_provider(hospital: Hospital) -> None:
+    hospital.be()
+    provider = Provider(Oidc(hospital.issuer, CLIENT), "http://127.0.0.1/back")
+    for _ in range(oidc_module.AT_ONCE):
+        provider._free.acquire()
+    with pytest.raises(SignInFailed, match="is slow at this moment"):
+        provider.begin("/")
+    provider._free.release()
+    assert provider.begin("/")[0].startswith(hospital.issuer)
+
+
+def test_another_issuer_in_the_discovery_document_is_not_believed(hospital: Hospital) -> None:
     hospital.be("another issuer in discovery")
     with pytest.raises(SignInFailed, match="by another name"):
         Provider(Oidc(hospital.issuer, CLIENT), "http://127.0.0.1/back").begin("/")
