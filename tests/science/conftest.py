@@ -6,6 +6,7 @@ import pytest
 
 from analysis.train import pipeline
 from analysis.train.data import cohort
+from analysis.train.model import learners, resample
 from analysis.train.model.trained import Trained
 from models.bundle import Bundle, load
 from tests import cohorts
@@ -13,7 +14,7 @@ from tests import cohorts
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    path = cohorts.write(tmp_path_factory.mktemp("cohort"), cohorts.patients(160), permutations=3)
+    path = cohorts.write(tmp_path_factory.mktemp("cohort"), cohorts.patients(160), permutations=2, folds=3)
     return pipeline.fit_all(cohort.load(path))
 
 
@@ -26,10 +27,13 @@ def bundle_folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The clinical modality by all four learners."""
+    """The clinical modality by all four learners; forests of a few trees."""
     every = ("cox", "survival-forest", "ipcw-logistic", "ipcw-forest")
     path = cohorts.write(tmp_path_factory.mktemp("several"), cohorts.patients(60), learners=every, folds=3)
-    return pipeline.fit_all(cohort.load(path))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(learners, "TREES", 20)
+        patched.setattr(resample, "REFIT_TREES", 6)
+        return pipeline.fit_all(cohort.load(path))
 
 
 @pytest.fixture(scope="session")

@@ -123,14 +123,14 @@ def test_a_network_that_ignores_its_bottleneck_is_refused() -> None:
     from analysis.train.encoder.pretrain import pretrain
 
     with pytest.raises(PretrainError, match="without its bottleneck the network reconstructs nearly as well"):
-        pretrain(deep.patches(8), deep.config(steps=120, skips=(0, 1, 2), minimum_bypass=1.25), Path("never.onnx"))
+        pretrain(deep.patches(8), deep.config(steps=60, skips=(0, 1, 2), minimum_bypass=1.25), Path("never.onnx"))
     assert not Path("never.onnx").exists()
 
 
 def test_without_skips_the_reconstruction_hangs_on_the_bottleneck(tmp_path: Path) -> None:
     from analysis.train.encoder.pretrain import pretrain
 
-    facts = pretrain(deep.patches(8), deep.config(steps=120, minimum_bypass=1.25), tmp_path / "encoder.onnx")
+    facts = pretrain(deep.patches(8), deep.config(steps=60, minimum_bypass=1.25), tmp_path / "encoder.onnx")
     assert facts["bypass_ratio"] > 1.25
 
 

@@ -199,8 +199,9 @@ def test_the_calibration_curve_of_the_truth_lies_on_the_diagonal() -> None:
     assert 0.88 <= hit / groups <= 0.995
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    """100 draws of 150 patients, censored; the truth from 4000 who are not."""
+@pytest.mark.parametrize(("draws", "least"), [(40, 32), pytest.param(100, 88, marks=pytest.mark.exhaustive)])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(draws: int, least: int) -> None:
+    """Draws of 150 patients, censored; the truth from 4000 who are not."""
     truth = judged.perfect(4000, 99, censoring=np.inf)
     big = judge.model_figures(truth)
     expected = {
@@ -211,10 +212,10 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         "concordance_uno": big["concordance_uno"],
     }
     held = dict.fromkeys(expected, 0)
-    for seed in range(100):
+    for seed in range(draws):
         model = judge.model_figures(judged.perfect(150, seed))
         for name, value in expected.items():
             line = model if name in model else model["horizons"][0]
             held[name] += line[f"{name}_lower"] <= value <= line[f"{name}_upper"]
-    assert all(count >= 88 for count in held.values()), held
-    assert held["ipa"] < 100
+    assert all(count >= least for count in held.values()), held
+    assert held["ipa"] < draws

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from analysis.train import pipeline
+from analysis.train.__main__ import main
 from analysis.train.data import cohort
 from analysis.train.data.cohort import CohortError
 from analysis.train.judging import validation
@@ -20,7 +21,7 @@ Rows = list[dict[str, str]]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return cohorts.write(tmp_path, cohorts.patients(60))
+    return cohorts.write(tmp_path, cohorts.patients(60), folds=3)
 
 
 def change(path: Path, edit: Callable[[Rows], object]) -> None:
@@ -136,16 +137,15 @@ def test_patients_without_features_or_clinical_values_still_teach_the_other_moda
     assert counts["deep",] == 60
 
 
-def test_the_command_refuses_with_one_line_and_a_sysexit(path: Path) -> None:
+def test_the_command_refuses_with_one_line_and_a_sysexit(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(path, cell(5, "os_event", "2"))
     command = [sys.executable, "-m", "analysis.train", "train", str(path), "--out", str(path.parent / "bundle")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == os.EX_DATAERR
     assert done.stderr.strip() == "row 5: column 'os_event' must be 0 (censored) or 1 (event); recode it"
     assert not (path.parent / "bundle").exists()
-    absent = subprocess.run([*command[:4], "no/such.toml", *command[5:]], capture_output=True, text=True, check=False)
-    assert absent.returncode == os.EX_NOINPUT
-    assert "no/such.toml" in absent.stderr
+    assert main(["train", "no/such.toml", *command[5:]]) == os.EX_NOINPUT
+    assert "no/such.toml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
