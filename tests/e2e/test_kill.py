@@ -43,6 +43,8 @@ from tests.e2e.step import MOMENT, STAGES
 from tests.paths import ROOT
 from tests.synthetic import ct_series, rtstruct, save, save_all
 
+SHORT = ("job-ran", "composed", "sent")  # an act done and not written down; between two stages the matrix kills more
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
@@ -85,11 +87,15 @@ def _restart(folder: Path, pacs: DemoPacs) -> WorkItem:
         return completed(folder)
 
 
-def _assert_as_if_nothing_had_happened(folder: Path, pacs: DemoPacs, item: WorkItem, expected: dict[str, str]) -> None:
+def _assert_as_if_nothing_had_happened(
+    folder: Path, pacs: DemoPacs, item: WorkItem, expected: dict[str, str] | None = None
+) -> None:
+    """`expected`: digests of the reports, where this is about their bytes."""
     assert item.outcome == "SCORED"
     assert len(items_of(folder)) == 1
-    digests = report_digests(folder, item)
-    assert {name: digests[name] for name in expected} == expected
+    if expected is not None:
+        digests = report_digests(folder, item)
+        assert {name: digests[name] for name in expected} == expected
     assert kinds_in(pacs) == SCORED_OBJECTS
     assert_same_content(pacs, folder, item)
     assert_valid([path for _, path in filed(pacs)])
@@ -102,16 +108,16 @@ def _assert_as_if_nothing_had_happened(folder: Path, pacs: DemoPacs, item: WorkI
 
 
 def test_killed_after_the_last_acknowledgement_it_scores_what_it_had_acknowledged(
-    tmp_path: Path, study: list[Path], received: Path
+    tmp_path: Path, received: Path
 ) -> None:
     with _place(tmp_path) as (folder, pacs):
         shutil.copytree(received, spool_of(folder).root)
-        item = _restart(folder, pacs)
-        expected = undisturbed(study, item.scheduled_at or 0.0, tmp_path / "undisturbed", folder / SETTINGS)
-        _assert_as_if_nothing_had_happened(folder, pacs, item, expected)
+        _assert_as_if_nothing_had_happened(folder, pacs, _restart(folder, pacs))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=[] if stage in SHORT else pytest.mark.exhaustive) for stage in STAGES]
+)
 def test_killed_after_a_stage_it_goes_on_from_there(
     tmp_path: Path, received: Path, expected: dict[str, str], stage: str
 ) -> None:
@@ -154,8 +160,7 @@ def test_killed_in_the_middle_of_a_delivery_it_delivers_the_rest(tmp_path: Path,
         before = report_digests(folder, left)
         item = _restart(folder, pacs)
         assert report_digests(folder, item) == before
-        expected = undisturbed(study, item.scheduled_at or 0.0, tmp_path / "undisturbed", folder / SETTINGS)
-        _assert_as_if_nothing_had_happened(folder, pacs, item, expected)
+        _assert_as_if_nothing_had_happened(folder, pacs, item)
 
 
 def test_killed_during_a_job_the_job_dies_with_the_node_and_runs_again(tmp_path: Path, study: list[Path]) -> None:
@@ -164,7 +169,7 @@ def test_killed_during_a_job_the_job_dies_with_the_node_and_runs_again(tmp_path:
             send(node.port, study)
             job = wait_for(lambda: _children(node.process.pid, "analysis.run"), "a job", folder=folder)[0]
             node.kill()
-        wait_for(lambda: not _runs(job), "the job dies with its node", 10)
+        wait_for(lambda: not _runs(job), "the job dies with its node")
         (left,) = items_of(folder)
         assert left.state == "SCHEDULED"
         assert list(spool_of(folder).root.glob("jobs/*")) != [], "what the dead job left"
@@ -173,7 +178,7 @@ def test_killed_during_a_job_the_job_dies_with_the_node_and_runs_again(tmp_path:
         _assert_as_if_nothing_had_happened(folder, pacs, item, expected)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 6))])
 def test_killed_again_and_again_at_random_moments_it_ends_in_the_same_bytes(
     tmp_path: Path, study: list[Path], seed: int
 ) -> None:
