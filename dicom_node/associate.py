@@ -3,6 +3,8 @@
 import contextlib
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,8 +44,37 @@ def association_with(
     try:
         yield association
     finally:
-        if association.is_established:
-            association.release()
+        _release(association)
+
+
+class _Checkpoint(threading.Event):
+    """Where pynetdicom's reactor stops while somebody else sends. `reached`: it stands there, and stays.
+
+    Its own sign, `_is_paused`, is also seen for a moment when it is about to go on.
+    """
+
+    reached = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.is_set():
+            return True
+        self.reached = True
+        try:
+            return super().wait(timeout)
+        finally:
+            self.reached = False
+
+
+def _release(association: Association) -> None:
+    """Release, but not while the reactor serves what has just come: its answer after an A-RELEASE-RQ is a violation
+    (PS3.8 table 9-10, Sta7) that ends pynetdicom's thread."""
+    checkpoint = association._reactor_checkpoint
+    checkpoint.clear()
+    while association.is_established and association.is_alive() and not checkpoint.reached:
+        time.sleep(0.001)
+    if association.is_established:
+        association.release()
+    checkpoint.set()
 
 
 def _request(
@@ -82,6 +113,8 @@ def _request(
 
 
 def _prepare(event: evt.Event, seconds: float) -> None:
+    event.assoc._reactor_checkpoint = _Checkpoint()
+    event.assoc._reactor_checkpoint.set()
     connection = event.assoc.dul.socket.socket
     # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

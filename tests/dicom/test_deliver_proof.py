@@ -12,9 +12,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role
+from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from config.settings import Node, Peer, Receive, Settings
+from config.settings import Deliver, Node, Peer, Receive, Settings
 from dicom_node.deliver import find, request_commitment, send
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.instance import CT
@@ -175,6 +176,27 @@ def test_a_peer_that_never_reports_leaves_it_pending(tmp_path: Path, objects: li
         started = time.monotonic()
         assert request_commitment(reach(pacs), uids(objects), "1.2.3", Settings()).kind == "PENDING"
         assert time.monotonic() - started < 30
+
+
+class SlowToGoOn:
+    """Widens the moment in which pynetdicom's reactor says that it is paused, and goes on."""
+
+    def __get__(self, association: Association, _: object = None) -> bool:
+        return bool(vars(association).get("paused", False))
+
+    def __set__(self, association: Association, value: bool) -> None:
+        if not value and association.is_requestor:
+            time.sleep(0.3)
+        vars(association)["paused"] = value
+
+
+def test_a_report_that_comes_just_as_the_association_ends_is_answered_and_taken(
+    tmp_path: Path, objects: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(deliver=Deliver(commitment_wait_seconds=0.1))
+    with DemoPacs(tmp_path / "pacs", commitment="same") as pacs:
+        monkeypatch.setattr(Association, "_is_paused", SlowToGoOn(), raising=False)
+        assert request_commitment(reach(pacs), uids(objects), "1.2.3", settings).kind == "REPORTED"
 
 
 def test_commitment_of_a_peer_that_is_down_is_retried() -> None:
