@@ -246,9 +246,7 @@ class _Folder:
 
     def finish(self) -> None:
         os.sync()  # all of it at once: one by one, a hundred thousand files take hours
-        if self._target.exists():
-            self._target.rmdir()
-        self._draft.rename(self._target)
+        self._draft.rename(self._target)  # over an empty folder, where there is one
         fsync_folder(self._target.absolute().parent)
 
     def drop(self) -> None:

@@ -1,8 +1,9 @@
 """`prognode restore`: a backup back into an empty spool. Everything is verified before anything is written.
 
-The store comes last, so that a node never starts on half of it; a mark in the spool says so until then.
+The store comes last, so that a node never starts on half of it; a mark in the spool says so until all is done.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -86,7 +87,7 @@ def restore(
     ConfigError
         When the spool is not empty or in use, the disk too small, or the backup newer than this version.
     OSError
-        When the disk cannot be written; run it again then.
+        When the disk cannot be written, or the backup has changed since it was verified; run it again then.
     """
     _check_empty(spool)
     summary, entries = verify(source)
@@ -98,8 +99,6 @@ def restore(
         _clear(spool)
         spool.create()
         _write(source, entries, spool)
-        (spool.root / RESTORING).unlink()
-        fsync_folder(spool.root)
         store = Store.open(spool.store)  # migrates it where it is older
         store.inspection.end_sessions()
         facts = {"uri": source.absolute().as_uri(), "patient_id": "<all>"}
@@ -108,6 +107,9 @@ def restore(
         store.audit.add(AuditEntry(clock(), actor, "cli", "restore.done", detail=detail, facts=facts))
         outlook = store.inspection.outlook()
         store.close()
+        # Last: no node starts before the sessions of then have ended and the audit says that it was restored.
+        (spool.root / RESTORING).unlink()
+        fsync_folder(spool.root)
     return Restored(summary, outlook)
 
 
@@ -149,7 +151,10 @@ def _write(source: Path, entries: dict[str, Entry], spool: Spool) -> None:
             path = draft if name == STORE else spool.root / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as writing:
-                _check(source, entry, stream, writing)  # once more: it is read a second time
+                try:
+                    _check(source, entry, stream, writing)
+                except BackupDamaged:  # it was whole when it was verified
+                    raise OSError(errno.EIO, "has changed while it was restored", str(source)) from None
     os.sync()
     draft.rename(spool.store)
 

@@ -41,7 +41,7 @@ class Cleaner:
         """Remove one study's files, one result or the like. False: nothing is due now."""
         if self._pass is None:
             pressed = self._look()
-            if not pressed and self._clock() - self._begun < PASS_SECONDS:
+            if not pressed and abs(self._clock() - self._begun) < PASS_SECONDS:  # the clock may be set back
                 return False
             self._begun = self._clock()
             self._pass = self.everything(pressed=pressed)
@@ -73,7 +73,7 @@ class Cleaner:
             while self._store.retention.forget_events(now - days * DAY_SECONDS):
                 yield "events"
         yield from self._aside()
-        if self._clock() - self._forgot >= DAY_SECONDS:  # it goes by years, and looks at every row
+        if abs(self._clock() - self._forgot) >= DAY_SECONDS:  # it goes by years, and looks at every row
             self._forgot = self._clock()
             yield from self._people()
 
@@ -224,7 +224,7 @@ class Cleaner:
     def _look(self) -> bool:
         """Whether the disk is low; says so, but not each second."""
         seen = room(self._spool.root, self._all)
-        if seen.low and self._clock() - self._warned >= WARN_AGAIN_SECONDS:
+        if seen.low and abs(self._clock() - self._warned) >= WARN_AGAIN_SECONDS:
             self._warned = self._clock()
             words = "nothing more is taken until there is room" if seen.full else "what may go goes sooner"
             LOGGER.warning(

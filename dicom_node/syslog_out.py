@@ -110,7 +110,9 @@ class Forwarder:
 
     def step(self) -> bool:
         """Send what is new. False when there is nothing to do now, or the collector cannot be reached."""
-        if not self._settings.host or self._clock() < self._next_attempt:
+        wait = self._next_attempt - self._clock()
+        # Longer than any delay: the clock was set back.
+        if not self._settings.host or 0 < wait <= self._settings.longest_delay_seconds:
             return False
         try:
             return self._step()
@@ -158,10 +160,10 @@ class Forwarder:
             return
         self._raise_if_ended(connection)
         if _unconfirmed_bytes(connection):
-            if self._sent and self._clock() - self._sent[0][0] > self._settings.timeout_seconds:
+            if self._sent and abs(self._clock() - self._sent[0][0]) > self._settings.timeout_seconds:
                 raise TimeoutError("the collector does not confirm what is sent")
             return
-        settled = [line for when, line in self._sent if self._clock() - when >= SETTLED_SECONDS]
+        settled = [line for when, line in self._sent if abs(self._clock() - when) >= SETTLED_SECONDS]
         if settled:
             self._store.audit.record_sent(self.name, settled[-1])
             self._sent = self._sent[len(settled) :]

@@ -7,6 +7,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from _pytest.mark import ParameterSet
 from pydicom import Dataset
 
 from config.keeping import Storage
@@ -60,3 +62,8 @@ def copied_pacs(folder: Path) -> Path:
     """The folder of a PACS that holds the results."""
     shutil.copytree(_delivered() / "pacs", folder)
     return folder
+
+
+def exhaustive(*values: object) -> list[ParameterSet]:
+    """Parameters of the long form only (`make exhaustive`)."""
+    return [pytest.param(value, marks=pytest.mark.exhaustive) for value in values]

@@ -47,12 +47,14 @@ def _pieces(folder: Path, name: str, most: int) -> Iterator[bytes] | None:
     if status.st_size > most:
         os.close(descriptor)
         raise Unfit(f"{name} has {status.st_size} bytes; {most} are the most")
-    return _read(descriptor)
+    return _read(descriptor, status.st_size)
 
 
-def _read(descriptor: int) -> Iterator[bytes]:
+def _read(descriptor: int, left: int) -> Iterator[bytes]:
+    """As much as the file had when it was looked at: where a process outlives its job, it may still write."""
     with os.fdopen(descriptor, "rb") as stream:
-        while piece := stream.read(PIECE_BYTES):
+        while piece := stream.read(min(PIECE_BYTES, left)):
+            left -= len(piece)
             yield piece
 
 

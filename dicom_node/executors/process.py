@@ -229,8 +229,9 @@ def _group(limits: Job, isolation: Isolation) -> Iterator[cgroup.Cgroup | None]:
 
 def remove(folder: Path) -> None:
     """Remove a job's folder, whatever the job has made of its OUT: closed folders, or ones too deep for a path."""
-    out, all_ = str(folder / "out"), str(folder)
-    for command in (["chmod", "-R", "u+rwX", "--", out], ["rm", "-rf", "--one-file-system", "--", all_]):
+    out, all_ = folder / "out", str(folder)
+    opened = [] if out.is_symlink() else [["chmod", "-R", "u+rwX", "--", str(out)]]  # chmod would follow this one
+    for command in (*opened, ["rm", "-rf", "--one-file-system", "--", all_]):
         subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)
 
 

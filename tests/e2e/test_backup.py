@@ -35,7 +35,7 @@ from tests.e2e.node import (
     wait_for,
     write_settings,
 )
-from tests.kept import PACS, copied_pacs, delivered, study
+from tests.kept import PACS, copied_pacs, delivered, exhaustive, study
 from tests.paths import ROOT
 from tests.road import Road
 from tests.small_disk import fill, small_disk
@@ -250,15 +250,46 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Road, Path]:
+    """A node and its backup, to be copied."""
+    folder = tmp_path_factory.mktemp("whole")
+    found = delivered(folder / "node")
+    return found, make(found, folder / "backup")
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_backup_is_refused_before_anything_is_written(
-    node: Road, tmp_path: Path, damage: str, kind: str
+    whole: tuple[Road, Path], tmp_path: Path, damage: str
+) -> None:
+    node, backup_of_it = whole
+    saved = shutil.copytree(backup_of_it, tmp_path / "backup")
+    DAMAGE[damage](saved)
+    for source in (saved, packed(saved, tmp_path / "backup.tar")):
+        refused(source, tmp_path / "new", node, BackupDamaged, "backup")
+
+
+def test_a_backup_that_changes_while_it_is_restored_leaves_a_spool_that_no_node_starts_on(
+    node: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = make(node, tmp_path / "backup")
-    DAMAGE[damage](saved)
-    source = packed(saved, tmp_path / "backup.tar") if kind == "tar" else saved
-    refused(source, tmp_path / "new", node, BackupDamaged, "backup")
+    image = next(saved.glob("instances/*/*.dcm"))
+    spool = Spool(tmp_path / "new")
+
+    def verified(source: Path) -> object:
+        found = verify(source)
+        flip(image)
+        return found
+
+    monkeypatch.setattr("dicom_node.restore.verify", verified)
+    with pytest.raises(OSError, match="has changed while it was restored"):
+        restore(saved, spool, node.settings)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="run prognode restore again"), spool.lock("work"):
+        pass
+    flip(image)
+    restore(saved, spool, node.settings)
+    assert content(spool.root) == content(node.spool.root)
 
 
 def test_a_tar_file_that_was_cut_is_refused(node: Road, tmp_path: Path) -> None:
@@ -370,7 +401,7 @@ def killed(what: str, where: str, source: Path, target: Path) -> None:
     assert done.returncode == -signal.SIGKILL, where
 
 
-@pytest.mark.parametrize("where", ["1", "9", "synced", "store"])
+@pytest.mark.parametrize("where", ["9", "store", *exhaustive("1", "synced")])
 def test_a_backup_that_is_killed_leaves_nothing_under_its_name_and_the_next_one_is_whole(
     node: Road, tmp_path: Path, where: str
 ) -> None:
@@ -387,7 +418,7 @@ def test_a_backup_that_is_killed_leaves_nothing_under_its_name_and_the_next_one_
     assert not list(node.spool.root.glob(".backup*"))
 
 
-@pytest.mark.parametrize("where", ["marked", "25", "30", "40", "synced", "store", "mark"])
+@pytest.mark.parametrize("where", ["30", "store", "mark", *exhaustive("marked", "25", "40", "synced")])
 def test_a_restore_that_is_killed_is_no_spool_to_start_on_and_the_next_one_is_whole(
     node: Road, tmp_path: Path, where: str
 ) -> None:

@@ -143,6 +143,17 @@ def test_attempts_grow_apart_while_it_is_down(sender: Sender, collector: Collect
     assert max(waits) == 300.0
 
 
+def test_a_clock_that_is_set_back_holds_nothing_up(sender: Sender, collector: Collector) -> None:
+    collector.stop()
+    sender.write(1)
+    sender.turn()
+    collector.start()
+    sender.turn(seconds=-1_000_000.0)
+    until(lambda: collector.sequences == [1])
+    sender.turn(seconds=-1_000_000.0)
+    assert sender.certain == 1
+
+
 def test_what_was_sent_before_a_connection_broke_is_sent_again(sender: Sender, collector: Collector) -> None:
     collector.drop_after = 4
     sender.write(10)
