@@ -70,7 +70,7 @@ def arrivals(draw: st.DrawFn) -> tuple[Instance, list[Instance]]:
     return roi, draw(st.permutations([*every, *again]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrivals())
 def test_any_arrival_order_ends_in_the_canonical_decision(scene: tuple[Instance, list[Instance]]) -> None:
     roi, arriving = scene
@@ -85,7 +85,7 @@ def test_any_arrival_order_ends_in_the_canonical_decision(scene: tuple[Instance,
     assert at_last(roi, {i.sop_instance_uid: i for i in here}.values()) == canonical
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrivals())
 def test_nothing_is_decided_before_the_references_are_complete(scene: tuple[Instance, list[Instance]]) -> None:
     roi, arriving = scene
@@ -103,7 +103,7 @@ def test_nothing_is_decided_before_the_references_are_complete(scene: tuple[Inst
             assert isinstance(settled, Waiting) or rewritten
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["good", "jitter", "enhanced"]), st.sampled_from(["listed", "seg"]), st.data())
 def test_a_listed_series_is_planned_with_its_last_image_and_never_otherwise_after(
     name: str, references: str, data: st.DataObject
@@ -125,7 +125,7 @@ def test_a_listed_series_is_planned_with_its_last_image_and_never_otherwise_afte
     assert len({key(decision, digests, (), "bundle") for decision in seen}) == 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrivals())
 def test_refusals_are_given_once_each_arrival_order_has_one_key(scene: tuple[Instance, list[Instance]]) -> None:
     """A refusal goes to the PACS: while a defective series trickles in, it may be made once, not once per image."""
@@ -141,7 +141,7 @@ def test_refusals_are_given_once_each_arrival_order_has_one_key(scene: tuple[Ins
     assert len(keys) <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrivals(), st.booleans(), st.floats(0, 1e6), st.integers(0, 40))
 def test_every_decision_survives_its_json(
     scene: tuple[Instance, list[Instance]], quiet: bool, waited: float, count: int
