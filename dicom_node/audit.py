@@ -58,6 +58,7 @@ class TrailFile:
 
 _COLUMNS = ", ".join(each.name for each in dataclass_fields(AuditEntry))
 _FILE_COLUMNS = ", ".join(each.name for each in dataclass_fields(TrailFile))
+_BROUGHT = "association = ? AND association != ''"  # as the index of the marked rows says of itself
 
 
 class Audit:
@@ -97,7 +98,7 @@ class Audit:
         with self._db.immediate():
             rows = self._db.rows(
                 "SELECT study_instance_uid AS study, sop_class_uid AS class, calling_ae_title AS actor, count(*) AS n,"
-                " max(received_at) AS at FROM instance WHERE association = ? GROUP BY 1, 2, 3 ORDER BY 1, 2",
+                f" max(received_at) AS at FROM instance WHERE {_BROUGHT} GROUP BY 1, 2, 3 ORDER BY 1, 2",
                 [association],
             )
             studies: dict[tuple[str, str], dict[str, int]] = {}
@@ -106,7 +107,7 @@ class Audit:
             for (study, actor), classes in studies.items():
                 made = {**vars(entry), "actor": entry.actor or actor, "study_instance_uid": study}
                 self.add(AuditEntry(**{**made, "facts": {**entry.facts, "sop_classes": classes}}))
-            self._db.execute("UPDATE instance SET association = '' WHERE association = ?", [association])
+            self._db.execute(f"UPDATE instance SET association = '' WHERE {_BROUGHT}", [association])
         return len(studies)
 
     def unaudited_associations(self) -> list[str]:

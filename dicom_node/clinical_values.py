@@ -251,7 +251,7 @@ class ClinicalValues:
         Only the newest of a contour; all of them, or the given one.
         """
         rows = self._db.rows(
-            "SELECT n.work_item_id AS id, n.names FROM clinical_newer n JOIN work_item w ON w.id = n.work_item_id"
+            "SELECT n.work_item_id AS id, n.names FROM clinical_newer n CROSS JOIN work_item w ON w.id = n.work_item_id"
             " WHERE w.state != 'CANCELED' AND (:id IS NULL OR w.id = :id) AND NOT EXISTS"
             " (SELECT 1 FROM work_item l WHERE l.roi_sop_instance_uid = w.roi_sop_instance_uid AND l.id > w.id"
             " AND l.key IS NOT NULL AND l.state != 'CANCELED')",

@@ -265,7 +265,8 @@ class Store:
         )
         row["received"] = self._db.rows(
             "SELECT count(*) AS instances, min(received_at) AS first, max(received_at) AS last FROM instance"
-            " WHERE current = 1 AND (series_instance_uid = ? OR sop_instance_uid = ?)",
+            " WHERE id IN (SELECT id FROM instance WHERE current = 1 AND series_instance_uid = ?"
+            " UNION SELECT id FROM instance WHERE current = 1 AND sop_instance_uid = ?)",  # with OR: every row is read
             [row["ct_series_instance_uid"], row["roi_sop_instance_uid"]],
         )[0]
         return row

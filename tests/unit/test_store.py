@@ -479,16 +479,6 @@ def test_a_store_of_a_newer_version_is_refused_in_words(path: Path) -> None:
         Store.open(path)
 
 
-def test_claims_and_the_plan_queue_use_their_indexes(store: Store) -> None:
-    claim = store._db.rows(
-        "EXPLAIN QUERY PLAN SELECT id FROM work_item WHERE state = 'SCHEDULED' AND run_after <= 1"
-        " ORDER BY priority DESC, id LIMIT 1"
-    )
-    queue = store._db.rows("EXPLAIN QUERY PLAN SELECT id FROM instance WHERE planned = 0 ORDER BY id LIMIT 10")
-    assert "work_item_by_state" in claim[0]["detail"]
-    assert "instance_unplanned" in queue[0]["detail"]
-
-
 def test_counts_by_state_are_those_of_the_rows(store: Store) -> None:
     for number in range(5):
         store.births.wait_for_contour(image(number), "NO_CONTOUR", 1.0)
