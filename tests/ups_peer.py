@@ -1,13 +1,17 @@
-"""The other end of the UPS worklist, as a process of its own: `python -m tests.ups_peer VERB ...`.
+"""The other end of the UPS worklist, as a process of its own that all tests share: `python -m tests.ups_peer`.
 
-`listen` is a subscriber that writes each N-EVENT-REPORT as a line of JSON; the other verbs send one request to a node
-and print its answers as JSON. `listening`, `ask` run them from a test.
+It reads an order of JSON from each line of its input and prints the answer as one. `listen` makes it a subscriber that
+writes each N-EVENT-REPORT as a line of JSON, until `stop`; the other verbs send one request to a node. `listening` and
+`ask` give orders from a test.
 """
 
+import atexit
 import json
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,15 +44,35 @@ CLASSES = {
 
 def ask(port: int, verb: str, *, calling: str = WATCHER, context: str = "watch", **what: Any) -> dict[str, Any]:
     """One request from another process; gives {"statuses": [...], "data_sets": [Dataset, ...], "seconds": ...}."""
-    order = {"port": port, "calling": calling, "context": context, **what}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.ups_peer", verb], input=json.dumps(order, default=_plain), capture_output=True,
-        text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer = _order(verb, port=port, calling=calling, context=context, **what)
     answer["data_sets"] = [Dataset.from_json(one) for one in answer["data_sets"]]
     return answer
+
+
+_started: list[subprocess.Popen[str]] = []
+_one_at_a_time = threading.Lock()
+
+
+def _order(verb: str, **what: Any) -> dict[str, Any]:
+    """Give an order to the process, which starts with the first one."""
+    with _one_at_a_time:
+        if not _started:
+            command = [sys.executable, "-m", "tests.ups_peer"]
+            _started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            atexit.register(_end)
+        stdin, stdout = _started[0].stdin, _started[0].stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps({"verb": verb, **what}, default=_plain) + "\n")
+        stdin.flush()
+        answer: dict[str, Any] = json.loads(stdout.readline())
+    assert "error" not in answer, answer["error"]
+    return answer
+
+
+def _end() -> None:
+    with _started.pop() as process:
+        process.kill()
 
 
 def find(port: int, keys: Dataset, **more: Any) -> list[Dataset]:
@@ -78,16 +102,12 @@ def act(port: int, kind: int, uid: str, information: Dataset, **more: Any) -> in
 
 
 class Listener:
-    """A subscriber in a process of its own. What it heard stays in its file when it is gone."""
+    """A subscriber in another process. What it heard stays in its file when it is gone."""
 
     def __init__(self, folder: Path, port: int = 0, status: int = 0, ae_title: str = WATCHER) -> None:
         self.file = folder / f"{ae_title}.jsonl"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ups_peer", "listen", str(port), str(self.file), str(status), ae_title],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
+        order = {"port": port, "file": str(self.file), "status": status, "ae_title": ae_title}
+        self.port = int(_order("listen", **order)["port"])
 
     def heard(self) -> list[dict[str, Any]]:
         if not self.file.exists():
@@ -102,8 +122,7 @@ class Listener:
         return [f"{one['ProcedureStepState']} {one['InputReadinessState']}" for one in self.of(uid)]
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.wait(timeout=30)
+        _order("stop", port=self.port)
 
 
 @contextmanager
@@ -123,8 +142,12 @@ def _plain(value: object) -> Any:
 # -- the process ---------------------------------------------------------------------------------------------------
 
 
-def _listen(port: int, file: Path, status: int, ae_title: str) -> None:
-    entity = AE(ae_title)
+_servers: dict[int, Any] = {}
+
+
+def _listen(order: dict[str, Any]) -> dict[str, Any]:
+    file, status = Path(order["file"]), order["status"]
+    entity = AE(order["ae_title"])
     entity.add_supported_context(UnifiedProcedureStepEvent, scu_role=True, scp_role=True)
 
     def take(event: evt.Event) -> tuple[int, None]:
@@ -142,13 +165,23 @@ def _listen(port: int, file: Path, status: int, ae_title: str) -> None:
             stream.write(json.dumps(line, default=str) + "\n")
         return status, None
 
-    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, take)])
-    print(server.server_address[1], flush=True)
-    while True:
-        time.sleep(60)
+    handlers = [(evt.EVT_N_EVENT_REPORT, take)]
+    server = entity.start_server(("127.0.0.1", order["port"]), block=False, evt_handlers=handlers)
+    _servers[server.server_address[1]] = server
+    return {"port": server.server_address[1]}
 
 
-def _send(verb: str, order: dict[str, Any]) -> dict[str, Any]:
+def _stop(order: dict[str, Any]) -> dict[str, Any]:
+    """The port is closed, and who is still talking is cut off. A second stop changes nothing."""
+    server = _servers.pop(order["port"], None)
+    if server is not None:
+        server.shutdown()
+        for association in server.active_associations:
+            association.abort()
+    return {}
+
+
+def _send(order: dict[str, Any]) -> dict[str, Any]:
     context = CLASSES[order["context"]]
     entity = AE(order["calling"])
     entity.add_requested_context(context)
@@ -156,7 +189,7 @@ def _send(verb: str, order: dict[str, Any]) -> dict[str, Any]:
     if not association.is_established:
         return {"statuses": [], "data_sets": [], "seconds": 0.0}
     begun = time.monotonic()
-    answers = _VERBS[verb](association, context, order)
+    answers = _VERBS[order["verb"]](association, context, order)
     seconds = time.monotonic() - begun
     association.release()
     return {
@@ -207,8 +240,15 @@ def _set(association: Any, context: UID, order: dict[str, Any]) -> list[Any]:
 _VERBS = {"find": _find, "get": _get, "action": _action, "create": _create, "set": _set}
 
 
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            answer = {"listen": _listen, "stop": _stop}.get(order["verb"], _send)(order)
+        except Exception:  # noqa: BLE001 - the test shall fail with it, and not the process
+            answer = {"error": traceback.format_exc()}
+        print(json.dumps(answer), flush=True)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "listen":
-        _listen(int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
-    else:
-        print(json.dumps(_send(sys.argv[1], json.load(sys.stdin))))
+    main()
