@@ -113,8 +113,8 @@ def test_it_has_the_tissues_of_a_chest(folder: Path) -> None:
 
 
 def test_lesions_give_back_their_volume_texture_and_margin() -> None:
-    """40 lesions in plain lung under three scanners: what a model is to find is there to be measured."""
-    drawn = outcomes.draw(40, 5)
+    """24 lesions in plain lung under three scanners: what a model is to find is there to be measured."""
+    drawn = outcomes.draw(24, 5)
     volumes = outcomes.volume_ml(drawn)
     grid = Grid((48, 72, 72), (3.0, 1.875, 1.875))
     found = []

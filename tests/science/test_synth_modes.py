@@ -152,7 +152,7 @@ def test_a_segmentation_holds_the_voxels_that_the_contours_enclose(tmp_path: Pat
 
 def test_a_lesion_is_set_into_the_lung_of_a_real_chest(tmp_path: Path) -> None:
     chests = shared("data", "pyradiomics_lung")
-    config = replace(IMAGES, background=chests)
+    config = replace(IMAGES, count=2, background=chests)
     folder = made(config, tmp_path / "real")
     assert str(chests.parent) not in (folder / "truth.json").read_text()
     truths = truth(folder)["patients"]
