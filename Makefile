@@ -11,7 +11,7 @@ FUZZ ?=
 FUZZ_INPUTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install deps demo test lint unit exhaustive lock catalogues schema bundle encoder validate benchmark science benchmark-science faults fuzz load clean sbom audit-deps
+.PHONY: help install deps demo test lint unit exhaustive lock catalogues schema bundle encoder validate benchmark science benchmark-science faults fuzz load nspawn-test clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,9 @@ fuzz: install ## changed inputs to everything that listens or reads, until Ctrl-
 load: install ## eight modalities at once for half an hour, and a store of a million studies
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.million
+
+nspawn-test: install ## boot the systemd units (root; debootstrap, systemd-container): a study while they are killed
+	scripts/nspawn-test build/nspawn
 
 clean: ## remove .venv and build
 	rm -rf $(VENV) build
