@@ -60,20 +60,26 @@ class Rig:
     def start(self, trap: Trap | None = None) -> bool:
         """Start the node; False when it ended before it listened (the trap, or a read-only disk)."""
         self.starts += 1
-        port_file = self.folder / f"port-{self.starts}"
         arguments = (
             str(self.folder / "prognode.toml"),
             str(self.answers),
             trap or Trap(),
-            str(port_file),
+            str(self._port_file),
             str(self.log),
         )
         self.process = CONTEXT.Process(target=child.run, args=arguments, daemon=True)
         self.process.start()
+        return self._listens()
+
+    @property
+    def _port_file(self) -> Path:
+        return self.folder / f"port-{self.starts}"
+
+    def _listens(self) -> bool:
         end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
             with contextlib.suppress(OSError, ValueError):
-                self.port = int(port_file.read_text())
+                self.port = int(self._port_file.read_text())
                 self.pacs.report_to = ("127.0.0.1", self.port)
                 return True
             if not self.running:
@@ -162,7 +168,8 @@ class Rig:
         if self.between is not None:
             between, self.between = self.between, None
             between(self)
-        if not self.running:
+        # What goes on may have been stopped before it listened.
+        if not self.running or not self._listens():
             self.stop()
             self.start()
 
