@@ -72,8 +72,13 @@ def _release(association: Association) -> None:
     checkpoint.clear()
     while association.is_established and association.is_alive() and not checkpoint.reached:
         time.sleep(0.001)
-    if association.is_established:
+    if not association.is_established:
+        pass
+    elif association.is_alive():
         association.release()
+    else:  # a fault has ended the reactor: release() would wait for it for ever, and the deliver stage with it
+        association.dul.kill_dul()
+        association.dul.socket.close()
     checkpoint.set()
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from config.settings import Deliver, Node, Peer, Receive, Settings
+from dicom_node.associate import association_with
 from dicom_node.deliver import find, request_commitment, send
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.instance import CT
@@ -197,6 +199,25 @@ def test_a_report_that_comes_just_as_the_association_ends_is_answered_and_taken(
     with DemoPacs(tmp_path / "pacs", commitment="same") as pacs:
         monkeypatch.setattr(Association, "_is_paused", SlowToGoOn(), raising=False)
         assert request_commitment(reach(pacs), uids(objects), "1.2.3", settings).kind == "REPORTED"
+
+
+class Fault(threading.Event):
+    """A checkpoint that ends the reactor."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        raise RuntimeError("a fault")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_association_whose_reactor_a_fault_has_ended_holds_up_nobody(tmp_path: Path) -> None:
+    with DemoPacs(tmp_path / "pacs") as pacs:
+        with association_with(reach(pacs), Settings(), []) as association:
+            association._reactor_checkpoint = Fault()
+            association.join(30)
+            assert association.is_established
+        association.dul.join(30)
+        assert not association.dul.is_alive()
 
 
 def test_commitment_of_a_peer_that_is_down_is_retried() -> None:
