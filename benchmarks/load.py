@@ -157,7 +157,11 @@ def node(folder: Path, answers: Path) -> Iterator[dict[str, int]]:
     finally:
         worker.terminate()
         receiver.stop()
-        worker.wait(60)
+        try:
+            worker.wait(60)
+        except subprocess.TimeoutExpired:
+            print("the worker did not end when it was asked to")
+            worker.kill()
 
 
 class Gathered:

@@ -121,7 +121,7 @@ def _step(state: State) -> list[str]:
 
 def questions(store: Store, studies: int) -> dict[str, Callable[[], object]]:
     """What receiver, worker, commands and the page ask; each a call without arguments."""
-    numbers = iter(range(10_000_000, 20_000_000))
+    numbers = iter(range(time.time_ns(), sys.maxsize))  # a kept store has those of earlier runs
     identity = Identity(patient_id="NEW", patient_name="NEW^PATIENT")
 
     def arrive() -> object:
