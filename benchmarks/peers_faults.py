@@ -35,7 +35,7 @@ from tests.synthetic import CT, ct_series, save, save_all
 OBJECTS = 40
 IDLE_SOCKETS, HALF_SENDERS = 200, 20
 ECHO_PATIENCE_SECONDS = 10
-CONNECT_SECONDS = 0.3  # a full backlog does not answer at all
+CONNECT_SECONDS = 3.0  # a full backlog does not answer at all
 
 
 # -- the faults ------------------------------------------------------------------------------------------------------
@@ -279,6 +279,7 @@ def main() -> None:
             if options.only in fault:
                 figures[fault] = {kind.name: _tried(run, kind, study) for kind in SERVERS}
                 print(f"| {fault} | {' | '.join(figures[fault].values())} |", flush=True)
+    print("\n" + "\n".join(f"{kind.name}: {kind.settings}" for kind in SERVERS))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

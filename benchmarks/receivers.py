@@ -87,7 +87,7 @@ class Server:
 
 class Ours(Server):
     name = "Prognode"
-    settings = "`prognode receive`, defaults; [receive] reserve_disk_bytes = 0 where the disk is to fill up"
+    settings = "prognode receive, defaults but [receive] reserve_disk_bytes = 0"
 
     def __init__(self, disk: Path, folder: Path, **settings: Any) -> None:
         super().__init__(disk, folder)
