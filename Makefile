@@ -9,6 +9,7 @@ BACKGROUND ?=
 EVERY ?= 1
 FUZZ ?=
 FUZZ_INPUTS ?=
+LOAD ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install deps demo test lint unit exhaustive lock catalogues schema bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test clean sbom audit-deps
@@ -105,9 +106,9 @@ faults-peers: install ## the same faults against Orthanc and storescp (root; fiv
 fuzz: install ## changed inputs to everything that listens or reads, until Ctrl-C (FUZZ_INPUTS=100000; FUZZ="--seconds 600")
 	$(BIN)/python -m tests.fuzz $(if $(FUZZ_INPUTS),--inputs $(FUZZ_INPUTS)) $(FUZZ)
 
-load: install ## eight modalities at once for half an hour, and a store of a million studies
-	$(BIN)/python -m benchmarks.load
-	$(BIN)/python -m benchmarks.million
+load: install ## eight modalities at once for half an hour, and a store of a million studies (LOAD="--minutes 1": only the first, short)
+	$(BIN)/python -m benchmarks.load $(LOAD)
+	$(if $(LOAD),,$(BIN)/python -m benchmarks.million)
 
 nspawn-test: install ## boot the systemd units (root; debootstrap, systemd-container): a study while they are killed
 	scripts/nspawn-test build/nspawn
