@@ -57,6 +57,7 @@ def me(signed: Viewer) -> SignedOut:
 
 @router.get("/worklist", tags=["worklist"])
 def worklist(
+    request: Request,
     store: StoreDep,
     signed: Viewer,
     text: Annotated[str, Query(max_length=128, description="beginning of name, Patient ID, accession, study UID")] = "",
@@ -72,11 +73,14 @@ def worklist(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     newest_only: Annotated[bool, Query(description="without what a later revision has replaced")] = True,
 ) -> WorklistOut:
-    """Work items with their patients, filtered, sorted and by pages."""
+    """Work items with their patients, filtered, sorted and by pages. The audit trail has who searched for whom."""
     query = WorklistQuery(
         text, tuple(state), outcome or "", group or "", held, since, until, sort, descending, offset, limit, newest_only
     )
-    return worklist_out(store.worklist.find(query))
+    found = store.worklist.find(query)
+    if text.strip():
+        deps.searched(request, store, signed, text.strip(), found.total)
+    return worklist_out(found)
 
 
 @router.get("/studies/{study_instance_uid}", tags=["worklist"])

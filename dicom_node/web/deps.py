@@ -1,5 +1,6 @@
 """What every endpoint of the page and the API needs: store, spool, settings, who is signed in, templates."""
 
+import base64
 import hmac
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from dicom_node.workitem import ConfigError
 
 TEMPLATES = Path(__file__).with_name("templates")
 STATIC = Path(__file__).with_name("static")
+SAME_SEARCH_SECONDS = 900.0
 SAFE_METHODS = ("GET", "HEAD")
 Number = Annotated[int, PathParameter(ge=-(2**63), lt=2**63)]  # of a row or a picture: SQLite has 64 bits
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -211,6 +213,31 @@ def opened(store: Store, signed: Signed, study_instance_uid: str, work_item_id: 
         address=signed.address,
         work_item_id=work_item_id,
         study_instance_uid=study_instance_uid,
+    )
+    store.audit.add(entry)
+
+
+def searched(request: Request, store: Store, signed: Signed, text: str, found: int) -> None:
+    """Audit whom somebody has looked for on the worklist: the event Query of PS3.15 A.5.3.10.
+
+    Once for the same person and text in a quarter of an hour: sorting, turning pages and a program that asks every
+    minute are no new questions.
+    """
+    now, recent = time.time(), request.app.state.searches
+    for old in [one for one, at in list(recent.items()) if now - at > SAME_SEARCH_SECONDS]:
+        recent.pop(old, None)
+    if (signed.account, text) in recent:
+        return
+    recent[signed.account, text] = now
+    facts = {"query": base64.b64encode(text.encode()).decode()}
+    entry = AuditEntry(
+        now,
+        signed.account,
+        signed.origin,
+        "query.worklist",
+        address=signed.address,
+        detail=f"{text!r}: {found} found",
+        facts=facts,
     )
     store.audit.add(entry)
 

@@ -15,7 +15,18 @@ from config.identity import VERSION
 from dicom_node import operations
 from dicom_node.store import Store
 from dicom_node.web import actions, clinical_view, results, sr_text, study_page, study_view, views
-from dicom_node.web.deps import STATIC, Number, Operator, SpoolDep, StoreDep, Viewer, inside, opened, templates
+from dicom_node.web.deps import (
+    STATIC,
+    Number,
+    Operator,
+    SpoolDep,
+    StoreDep,
+    Viewer,
+    inside,
+    opened,
+    searched,
+    templates,
+)
 from dicom_node.web.errors import Problem
 from dicom_node.web.images import WINDOWS
 from dicom_node.workitem import PRIORITIES, State
@@ -123,6 +134,8 @@ def worklist(
         "order": "asc" if order == "asc" else "desc",
     }
     found = store.worklist.find(_query(asked, page))
+    if asked["q"] and "x-background" not in request.headers:
+        searched(request, store, signed, asked["q"], found.total)
     rows = [views.row_view(row) for row in found.rows]
     more = page * ROWS < found.total or (found.more and len(rows) == ROWS)
 

@@ -92,8 +92,10 @@ def watched(seconds: float) -> Iterator[None]:
 class Campaign:
     """Inputs of one target. Findings are files in `corpus`: the input, and beside it what it did."""
 
-    def __init__(self, target: Target, seed: int, corpus: Path) -> None:
+    def __init__(self, target: Target, seed: int, corpus: Path, patience: float = 1.0) -> None:
+        """`patience`: how many times as long an input may take, on a machine that does other things too."""
         self._target, self._seed, self._corpus = target, seed, corpus
+        self._seconds = target.seconds * patience
         self.tally = Tally(target.name)
         self._peak, self._start = _peak(), 0
         self._last = b""
@@ -135,7 +137,7 @@ class Campaign:
     def verdict(self, data: bytes) -> tuple[str, str] | None:
         """None for an input that did no harm; else the kind of harm, and words with the place."""
         try:
-            with watched(self._target.seconds):
+            with watched(self._seconds):
                 self._target.run(data)
         except Hang as error:
             return "hangs", _words(error)

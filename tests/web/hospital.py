@@ -3,13 +3,8 @@
 Everything went the real road (tests.road): received, planned, analysed in a job, reported, sent to a listening PACS.
 """
 
-import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +20,11 @@ from dicom_node import operations, passwords
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.operations import Actor
 from dicom_node.workitem import WorkItem
+from tests.e2e.node import SETTINGS
 from tests.road import Clock, Road
 from tests.synthetic import ct_series, drop_slice, enhanced_ct, rtstruct
+from tests.web import site
 
-PROGNODE = Path(sys.executable).with_name("prognode")
 OPERATOR, VIEWER = ("olga", "reading room 12, third floor"), ("viktor", "a long way to the archive")
 SCRIPT = "<script>alert(1)</script>"
 # Mark-up, a right-to-left override that is never closed, an ideograph of four bytes in UTF-8, and all three groups.
@@ -64,13 +60,13 @@ class Hospital:
         if self.built:  # from now on the web process, which has the real time, acts too
             self.road.clock.now = max(self.road.clock.now, time.time())
         self.road.work()
-        for _ in range(20):
+        for _ in range(60):
             if not any(
                 not row.final for item in self.road.items for row in self.road.store.deliveries.of_item(item.id)
             ):
                 break
-            time.sleep(0.15)  # the PACS reports its storage commitment on the same association
-            self.road.clock.now += 1.0
+            time.sleep(0.05)  # the PACS reports its storage commitment on the same association
+            self.road.clock.now += 0.35
             self.road.work()
 
     def act(self, case: str, action: str, value: str = "") -> None:
@@ -157,48 +153,36 @@ def named(objects: list[Dataset], **attributes: str) -> list[Dataset]:
 # -- `prognode web` over it ----------------------------------------------------------------------------------------
 
 
-_processes: dict[Path, "subprocess.Popen[bytes]"] = {}
+_sites: dict[Path, site.Site] = {}
 
 
 @contextmanager
 def serving(folder: Path, **web: object) -> Iterator[str]:
-    """A real `prognode web` over the spool in `folder`, on a free port unless one is given; gives its address."""
+    """A `prognode web` over the spool in `folder`, on a free port unless one is given; gives its address."""
     lines = ["[node]", 'spool = "spool"', 'site = "Reading room test"', "[web]"]
     lines += [f"{name} = {json.dumps(value)}" for name, value in {"port": 0, **web}.items()]
     lines += ["[[peers]]", 'ae_title = "CT1"', "[[peers]]", 'ae_title = "PACS"', "sends = false"]
-    path = folder / "prognode.toml"
-    path.write_text("\n".join([*lines, "receives_results = true", ""]), encoding="utf-8")
-    with (folder / "web.log").open("wb") as log:
-        process = subprocess.Popen(
-            [PROGNODE, "web", "--config", path],
-            stdout=subprocess.PIPE, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        _processes[folder] = process
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline().decode()
-            found = re.search(r"http://\S+", said)
-            assert found, f"{said}{(folder / 'web.log').read_text()}"
-            yield found.group(0).rstrip("/")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=20)
-            process.kill()
-            process.wait()
+    (folder / SETTINGS).write_text("\n".join([*lines, "receives_results = true", ""]), encoding="utf-8")
+    with site.started(folder) as running:
+        _sites[folder] = running
+        yield running.url
 
 
 def process_of(folder: Path) -> int:
-    return _processes[folder].pid
+    return _sites[folder].process.pid
 
 
 def wait_ended(folder: Path) -> int:
-    return _processes[folder].wait(timeout=20)
+    return _sites[folder].process.wait(timeout=60)
 
 
 def sign_in(address: str, who: tuple[str, str] = OPERATOR) -> httpx.Client:
-    """A client that is signed in, without a browser."""
-    client = httpx.Client(base_url=address, headers={"Accept": "text/html"}, timeout=60)
+    """A client that is signed in, without a browser.
+
+    It keeps no connection: the server closes idle ones after 15 s, and a request at that very moment fails.
+    """
+    limits = httpx.Limits(max_keepalive_connections=0)
+    client = httpx.Client(base_url=address, headers={"Accept": "text/html"}, timeout=60, limits=limits)
     csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/signin").text)
     assert csrf
     answer = client.post("/signin", data={"name": who[0], "password": who[1], "csrf": csrf.group(1)})

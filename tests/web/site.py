@@ -19,6 +19,7 @@ from dicom_node.accounts import Role
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from tests.e2e.node import LOG, PROGNODE, SETTINGS, destination, log_of, wait_for, write_settings
+from tests.web.forked import Forked
 
 PASSWORD = "correct horse battery"
 VIEWER, OPERATOR = "vera", "otto"
@@ -29,7 +30,7 @@ class Site:
     """A running `prognode web`; `url` is where it listens."""
 
     folder: Path
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | Forked"
     url: str
     verify: ssl.SSLContext | bool = True
 
@@ -100,14 +101,18 @@ def serving(folder: Path, *, verify: ssl.SSLContext | bool = True, **sections: d
 
 
 @contextmanager
-def started(folder: Path, *, verify: ssl.SSLContext | bool = True) -> Iterator[Site]:
-    """`prognode web` with the settings in `folder`, ended at the end."""
+def started(folder: Path, *, verify: ssl.SSLContext | bool = True, by_command: bool = False) -> Iterator[Site]:
+    """`prognode web` with the settings in `folder`, ended at the end; `by_command`: a process that begins anew."""
+    process: subprocess.Popen[bytes] | Forked
     with (folder / LOG).open("ab") as log:
         begin = log.tell()
-        process = subprocess.Popen(
-            [str(PROGNODE), "web", "--config", str(folder / SETTINGS)],
-            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        if by_command:
+            process = subprocess.Popen(
+                [str(PROGNODE), "web", "--config", str(folder / SETTINGS)],
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        else:
+            process = Forked(folder / SETTINGS, folder / LOG)
     try:
 
         def listening() -> "re.Match[str] | None":

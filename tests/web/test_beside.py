@@ -19,7 +19,7 @@ def test_a_result_for_review_waits_in_the_worklist_and_leaves_when_the_api_relea
         write_settings(folder, destination("PACS", pacs.port), web={"port": 0}, deliver={"hold_for_review": True})
         with started(folder) as early:
             assert early.client().get("/ready").status_code == 503, "the node has not made its store yet"
-        with serving(folder) as node, started(folder) as site:
+        with serving(folder) as node, started(folder, by_command=True) as site:
             pacs.report_to = ("127.0.0.1", node.port)
             with store_of(folder) as store:
                 store.accounts.add_token("a token", "ris", "operator", time.time(), None)

@@ -13,7 +13,8 @@ from tests.web.hospital import Hospital
 from tests.web.test_browser_walk import DESK, PHONE, open_study, sign_in
 
 CSS = (STATIC / "prognode.css").read_text(encoding="utf-8")
-CASES = ("main", "not scored", "waiting", "held", "hostile", "refused", "revised")
+OTHERS = ("waiting", "held", "hostile", "revised")  # built of the same parts
+CASES = ["main", "not scored", "refused", *(pytest.param(case, marks=pytest.mark.exhaustive) for case in OTHERS)]
 TEXT, LINE = 4.5, 3.0  # WCAG 2.1: 1.4.3 and 1.4.11
 # What stands on what, by the names of the style sheet's variables.
 PAIRS = [

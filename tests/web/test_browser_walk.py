@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tests.web.hospital import HOSTILE_ID, OPERATOR, SCRIPT, VIEWER, Hospital
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+MORE = ("not scored", "waiting", "held", "enhanced")
 PAGES = ("/", "/?q=nobody-of-that-name", "/models", "/system", "/audit")
 
 
@@ -243,7 +244,9 @@ def test_a_viewer_may_look_and_not_act(context: BrowserContext, hospital: Hospit
     assert answer.status == 403
 
 
-@pytest.mark.parametrize("case", ["main", "not scored", "waiting", "held", "hostile", "enhanced"])
+@pytest.mark.parametrize(
+    "case", ["main", "hostile", *(pytest.param(case, marks=pytest.mark.exhaustive) for case in MORE)]
+)
 def test_no_page_of_a_study_is_wider_than_a_phone(
     chromium: Browser, address: str, hospital: Hospital, case: str, tmp_path: Path
 ) -> None:

@@ -225,6 +225,7 @@ def test_a_slice_whose_file_is_damaged_is_a_sentence_and_no_error(signed_in: htt
     """By picture and by page: the study stays readable."""
     hospital.bring("damaged", *building.ball(42, "Ito^Ken"))
     item, spool = hospital.item("damaged"), hospital.road.spool
+    assert (item.state, item.outcome) == ("COMPLETED", "SCORED"), (item.reason, item.hint)
     stack = results.stack(item, results.result_of(item, spool), hospital.road.store, spool)
     assert stack is not None
     assert stack.largest is not None
