@@ -6,18 +6,16 @@ FOLDER/mood says how it misbehaves: "" is a good server, a number an HTTP status
 
 import json
 import re
-import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.fhir_server import SYSTEM, Handler, patient
+from tests.fhir_server import SYSTEM, Handler, patient, serve
 
 URN = re.compile(r"urn:uuid:[0-9a-f-]{36}")
 
@@ -61,10 +59,10 @@ class Peer(Handler):
                 self._outcome(429, "throttled", {"Retry-After": mood.partition(" ")[2]})
             elif mood == "elsewhere":
                 self._raw(b"", {"Location": "http://127.0.0.1:9/r4"}, 307)
-            elif mood == "hang":
-                time.sleep(30)
-            else:
+            elif mood != "hang":
                 self._transact(json.loads(body), mood)
+        if mood == "hang":  # and keeps no other from its answer
+            time.sleep(30)
 
     def _transact(self, bundle: dict[str, Any], mood: str) -> None:
         path = self.folder / "held.json"
@@ -237,19 +235,9 @@ def fhir_peer(folder: Path, *certificate: Path) -> Iterator[FhirPeer]:
         peer.stop()
 
 
-def main() -> None:
-    Peer.folder = Path(sys.argv[1])
-    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Peer)
-    server.daemon_threads = True
-    if len(sys.argv) > 3:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(sys.argv[3], sys.argv[4])
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    print(server.server_address[1], flush=True)
-    server.serve_forever()
-
-
 if __name__ == "__main__":
-    main()
+    import fhirkit  # noqa: F401 - it takes a while, which no request shall wait for
+
+    serve(Peer, sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
 
 __all__ = ["SYSTEM", "FhirPeer", "fhir_peer", "patient"]

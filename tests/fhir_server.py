@@ -177,17 +177,18 @@ def diagnosis(fhir_id: str, term: str, system: str = SNOMED, **more: Any) -> dic
     }  # fmt: skip
 
 
-def main() -> None:
-    Handler.folder = Path(sys.argv[1])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+def serve(handler: type[Handler], folder: str, port: int, *certificate: str) -> None:
+    """Print the port and serve for ever; over TLS with a certificate and its key."""
+    handler.folder = Path(folder)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
-    if len(sys.argv) > 2:
+    if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(sys.argv[2], sys.argv[3])
+        context.load_cert_chain(*certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     print(server.server_address[1], flush=True)
     server.serve_forever()
 
 
 if __name__ == "__main__":
-    main()
+    serve(Handler, sys.argv[1], 0, *sys.argv[2:])

@@ -370,7 +370,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Road, in
         receiver.stop(grace_seconds=2.0)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("wanted", "count", "seconds"),
     [
@@ -390,10 +390,10 @@ def test_in_a_hundred_thousand_steps_the_few_are_found_at_once(
     assert min(answer["seconds"] for answer in answers) < seconds
 
 
-@pytest.mark.slow
-def test_the_query_for_scheduled_steps_uses_the_index_of_states(crowded: tuple[Road, int]) -> None:
+def test_the_query_for_scheduled_steps_uses_the_index_of_states(tmp_path: Path) -> None:
     from dicom_node.procedure_steps import _SELECT, StepFilter, _conditions
 
+    road = Road(tmp_path, SETTINGS)
     for wanted, index in (
         (StepFilter(state="SCHEDULED"), "ups_by_state"),
         (StepFilter(sop_instance_uids=("1.2",)), "sqlite_autoindex_ups"),
@@ -402,7 +402,7 @@ def test_the_query_for_scheduled_steps_uses_the_index_of_states(crowded: tuple[R
         (StepFilter(equal=(("accession_number", "A1"),)), "study_by_accession"),
     ):
         where, arguments = _conditions(wanted)
-        plan = crowded[0].store._db.rows(
+        plan = road.store._db.rows(
             f"EXPLAIN QUERY PLAN {_SELECT} WHERE u.work_item_id > ?{where} ORDER BY u.work_item_id LIMIT ?",
             [0, *arguments, 200],
         )

@@ -44,14 +44,20 @@ class Site:
         return dict(Counter(one["resourceType"] for one in self.ehr.holds()))
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FhirPeer]:
+    with fhir_peer(tmp_path_factory.mktemp("ehr")) as ehr:
+        yield ehr
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with fhir_peer(tmp_path / "ehr") as ehr:
-        ehr.knows(patient(CT[0].PatientID, "17"))
-        server = FhirServer(
-            "EHR", ehr.base_url, timeout_seconds=1.0, receives_results=True, patient_identifier_system=SYSTEM
-        )
-        yield Site(road(tmp_path, fhir_servers=(server,), deliver=QUICK), ehr)
+def site(running: FhirPeer, tmp_path: Path) -> Site:
+    running.forgets()
+    running.knows(patient(CT[0].PatientID, "17"))
+    server = FhirServer(
+        "EHR", running.base_url, timeout_seconds=30.0, receives_results=True, patient_identifier_system=SYSTEM
+    )
+    return Site(road(tmp_path, fhir_servers=(server,), deliver=QUICK), running)
 
 
 def test_a_server_that_is_down_busy_and_killed_holds_each_result_once_when_it_is_up(site: Site) -> None:
@@ -136,6 +142,7 @@ def test_a_revision_is_another_report_that_names_the_one_before(site: Site) -> N
     assert replaces["valueReference"]["identifier"] == first["identifier"][0]
     assert not [one for one in first["extension"] if one["url"].endswith("diagnosticReport-replaces")]
     assert site.held == {**{kind: 2 * number for kind, number in WHOLE.items()}, "Device": 1}
+    assert [report["status"] for report in (first, second)] == ["cancelled", "preliminary"]
 
 
 def test_a_revision_names_what_may_have_arrived(site: Site) -> None:

@@ -38,6 +38,20 @@ class Site:
         """Time passes; the next try is due."""
         self.node.later(seconds)
 
+    def is_silent(self) -> None:
+        """The RIS takes a message and says nothing; until `answers`, no test waits long for it."""
+        self.ris.answers("silent")
+        self._wait_for_it(0.5)
+
+    def answers(self, mode: str) -> None:
+        self.ris.answers(mode)
+        self._wait_for_it(30.0)
+
+    def _wait_for_it(self, seconds: float) -> None:
+        settings = self.node.settings
+        peers = tuple(replace(peer, timeout_seconds=seconds) for peer in settings.hl7_peers)
+        self.node.restart(settings=replace(settings, hl7_peers=peers))
+
     def score(self, radius: float = 10.0) -> WorkItem:
         self.node.take(*CT, synthetic.rtstruct(CT, radius=radius))
         self.node.later()
@@ -47,7 +61,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with ris(tmp_path / "ris") as running:
-        peer = Hl7Peer("RIS", port=running.port, timeout_seconds=0.5)
+        peer = Hl7Peer("RIS", port=running.port)
         yield Site(road(tmp_path, hl7_peers=(peer,), deliver=QUICK), running)
 
 
@@ -61,25 +75,25 @@ def test_a_ris_that_is_down_deaf_or_killed_gets_each_message_once_when_it_is_up(
     assert site.row().sop_instance_uid is None, "nothing has left"
 
     site.ris.start()
-    site.ris.answers("silent")  # takes it and says nothing
+    site.is_silent()
     site.later()
     assert "no acknowledgement within 0.5 s" in site.row().detail
     known = site.row().sop_instance_uid
     assert known
 
-    site.ris.answers("close")  # the process ends in mid-conversation
+    site.answers("close")  # the process ends in mid-conversation
     site.later()
     site.ris.kill()
     site.later()
     assert site.row().state is DeliveryState.PENDING
 
     site.ris.start()
-    site.ris.answers("AE")
+    site.answers("AE")
     site.later()
     assert "RIS answered AE" in site.row().detail
 
     site.node.restart()
-    site.ris.answers("AA")
+    site.answers("AA")
     site.later()
     assert (site.row().state, site.node.items[0].state) == (DeliveryState.ACKNOWLEDGED, State.COMPLETED)
     site.later(3600.0)
@@ -98,13 +112,13 @@ def test_the_history_and_the_audit_trail_have_it(site: Site) -> None:
 
 
 def test_what_the_ris_rejects_fails_with_a_hint_and_a_retry_sends_the_same_message(site: Site) -> None:
-    site.ris.answers("AR")
+    site.answers("AR")
     item = site.score()
     assert item.state is State.FAILED
     assert "correct the interface, then: prognode retry" in site.row().detail
     site.later(3600.0)
     assert len(site.ris.messages) == 1, "a rejected message is not sent again by itself"
-    site.ris.answers("AA")
+    site.answers("AA")
     assert site.node.store.retry(item.id, site.node.clock())
     site.node.work()
     assert site.node.items[0].state is State.COMPLETED
@@ -148,12 +162,12 @@ def test_what_was_replaced_before_it_was_sent_is_never_sent(site: Site) -> None:
 
 
 def test_what_may_have_arrived_is_corrected_and_not_forgotten(site: Site) -> None:
-    site.ris.answers("silent")
+    site.is_silent()
     first = site.score()
     left = site.row(first).sop_instance_uid
     site.ris.kill()
     site.ris.start()
-    site.ris.answers("AA")
+    site.answers("AA")
     site.score(radius=8.0)
     site.later(10.0)
     assert observations(site.ris.messages[-1])["REPLACES"][5] == left
@@ -208,7 +222,7 @@ def test_a_message_whose_node_was_killed_before_it_noted_the_acknowledgement_is_
 
 
 def test_a_dead_ris_costs_one_time_out_for_all_that_waits_for_it(site: Site) -> None:
-    site.ris.answers("silent")
+    site.is_silent()
     others = [synthetic.ct_series(16, 40, 40, seed=seed) for seed in (2, 3)]
     for ct in others:
         site.node.take(*ct, synthetic.rtstruct(ct))
@@ -265,14 +279,14 @@ def test_the_ris_hears_nothing_of_a_result_that_no_pacs_has_taken(tmp_path: Path
 
 
 def test_the_message_is_about_the_patient_as_he_is_now(site: Site) -> None:
-    site.ris.answers("AE")
+    site.answers("AE")
     item = site.score()
     known = site.node.store.patients.of_study(item.study_instance_uid)
     assert known is not None
     site.node.store.patients.change(
         item.study_instance_uid, replace(known, patient_id="SURVIVING"), "HL7 ADT^A40", site.node.clock()
     )
-    site.ris.answers("AA")
+    site.answers("AA")
     site.later()
     assert segments(site.ris.messages[-1], "PID")[0][3].startswith("SURVIVING^")
     first, last = site.ris.control_ids

@@ -37,7 +37,7 @@ def peer(running: FhirPeer) -> FhirPeer:
 
 
 def entry(peer: FhirPeer, **more: Any) -> FhirServer:
-    made = FhirServer("EHR", peer.base_url, timeout_seconds=5.0, receives_results=True)
+    made = FhirServer("EHR", peer.base_url, timeout_seconds=30.0, receives_results=True)
     return replace(made, **{"patient_identifier_system": SYSTEM, **more})
 
 

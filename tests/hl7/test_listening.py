@@ -47,9 +47,9 @@ class Sender:
     """An integration engine's side of a connection."""
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        plain = socket.create_connection(("127.0.0.1", port), 5)
+        plain = socket.create_connection(("127.0.0.1", port), 60)
         self.sock = context.wrap_socket(plain, server_hostname="127.0.0.1") if context else plain
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         self._reader, self._waiting = Reader(1 << 20), list[bytes]()
 
     def say(self, text: str | bytes, encoding: str = "utf-8") -> list[str]:
