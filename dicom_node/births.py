@@ -98,8 +98,8 @@ class Births:
     def schedule(self, roi_sop_instance_uid: str, birth: Birth, now: float, why: str = "") -> bool:
         """Make the work item of a contour object runnable, as the next revision when an earlier one left a result.
 
-        `why`: which CT was chosen and by what, for its history. False when the newest result is of this very content: it
-        never gets a second one.
+        `why`: which CT was chosen and by what, for its history. False when the newest result is of this very content:
+        it never gets a second one.
         """
         with self._db.immediate():
             waiting = self._waiting(roi_sop_instance_uid)
