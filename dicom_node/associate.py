@@ -53,16 +53,24 @@ class _Checkpoint(threading.Event):
     Its own sign, `_is_paused`, is also seen for a moment when it is about to go on.
     """
 
-    reached = False
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = threading.Condition()
+        self.reached = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        if self.is_set():
-            return True
-        self.reached = True
-        try:
-            return super().wait(timeout)
-        finally:
+        with self._condition:
+            if not self.is_set():
+                self.reached = True
+                self._condition.wait(timeout)
+        return True
+
+    def set(self) -> None:
+        """Let it go on: from here on it does not stand, even where it has not woken yet."""
+        with self._condition:
             self.reached = False
+            super().set()
+            self._condition.notify_all()
 
 
 def _release(association: Association) -> None:
