@@ -34,7 +34,7 @@ def settings(folder: Path, pacs: DemoPacs, ehr: FhirPeer, **sections: Any) -> No
     with (folder / SETTINGS).open("a") as file:
         file.write(
             f'\n[[fhir_servers]]\nname = "EHR"\nbase_url = "{ehr.base_url}"\nreceives_results = true\n'
-            f'timeout_seconds = 3.0\npatient_identifier_system = "{SYSTEM}"\n'
+            f'timeout_seconds = 20.0\npatient_identifier_system = "{SYSTEM}"\n'
         )
 
 
