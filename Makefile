@@ -48,7 +48,7 @@ lint: install
 	$(BIN)/lint-imports
 
 unit: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 exhaustive: install ## the long forms that make test leaves out
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m exhaustive

@@ -15,8 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from config.settings import Settings
 from dicom_node.backup import MANIFEST, SUMMARY, backup
+from dicom_node.cli import app
 from dicom_node.database import SCHEMA_VERSION
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.restore import BackupDamaged, restore, verify
@@ -27,12 +31,10 @@ from dicom_node.workitem import ConfigError, DeliveryState, State
 from tests.e2e.node import (
     PROGNODE,
     SETTINGS,
-    log_of,
     send_singly,
     serving,
     spool_of,
     store_of,
-    wait_for,
     write_settings,
 )
 from tests.kept import PACS, copied_pacs, delivered, exhaustive, study
@@ -171,10 +173,8 @@ def test_backups_of_a_node_at_work_are_each_whole_and_hold_all_that_was_acknowle
         while sender.is_alive():
             with store_of(folder) as store:
                 acknowledged = store._db.rows("SELECT count(*) AS n FROM instance")[0]["n"]
-            target = tmp_path / f"backup{len(backups)}"
-            command = [str(PROGNODE), "backup", str(target), "--config", str(folder / SETTINGS)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
+                target = tmp_path / f"backup{len(backups)}"
+                backup(store, spool_of(folder), Settings(), target)
             backups.append((target, acknowledged))
         sender.join()
     assert len(backups) >= 2
@@ -444,14 +444,15 @@ def test_a_node_does_not_start_on_half_a_restore_and_does_on_a_whole_one(node: R
     folder = tmp_path / "new"
     write_settings(folder)
     killed("restore", "store", saved, folder / "spool")
-    started = prognode("serve", "--config", folder / SETTINGS)
+    command = [str(PROGNODE), "serve", "--config", str(folder / SETTINGS)]
+    started = subprocess.run(command, capture_output=True, text=True, check=False)
     assert started.returncode == 78
     assert "run prognode restore again" in started.stderr
     done = prognode("restore", saved, "--config", folder / SETTINGS)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "restored" in done.stdout
-    with serving(folder):
-        wait_for(lambda: "worker.started" in log_of(folder), "it works")
+    with spool_of(folder).lock("receive"), spool_of(folder).lock("work"):
+        pass
 
 
 @pytest.mark.parametrize("name", ["backup", "backup.tar"])
@@ -485,31 +486,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prognode(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [str(PROGNODE), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
-    )
+def prognode(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)])
 
 
 def test_the_commands_say_what_they_did_and_what_is_sent_again(folder: Path) -> None:
     done = prognode("backup", folder / "backup", "--config", folder / "node" / SETTINGS)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "files" in done.stdout
-    assert prognode("backup", folder / "backup", "--config", folder / "node" / SETTINGS).returncode == 78
+    assert prognode("backup", folder / "backup", "--config", folder / "node" / SETTINGS).exit_code == 78
     write_settings(folder / "new")
     dry = prognode("restore", folder / "backup", "--dry-run", "--config", folder / "new" / SETTINGS)
-    assert (dry.returncode, dry.stdout[:2]) == (0, "ok")
+    assert (dry.exit_code, dry.stdout[:2]) == (0, "ok")
     assert not (folder / "new" / "spool").exists()
     done = prognode("restore", folder / "backup", "--config", folder / "new" / SETTINGS)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "objects are not sent again" in done.stdout
     assert "Send those studies again" in done.stdout
     assert str(study()[0].PatientID) not in done.stdout
     flip(next((folder / "backup").glob("instances/*/*.dcm")))
     bad = prognode("restore", folder / "backup", "--config", folder / "new" / SETTINGS)
-    assert bad.returncode in (65, 78)
+    assert bad.exit_code in (65, 78)
     shutil.rmtree(folder / "new" / "spool")
     bad = prognode("restore", folder / "backup", "--config", folder / "new" / SETTINGS)
-    assert bad.returncode == 65
+    assert bad.exit_code == 65
     assert "damaged" in bad.stderr
     assert "nothing was written" in bad.stderr

@@ -8,31 +8,33 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from config.settings import load
+from config.settings import Peer, Settings, load
 from dicom_node import cli_fsck
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.fsck import Examiner, Problem
-from dicom_node.workitem import State
+from dicom_node.workitem import State, WorkItem
 from tests.e2e.node import (
     PROGNODE,
     SETTINGS,
-    completed,
     destination,
     send,
     serving,
     spool_of,
     store_of,
-    wait_for,
     write_settings,
 )
-from tests.kept import PACS, copied_pacs, delivered, study
+from tests.kept import PACS, copied_pacs, delivered, exhaustive, peer, study
 from tests.paths import ROOT
+from tests.road import Clock, Road
 from tests.synthetic import ct_series, save, save_all
+
+LATER = 1_700_000_200.0  # than it was delivered
 
 
 @pytest.fixture
@@ -193,17 +195,35 @@ def test_the_command_prints_kind_by_kind_what_it_found_and_what_repair_would_do(
     assert fsck(node).returncode == 0
 
 
+def working(folder: Path, *peers: Peer) -> Road:
+    """The node at work, without its processes."""
+    return Road(folder, replace(Settings(), peers=peers or (Peer(PACS, port=1, receives_results=True),)), Clock(LATER))
+
+
+def worked(folder: Path, pacs: DemoPacs) -> WorkItem:
+    """It works until its one work item is at its end."""
+    made = working(folder, peer(pacs))
+    made.work()
+    made.later(60.0)
+    made.worker._store.close()
+    (item,) = made.items
+    assert item.state is State.COMPLETED, made.store.details(item.id)
+    made.store.close()
+    return item
+
+
 # -- what a repair comes to ------------------------------------------------------------------------------------
 
 
-def test_a_lost_object_is_taken_as_new_when_it_is_sent_again(node: Path, tmp_path: Path) -> None:
-    paths = save_all(study(), tmp_path / "sent")
+def test_a_lost_object_is_taken_as_new_when_it_is_sent_again(node: Path) -> None:
     images(node)[0].unlink()
     repaired(node)
     assert len(images(node)) == 16
-    with serving(node) as running:
-        send(running.port, paths)
-        wait_for(lambda: len(images(node)) == 17, "it is here again")
+    made = working(node)
+    made.take(*study())
+    made.work()
+    made.worker._store.close()
+    assert len(images(node)) == 17
     assert kinds(node) == {}
     with store_of(node) as store:
         assert [item.state for item in store.items() if item.state is not State.CANCELED] == [State.COMPLETED]
@@ -225,13 +245,10 @@ def test_an_object_whose_row_was_lost_is_planned_and_analysed(node: Path) -> Non
     assert kinds(node) == {"FILE_UNKNOWN": 1, "RESULT_UNKNOWN": 1}
     repaired(node)
     with DemoPacs(node / "pacs", PACS, commitment="same") as pacs:
-        write_settings(node, destination(PACS, pacs.port))
-        with serving(node) as running:
-            pacs.report_to = ("127.0.0.1", running.port)
-            assert completed(node).outcome == "SCORED"
+        assert worked(node, pacs).outcome == "SCORED"
 
 
-@pytest.mark.parametrize("state", ["ANALYSED", "REPORTED", "COMPLETED"])
+@pytest.mark.parametrize("state", ["COMPLETED", *exhaustive("ANALYSED", "REPORTED")])
 def test_a_missing_result_is_made_again_and_what_was_proved_is_not_sent_again(node: Path, state: str) -> None:
     with store_of(node) as store:
         (item,) = store.items()
@@ -242,10 +259,8 @@ def test_a_missing_result_is_made_again_and_what_was_proved_is_not_sent_again(no
     assert kinds(node) == {"RESULT_MISSING": 1}
     repaired(node)
     with DemoPacs(copied_pacs(node / "pacs"), PACS, commitment="same") as pacs:
-        write_settings(node, destination(PACS, pacs.port))
         held = {each.sop_instance_uid: each.path.read_bytes() for each in pacs.objects()}
-        with serving(node):
-            completed(node)
+        worked(node, pacs)
         assert {each.sop_instance_uid: each.path.read_bytes() for each in pacs.objects()} == held
     uids = {name: data for name, data in before.items() if name.endswith(".dcm")}
     assert {path.name for path in report.glob("*.dcm")} == set(uids)
@@ -305,9 +320,7 @@ def test_what_was_proved_and_is_not_in_the_pacs_any_more_is_found_and_sent_again
     assert kinds(node) == {}
     assert kinds(node, pacs=True) == {"NOT_IN_PACS": 1}
     assert repaired(node, pacs=True) == 0
-    with serving(node) as running:
-        pacs.report_to = ("127.0.0.1", running.port)
-        completed(node)
+    worked(node, pacs)
     assert kinds(node, pacs=True) == {}
     assert victim.sop_instance_uid in {each.sop_instance_uid for each in pacs.objects()}
     with store_of(node) as store:
@@ -397,7 +410,7 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("step", [0, 1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("step", [0, 3, 6, *exhaustive(1, 2, 4, 5)])
 def test_a_repair_that_is_killed_is_finished_by_the_next_one(node: Path, step: int) -> None:
     images(node)[0].unlink()
     flip(images(node)[3])

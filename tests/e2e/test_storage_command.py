@@ -26,6 +26,11 @@ def as_json(folder: Path) -> dict[str, Any]:
     return {kind["name"]: kind for kind in found["kinds"]} | {"disk": found["disk"]}
 
 
+def kept(found: dict[str, Any]) -> dict[str, Any]:
+    """All but the disk, which others fill too, and SQLite's files: who opens or closes the store moves its log."""
+    return {name: found[name] for name in found if name not in ("disk", "store")}
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
     """A spool with a delivered study, long ago, and one that waits for a contour."""
@@ -54,11 +59,10 @@ def test_it_counts_what_is_there_and_says_why_it_stays(node: Path) -> None:
 
 
 def test_what_would_go_is_what_goes(node: Path) -> None:
-    before = as_json(node)
+    before = kept(as_json(node))
     dry = storage(node, "clean", "--dry-run")
     assert dry.stdout.splitlines()[0].startswith("would remove 17 received")
-    again = as_json(node)
-    assert {name: again[name] for name in again if name != "disk"} == {n: before[n] for n in before if n != "disk"}
+    assert kept(as_json(node)) == before
     done = storage(node, "clean")
     assert done.returncode == 0, done.stderr
     assert "removed 1 received" in done.stdout
