@@ -17,10 +17,14 @@ def fill(store: Store, spool: Spool, clock: Callable[[], float]) -> bool:
     """A few more studies; False when none is left. One whose header cannot be read any more stays without identity."""
     missing = store.patients.missing(STUDIES_AT_A_TIME)
     for study, uid, digest in missing:
-        try:
-            identity = headers.read_with_identity(spool.instance_path(uid, digest), digest)[1]
-        except (OSError, UnreadableHeader) as error:
-            LOGGER.warning("identity.unreadable of a study of an earlier version: %s", type(error).__name__)
-            identity = Identity()
+        identity = _of_file(spool, uid, digest) if uid and digest else Identity()
         store.patients.received(study, identity, clock())
     return bool(missing)
+
+
+def _of_file(spool: Spool, sop_instance_uid: str, digest: str) -> Identity:
+    try:
+        return headers.read_with_identity(spool.instance_path(sop_instance_uid, digest), digest)[1]
+    except (OSError, UnreadableHeader) as error:
+        LOGGER.warning("identity.unreadable of a study of an earlier version: %s", type(error).__name__)
+        return Identity()

@@ -29,7 +29,7 @@ class IdentityChange:
 
 
 class Patients:
-    """The tables study, identity_change and patient_merge."""
+    """The tables study, study_unidentified, identity_change and patient_merge."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -58,18 +58,17 @@ class Patients:
                 "UPDATE study SET received = ? WHERE study_instance_uid = ?", [identity.to_json(), study_instance_uid]
             )
 
-    def missing(self, limit: int = 200) -> list[tuple[str, str, str]]:
+    def missing(self, limit: int = 200) -> list[tuple[str, str | None, str | None]]:
         """(study, SOP Instance UID, digest) of studies that an older Prognode stored without an identity.
 
-        Of each study a CT image where there is one, and the newest content; only studies that have a file here.
+        Of each study a CT image where there is one, and the newest content; None where no file of it is here any more.
         """
         classes = sorted(CT_CLASSES)
         rows = self._db.rows(
-            "SELECT study_instance_uid AS study, sop_instance_uid AS uid, digest, max(current"
-            f" + 2 * (sop_class_uid IN ({', '.join('?' * len(classes))}))) AS best FROM instance i"
-            " WHERE own = 0 AND removed = 0 AND NOT EXISTS"
-            " (SELECT 1 FROM study s WHERE s.study_instance_uid = i.study_instance_uid)"
-            " GROUP BY study_instance_uid LIMIT ?",
+            "SELECT u.study_instance_uid AS study, i.sop_instance_uid AS uid, i.digest, max(i.current"
+            f" + 2 * (i.sop_class_uid IN ({', '.join('?' * len(classes))}))) AS best FROM study_unidentified u"
+            " LEFT JOIN instance i ON i.study_instance_uid = u.study_instance_uid AND i.own = 0 AND i.removed = 0"
+            " GROUP BY u.study_instance_uid LIMIT ?",
             [*classes, limit],
         )
         return [(row["study"], row["uid"], row["digest"]) for row in rows]

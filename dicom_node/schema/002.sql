@@ -21,6 +21,13 @@ CREATE INDEX study_by_date ON study (study_date);
 CREATE INDEX study_by_accession ON study (accession_number) WHERE accession_number != '';
 CREATE INDEX study_by_update ON study (updated_at);
 
+-- Studies that came before studies had a row above, until they have one. What arrives now brings its own.
+CREATE TABLE study_unidentified (study_instance_uid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+INSERT INTO study_unidentified SELECT DISTINCT study_instance_uid FROM instance WHERE own = 0;
+CREATE TRIGGER study_identified AFTER INSERT ON study BEGIN
+    DELETE FROM study_unidentified WHERE study_instance_uid = new.study_instance_uid;
+END;
+
 -- Every change of an identity, with both sides.
 CREATE TABLE identity_change (
     id INTEGER PRIMARY KEY,

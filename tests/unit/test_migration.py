@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from dicom_node.database import SCHEMA_VERSION, Database
+from dicom_node.identity import Identity
 from dicom_node.instance import CT, Instance
 from dicom_node.store import Store
 from dicom_node.workitem import ConfigError, State, StoreBusy
@@ -118,6 +120,18 @@ def test_everything_is_kept_and_the_store_as_it_was_lies_beside(path: Path) -> N
     assert content(kept(path)) == before
     assert kept(path).stat().st_mode & 0o777 == 0o600
     assert names(path.parent) == ["store.sqlite", "store.sqlite.schema-1"]
+
+
+def test_studies_of_the_old_store_are_listed_until_it_is_known_whose_they_are(path: Path) -> None:
+    store = Store.open(path)
+    assert store.patients.missing() == [("1.8", "1.2.1", "a1")], "an image speaks, not the contour"
+    store._db.execute("UPDATE instance SET removed = 2")
+    assert store.patients.missing() == [("1.8", None, None)]
+    store.patients.received("1.8", Identity(), 6.0)
+    assert store.patients.missing() == []
+    store.arrivals.add(replace(IMAGE, sop_instance_uid="2.1", study_instance_uid="2.8"), "CT01", 7.0, Identity())
+    assert store.patients.missing() == [], "what arrives brings its own"
+    store.close()
 
 
 def test_a_store_that_is_new_or_up_to_date_needs_no_copy(tmp_path: Path) -> None:
