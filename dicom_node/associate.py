@@ -3,8 +3,6 @@
 import contextlib
 import socket
 import ssl
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +17,7 @@ from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 from config.settings import Peer, Settings
 from dicom_node.elements import escaped
 from dicom_node.quiet import quiet_libraries
+from dicom_node.requestor import associate
 from dicom_node.tls import client_context
 from dicom_node.workitem import ConfigError, Retryable
 
@@ -44,50 +43,7 @@ def association_with(
     try:
         yield association
     finally:
-        _release(association)
-
-
-class _Checkpoint(threading.Event):
-    """Where pynetdicom's reactor stops while somebody else sends. `reached`: it stands there, and stays.
-
-    Its own sign, `_is_paused`, is also seen for a moment when it is about to go on.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._condition = threading.Condition()
-        self.reached = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        with self._condition:
-            if not self.is_set():
-                self.reached = True
-                self._condition.wait(timeout)
-        return True
-
-    def set(self) -> None:
-        """Let it go on: from here on it does not stand, even where it has not woken yet."""
-        with self._condition:
-            self.reached = False
-            super().set()
-            self._condition.notify_all()
-
-
-def _release(association: Association) -> None:
-    """Release, but not while the reactor serves what has just come: its answer after an A-RELEASE-RQ is a violation
-    (PS3.8 table 9-10, Sta7) that ends pynetdicom's thread."""
-    checkpoint = association._reactor_checkpoint
-    checkpoint.clear()
-    while association.is_established and association.is_alive() and not checkpoint.reached:
-        time.sleep(0.001)
-    if not association.is_established:
-        pass
-    elif association.is_alive():
         association.release()
-    else:  # a fault has ended the reactor: release() would wait for it for ever, and the deliver stage with it
-        association.dul.kill_dul()
-        association.dul.socket.close()
-    checkpoint.set()
 
 
 def _request(
@@ -108,15 +64,15 @@ def _request(
     entity.dimse_timeout = settings.receive.dimse_timeout_seconds
     entity.network_timeout = settings.receive.network_timeout_seconds
     try:
-        return entity.associate(
-            peer.host,
-            peer.port,
-            contexts=[*contexts, build_context(Verification)],
-            ae_title=peer.ae_title,
-            max_pdu=settings.receive.maximum_pdu_bytes,
-            ext_neg=[*roles],
-            evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, _prepare, [settings.receive.dimse_timeout_seconds])],
-            tls_args=(_tls_context(settings), peer.tls_name or peer.host) if peer.tls else None,
+        return associate(
+            entity,
+            (peer.host, peer.port),
+            peer.ae_title,
+            [*contexts, build_context(Verification)],
+            maximum_pdu_bytes=settings.receive.maximum_pdu_bytes,
+            roles=roles,
+            handlers=[*handlers, (evt.EVT_CONN_OPEN, _prepare, [settings.receive.dimse_timeout_seconds])],
+            tls=(_tls_context(settings), peer.tls_name or peer.host) if peer.tls else None,
         )
     except socket.gaierror as error:
         raise Retryable(
@@ -126,8 +82,6 @@ def _request(
 
 
 def _prepare(event: evt.Event, seconds: float) -> None:
-    event.assoc._reactor_checkpoint = _Checkpoint()
-    event.assoc._reactor_checkpoint.set()
     connection = event.assoc.dul.socket.socket
     # Without it every answer waits for the peer's delayed acknowledgement, up to 50 ms an object.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +12,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role
-from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from config.settings import Deliver, Node, Peer, Receive, Settings
+from config.settings import Node, Peer, Receive, Settings
 from dicom_node.associate import association_with
 from dicom_node.deliver import find, request_commitment, send
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.instance import CT
+from dicom_node.requestor import Checkpoint
 from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, Retryable
 from tests.network import one, receiving, settings_for, storescu
@@ -180,31 +179,10 @@ def test_a_peer_that_never_reports_leaves_it_pending(tmp_path: Path, objects: li
         assert time.monotonic() - started < 30
 
 
-class SlowToGoOn:
-    """Widens the moment in which pynetdicom's reactor says that it is paused, and goes on."""
-
-    def __get__(self, association: Association, _: object = None) -> bool:
-        return bool(vars(association).get("paused", False))
-
-    def __set__(self, association: Association, value: bool) -> None:
-        if not value and association.is_requestor:
-            time.sleep(0.3)
-        vars(association)["paused"] = value
-
-
-def test_a_report_that_comes_just_as_the_association_ends_is_answered_and_taken(
-    tmp_path: Path, objects: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = Settings(deliver=Deliver(commitment_wait_seconds=0.1))
-    with DemoPacs(tmp_path / "pacs", commitment="same") as pacs:
-        monkeypatch.setattr(Association, "_is_paused", SlowToGoOn(), raising=False)
-        assert request_commitment(reach(pacs), uids(objects), "1.2.3", settings).kind == "REPORTED"
-
-
-class Fault(threading.Event):
+class Fault(Checkpoint):
     """A checkpoint that ends the reactor."""
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self) -> None:
         raise RuntimeError("a fault")
 
 
