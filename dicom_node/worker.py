@@ -25,13 +25,13 @@ from dicom_node.heartbeat import ECHO_SECONDS, Heartbeat
 from dicom_node.job import Runner
 from dicom_node.keeper import Keeper
 from dicom_node.messages import MESSAGE
-from dicom_node.notify import STUCK_SECONDS
 from dicom_node.reporter import Reporter
 from dicom_node.schedule import Scheduler
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.summary import summary_of
 from dicom_node.ticket import Ticket
+from dicom_node.turns import Turns, bounds
 from dicom_node.ups_events import UpsTeller
 from dicom_node.vitals import BEAT_SECONDS
 from dicom_node.workitem import (
@@ -67,6 +67,7 @@ class Worker:
         runner: Runner,
         clock: Callable[[], float] = time.time,
         golden: str = "",
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         """`golden`: how the bundle's golden case went, for the system page. Raises ConfigError for bad settings."""
         self._settings, self._spool, self._bundle, self._runner, self._clock = settings, spool, bundle, runner, clock
@@ -80,7 +81,7 @@ class Worker:
         self._stopping = threading.Event()
         self._local = threading.local()
         self._looked = 0.0
-        self._turned = time.monotonic()  # when a turn of the clock last began
+        self._turns = Turns(bounds(settings), timer)
         self._identified = False
         self._fetch = ClinicalFetch(settings, clock)  # raises ConfigError for a bad mapping of codes
         isolation = runner.isolation
@@ -306,22 +307,26 @@ class Worker:
         self._locked.close()
 
     def pulse(self) -> tuple[bool, str]:
-        """For the service manager: whether the clock still turns, and the work items by state."""
+        """For the service manager: whether the clock turns and no stage is stuck, and the work items by state."""
         try:
             counts = ", ".join(f"{count} {state}" for state, count in sorted(self._store.counts().items()))
         except StoreBusy:
             counts = "the store is busy"
-        return time.monotonic() - self._turned < STUCK_SECONDS, f"work items: {counts or 'none yet'}"
+        stuck = self._turns.stuck()
+        return not stuck, "; ".join([*stuck, f"work items: {counts or 'none yet'}"])
 
     def _drain(self, step: Callable[[], bool]) -> None:
-        self._turned = time.monotonic()
         try:
-            while self._running() and step():
+            while self._running() and self._turn(step):
                 pass
         except Exception as error:  # the clock's thread: one bad tick must not end the stage
             LOGGER.error("worker.tick_failed %s in %s", type(error).__name__, step.__name__)
             LOGGER.debug("worker.tick_failed", exc_info=True)
             self._stopping.wait(PAUSE_SECONDS)  # the cause (a full disk, say) will not pass in a fifth of a second
+
+    def _turn(self, step: Callable[[], bool]) -> bool:
+        with self._turns.turn(step.__name__.removeprefix("step_")):
+            return step()
 
     def _running(self) -> bool:
         return not self._stopping.is_set()

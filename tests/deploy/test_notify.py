@@ -171,13 +171,10 @@ def test_the_watchdog_hears_nothing_while_a_part_is_stuck(manager: Manager, monk
     assert manager.heard.recv(4096) == b"STATUS=of this part; STUCK: of this part"
 
 
-def test_a_door_whose_thread_hangs_and_a_worker_whose_clock_stands_are_stuck(tmp_path: Path) -> None:
-    from config.settings import Settings, parse
-    from dicom_node.job import Runner
+def test_a_door_whose_thread_hangs_is_stuck(tmp_path: Path) -> None:
+    from config.settings import parse
     from dicom_node.receive import Receiver
     from dicom_node.spool import Spool
-    from dicom_node.worker import Worker
-    from models.bundle import DEMO, load
 
     settings, spool = parse({"node": {"port": 0}}, tmp_path), Spool(tmp_path / "spool")
     receiver = Receiver(settings, spool)
@@ -192,11 +189,63 @@ def test_a_door_whose_thread_hangs_and_a_worker_whose_clock_stands_are_stuck(tmp
         assert not receiver.pulse()[0]
     finally:
         receiver.stop()
-    bundle = load(DEMO)
-    worker = Worker(settings, spool, bundle, Runner(spool, Settings().job, bundle))
+
+
+def test_a_worker_is_stuck_when_its_clock_stands_or_a_single_stage_does_not_end(
+    tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from config.settings import Settings
+    from dicom_node.job import Runner
+    from dicom_node.spool import Spool
+    from dicom_node.worker import Worker
+    from models.bundle import DEMO, load
+
+    now, bundle, spool = [1000.0], load(DEMO), Spool(tmp_path / "spool")
+    spool.create()
+    worker = Worker(Settings(), spool, bundle, Runner(spool, Settings().job, bundle), timer=lambda: now[0])
+    begun, let_go, again = threading.Event(), threading.Event(), iter([True, False])
+
+    def step_analyse() -> bool:
+        if next(again):
+            begun.set()
+            let_go.wait(60)
+        return False
+
+    def step_plan() -> bool:
+        return False
+
     assert worker.pulse() == (True, "work items: none yet")
-    worker._turned -= notify.STUCK_SECONDS
-    assert not worker.pulse()[0]
+    stage = threading.Thread(target=worker._drain, args=[step_analyse])
+    stage.start()
+    assert begun.wait(10)
+    now[0] += notify.STUCK_SECONDS
+    assert worker.pulse() == (False, "no stage has had a turn for 60 s; work items: none yet")
+    worker._drain(step_plan)
+    assert worker.pulse()[0]  # a job may take its time
+    now[0] += Settings().job.wall_clock_seconds + 300 - notify.STUCK_SECONDS
+    worker._drain(step_plan)
+    assert worker.pulse() == (False, "analyse for 1200 s (at most 1200 s); work items: none yet")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.folder / "notify"))
+    notify.pulse([worker])
+    assert manager.heard.recv(4096) == b"STATUS=STUCK: analyse for 1200 s (at most 1200 s); work items: none yet"
+    let_go.set()
+    stage.join(60)
+    assert worker.pulse() == (True, "work items: none yet")
+
+
+@pytest.mark.parametrize("patience", [30.0, 600.0])
+def test_a_delivery_that_gives_each_answer_its_time_is_not_stuck(patience: float) -> None:
+    from config.settings import Receive, Settings
+    from dicom_node.turns import Turns, bounds
+
+    now = [0.0]
+    turns = Turns(bounds(Settings(receive=Receive(dimse_timeout_seconds=patience))), lambda: now[0])
+    with turns.turn("deliver"):
+        for _ in range(12):  # objects
+            now[0] += patience
+            with turns.turn("plan"):
+                pass
+            assert turns.stuck() == []
 
 
 @pytest.mark.parametrize("name", ["", "vsock:2:1", "relative"])
