@@ -167,11 +167,13 @@ def questions(store: Store, studies: int) -> dict[str, Callable[[], object]]:
         "UPS C-FIND: scheduled steps": lambda: steps(ProcedureStepState="SCHEDULED"),
         "UPS C-FIND: by patient ID": lambda: steps(PatientID=patient),
         "UPS C-FIND: by patient name": lambda: steps(PatientName=f"*^N{middle}"),
+        "UPS C-FIND: by part of a word of a name": lambda: steps(PatientName=f"*{middle}*"),
         "FHIR: newest results": lambda: results(ResultQuery(), 21),
         "FHIR: results of a patient": lambda: results(ResultQuery(patients=[(patient, None)]), 21),
         "FHIR: results since a moment": lambda: results(ResultQuery(since=float(studies - 500)), 21),
         "metrics: what has happened": lambda: store.measures.happened(len(EVENTS) * studies - 1000),
         "metrics: open deliveries": store.measures.open_deliveries,
+        "start: studies without an identity": store.patients.missing,
         "system page: oldest of each state": store.vitals.oldest,
     }
 

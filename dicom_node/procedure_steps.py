@@ -1,15 +1,18 @@
 """Work items as Unified Procedure Steps: what follows their events, and what finds them. Reached as `store.steps`."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from dicom_node.database import Database
 from dicom_node.identity import Identity
+from dicom_node.name_pattern import NamePattern, is_named
 from dicom_node.step_state import Readiness, Step, StepState, after, born, states_between
 from dicom_node.subscriptions import Subscriptions
 from dicom_node.workitem import PRIORITIES, State
 
+NAMED = 2000  # studies; a name that more have is met soon enough on a walk through the steps
 BATCH = 500  # events per transaction: the receiver's writes must not wait long
 STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, ASSIGNED = 1, 2, 3, 5  # Event Type IDs (PS3.4 Table CC.2.4-1)
 
@@ -28,6 +31,12 @@ _SELECT = (
     + ", ".join(f"s.{name} AS s_{name}" for name in _IDENTITY)
     + " FROM ups u JOIN work_item w ON w.id = u.work_item_id"
     " LEFT JOIN study s ON s.study_instance_uid = w.study_instance_uid"
+)
+_OF_STUDIES = "SELECT id FROM work_item WHERE study_instance_uid IN (SELECT value FROM json_each(?))"
+# LIKE folds the case of ASCII: names that it finds, and those with other letters, are handed to Python.
+_NAMED = (
+    "CASE WHEN s.patient_name LIKE ? ESCAPE '\\' OR s.patient_name GLOB '*[^ -~]*'"
+    " THEN is_named(?, s.patient_name) ELSE 0 END"
 )
 
 
@@ -67,6 +76,7 @@ class StepFilter:
     priority: str | None = None
     study_instance_uids: tuple[str, ...] | None = None
     created: tuple[float, float] | None = None
+    name: NamePattern | None = None
     equal: tuple[tuple[str, str], ...] = ()
     like: tuple[tuple[str, str], ...] = ()
 
@@ -80,6 +90,7 @@ class ProcedureSteps:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._subscriptions = Subscriptions(database)
+        database.connection.create_function("is_named", 2, is_named, deterministic=True)
 
     # -- following -------------------------------------------------------------------------------------------
 
@@ -192,11 +203,26 @@ class ProcedureSteps:
     def find(self, wanted: StepFilter, after_id: int, limit: int) -> list[StepRow]:
         """Steps in the order of their work items, beginning after one."""
         where, arguments = _conditions(wanted)
+        studies = self._named(wanted.name) if wanted.name is not None else None
+        if studies is not None:
+            where += f" AND w.id IN ({_OF_STUDIES})"
+            arguments.append(json.dumps(studies))
         rows = self._db.rows(
             f"{_SELECT} WHERE u.work_item_id > ?{where} ORDER BY u.work_item_id LIMIT ?",
             [after_id, *arguments, limit],
         )
         return [_row(row) for row in rows]
+
+    def _named(self, name: NamePattern) -> list[str] | None:
+        """Studies that may have a name, by the search index of the worklist; None where it does not leave few."""
+        if not name.words:
+            return None
+        found = self._db.rows(
+            "SELECT n.study_instance_uid AS uid FROM (SELECT rowid FROM study_search WHERE study_search MATCH ?"
+            " LIMIT ?) f CROSS JOIN study_number n ON n.id = f.rowid",
+            [name.words, NAMED + 1],
+        )
+        return [row["uid"] for row in found] if len(found) <= NAMED else None
 
     def uids_of(self, row: StepRow) -> tuple[str, ...]:
         """Steps that this one replaces: of the revision before it, and of the CT while it had no contour."""
@@ -273,6 +299,8 @@ def _conditions(wanted: StepFilter) -> tuple[str, list[Any]]:
         parts.append((f"w.priority {operator} {level}", []))
     if wanted.created is not None:
         parts.append(("w.created_at BETWEEN ? AND ?", list(wanted.created)))
+    if wanted.name is not None:  # names in ASCII, which LIKE folds, are not called back for; the order is SQLite's else
+        parts.append((_NAMED, [wanted.name.like, wanted.name.wanted]))
     parts += [(f"s.{_column(name)} = ?", [value]) for name, value in wanted.equal]
     parts += [(f"s.{_column(name)} LIKE ? ESCAPE '\\'", [pattern]) for name, pattern in wanted.like]
     if "accession_number" in dict(wanted.equal):

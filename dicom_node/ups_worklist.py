@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from config.settings import Settings
 from dicom_node.identity import KEYWORDS
 from dicom_node.instance import CT
+from dicom_node.name_pattern import name_pattern
 from dicom_node.procedure_steps import StepFilter, StepRow
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -35,7 +36,6 @@ TAKEN = frozenset({DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.SE
 _INPUTS, _OUTPUTS = "InputInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence"
 _DETAILS = frozenset({_INPUTS, _OUTPUTS, "ReplacedProcedureStepSequence", "ScheduledProcessingParametersSequence"})
 _LIKE = {  # keys that SQL narrows, and their column of `study`
-    "PatientName": "patient_name",
     "PatientID": "patient_id",
     "PatientBirthDate": "patient_birth_date",
     "PatientSex": "patient_sex",
@@ -98,8 +98,9 @@ class UpsWorklist:
             priority=priority if priority in PRIORITIES else None,
             study_instance_uids=ups_match.uids(keys, "StudyInstanceUID") or _request_uids(keys),
             created=_start(keys, zone),
-            equal=tuple(pair for pair in _texts(keys) if not _is_pattern(*pair)),
-            like=tuple((column, _like(column, value)) for column, value in _texts(keys) if _is_pattern(column, value)),
+            name=name_pattern(name) if (name := ups_match.text(keys, "PatientName")).strip("*") else None,
+            equal=tuple(pair for pair in _texts(keys) if not set(pair[1]) & set("*?")),
+            like=tuple((column, _like(value)) for column, value in _texts(keys) if set(value) & set("*?")),
         )
 
     def data_set(self, row: StepRow, asked: Collection[str] | None = None) -> Dataset:
@@ -236,7 +237,7 @@ def _request_uids(keys: Dataset) -> tuple[str, ...] | None:
 
 
 def _texts(keys: Dataset) -> Iterator[tuple[str, str]]:
-    """(column of `study`, value) of the keys about patient and request that are not universal."""
+    """(column of `study`, value) of the keys about patient and request that are not universal, but the name."""
     for keyword, column in _LIKE.items():
         value = ups_match.text(keys, keyword)
         if value.strip("*") and not (column == "patient_birth_date" and "-" in value):
@@ -247,12 +248,7 @@ def _texts(keys: Dataset) -> Iterator[tuple[str, str]]:
         yield "accession_number", accession
 
 
-def _is_pattern(column: str, value: str) -> bool:
-    return column == "patient_name" or bool(set(value) & set("*?"))
-
-
-def _like(column: str, value: str) -> str:
+def _like(value: str) -> str:
     """A LIKE pattern that matches no less than the DICOM pattern: SQLite folds the case of ASCII letters alone."""
     plain = re.sub(r"([%_\\])", r"\\\1", value.rstrip("^= "))
-    pattern = "".join(c if c.isascii() else "_" for c in plain.replace("*", "%").replace("?", "_"))
-    return f"%{pattern}%" if column == "patient_name" else pattern
+    return "".join(c if c.isascii() else "_" for c in plain.replace("*", "%").replace("?", "_"))

@@ -6,8 +6,9 @@ as a whole or in one of their component groups.
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
 from typing import Any, Final
 
 from pydicom.datadict import keyword_for_tag
@@ -112,6 +113,23 @@ def moments(value: str, zone: tzinfo) -> tuple[float, float]:
     return first, last
 
 
+def person_name(wanted: str) -> Callable[[str], bool]:
+    """What says whether a name matches a key, as a whole or in one of its component groups.
+
+    >>> is_wanted = person_name("*tarou*")
+    >>> is_wanted("Yamada^Tarou=山田^太郎"), is_wanted("")
+    (True, False)
+    """
+    matches = _pattern(wanted.casefold())
+
+    def is_wanted(name: str) -> bool:
+        name = name.casefold()
+        parts = (name, *name.split("=")) if "=" in name else (name,)
+        return any(part and matches(part.rstrip("^= ")) for part in parts)
+
+    return is_wanted
+
+
 def _matches(entity: Dataset, key: DataElement, zone: tzinfo) -> bool:
     if key.VR == "SQ":
         if not key.value or not len(key.value[0]):
@@ -139,14 +157,14 @@ def _one(wanted: str, value: str, vr: str, zone: tzinfo) -> bool:
     if vr in ("DA", "TM"):
         return _in_range(wanted, value)
     if vr == "PN":
-        wanted, value = wanted.casefold(), value.casefold()
-        return any(_like(wanted, part) for part in (value, *value.split("=")) if part)
-    return _like(wanted, value) if vr in _WILD else wanted == value
+        return person_name(wanted)(value)
+    return _pattern(wanted)(value.rstrip("^= ")) is not None if vr in _WILD else wanted == value
 
 
-def _like(wanted: str, value: str) -> bool:
+@lru_cache(maxsize=100)
+def _pattern(wanted: str) -> Callable[[str], object]:
     """`*` and `?`; brackets are plain characters in DICOM. PN: trailing delimiters do not count (PS3.5 6.2.1)."""
-    return fnmatch.fnmatchcase(value.rstrip("^= "), wanted.rstrip("^= ").replace("[", "[[]"))
+    return re.compile(fnmatch.translate(wanted.rstrip("^= ").replace("[", "[[]"))).match
 
 
 def _in_range(wanted: str, value: str) -> bool:

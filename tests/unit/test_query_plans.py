@@ -80,7 +80,6 @@ def others(store: Store) -> dict[str, Callable[[], object]]:
         "the last arrival": lambda: arrivals.last_arrival(["1.9", "1.7"]),
         "contents by digest": lambda: arrivals.contents({"1.2.1": "b1"}),
         "contents that were removed": lambda: store.retention.removed_among({"1.2.1": "b1"}),
-        "studies without an identity": patients.missing,
         "whose study": lambda: patients.of_study("1.8"),
         "a patient's studies": lambda: patients.studies_of("P1"),
         "an update of a patient": lambda: patients.update([PatientKey("P1")], Demographics(), "HL7 ADT^A08", 2.0),
