@@ -54,6 +54,7 @@ TICK_SECONDS = 0.2
 LOOK_AGAIN_SECONDS = 5.0
 PAUSE_SECONDS = 5.0
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 600.0
+LONGEST_ENGINE_SECONDS = 60.0  # until a job is tried again where none could be started
 
 
 class Worker:
@@ -83,6 +84,7 @@ class Worker:
         self._looked = 0.0
         self._turns = Turns(bounds(settings), timer)
         self._identified = False
+        self._engine_failed, self._engine_again = 0, 0.0  # times in a row that no job could be started; the next try
         self._fetch = ClinicalFetch(settings, clock)  # raises ConfigError for a bad mapping of codes
         isolation = runner.isolation
         facts = {
@@ -123,8 +125,9 @@ class Worker:
         return not self._identified
 
     def step_analyse(self) -> bool:
-        """SCHEDULED -> ANALYSED."""
-        return self._take(State.SCHEDULED, self._analyse)
+        """SCHEDULED -> ANALYSED. All wait while no job can be started, but not for a wall clock that was put back."""
+        held = 0 < self._engine_again - self._clock() <= LONGEST_ENGINE_SECONDS
+        return not held and self._take(State.SCHEDULED, self._analyse)
 
     def step_report(self) -> bool:
         """ANALYSED -> REPORTED, with a delivery row per object and destination."""
@@ -149,6 +152,7 @@ class Worker:
         if isinstance(ticket.decision, Plan):
             paths = ticket.paths(self._spool.instance_path)
             result = self._runner.analyse(key, ticket.decision, ticket.clinical, paths, ticket.quality)
+            self._engine_runs()
         else:
             result = self._runner.state_not_eligible(key, ticket.decision)
         reason = str(result.reason) if result.reason else None
@@ -194,8 +198,10 @@ class Worker:
                 work(item)
         except (LeaseLost, StoreBusy):
             raise
+        except EngineDown as error:
+            self._hold_engine(item, error)
         except Retryable as error:
-            self._postpone(item, error, counts=not isinstance(error, EngineDown))
+            self._postpone(item, error)
         except Permanent as error:
             self._fail(item, error)
         except OSError as error:  # a full or broken disk may pass; the text of an OSError holds no PHI but a path
@@ -215,6 +221,23 @@ class Worker:
         self._store.postpone(
             item, self._owner, self._clock() + wait, self._clock(), f"{error}; {error.hint}", counts=counts
         )
+
+    def _hold_engine(self, item: WorkItem, error: EngineDown) -> None:
+        """No study's fault, and it may last for days: said at the first, second, fourth, eighth ... try."""
+        self._engine_failed += 1
+        wait = min(FIRST_RETRY_SECONDS * 2.0 ** min(self._engine_failed - 1, 20), LONGEST_ENGINE_SECONDS)
+        self._engine_again = self._clock() + wait
+        if self._engine_failed & (self._engine_failed - 1) == 0:
+            text = "engine.down try %d, no work item is analysed, the next try is in %.0f s: %s; %s"
+            LOGGER.warning(text, self._engine_failed, wait, error, error.hint)
+        self._store.postpone(
+            item, self._owner, self._engine_again, self._clock(), f"{error}; {error.hint}", counts=False
+        )
+
+    def _engine_runs(self) -> None:
+        if self._engine_failed:
+            LOGGER.info("engine.runs jobs can be started again, after %d tries", self._engine_failed)
+        self._engine_failed = 0
 
     def _fail(self, item: WorkItem, error: StageError) -> None:
         text = f"{error.code}: {error}" if error.code else str(error)
