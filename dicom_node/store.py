@@ -75,12 +75,18 @@ class Store:
 
     # -- work items: life ------------------------------------------------------------------------------------
 
-    def claim(self, state: State, owner: str, lease_seconds: float, now: float) -> WorkItem | None:
-        """Lease the next runnable work item in `state`, highest priority first; one statement, so never taken twice."""
+    def claim(
+        self, state: State, owner: str, lease_seconds: float, now: float, *, without_job: bool = False
+    ) -> WorkItem | None:
+        """Lease the next runnable work item in `state`, highest priority first; one statement, so never taken twice.
+
+        `without_job`: of those whose decision is that they are not scored.
+        """
+        only = " AND json_extract(plan, '$.decision.decision') = 'NOT_ELIGIBLE'" if without_job else ""
         rows = self._db.rows(
             "UPDATE work_item SET lease_owner = ?, lease_until = ?, attempts = attempts + 1, updated_at = ?"
             " WHERE id = (SELECT id FROM work_item WHERE state = ? AND held = 0 AND run_after <= ?"
-            " AND (lease_until IS NULL OR lease_until < ?) ORDER BY priority DESC, id LIMIT 1)"
+            f" AND (lease_until IS NULL OR lease_until < ?){only} ORDER BY priority DESC, id LIMIT 1)"
             f" RETURNING {items.COLUMNS}",
             [owner, now + lease_seconds, now, state, now, now],
         )

@@ -125,9 +125,9 @@ class Worker:
         return not self._identified
 
     def step_analyse(self) -> bool:
-        """SCHEDULED -> ANALYSED. All wait while no job can be started, but not for a wall clock that was put back."""
+        """SCHEDULED -> ANALYSED. What needs a job waits while none can be started, but never for a clock put back."""
         held = 0 < self._engine_again - self._clock() <= LONGEST_ENGINE_SECONDS
-        return not held and self._take(State.SCHEDULED, self._analyse)
+        return self._take(State.SCHEDULED, self._analyse, without_job=held)
 
     def step_report(self) -> bool:
         """ANALYSED -> REPORTED, with a delivery row per object and destination."""
@@ -175,8 +175,8 @@ class Worker:
 
     # -- claim, do, advance ----------------------------------------------------------------------------------
 
-    def _take(self, state: State, work: Callable[[WorkItem], None]) -> bool:
-        item = self._store.claim(state, self._owner, LEASE_SECONDS, self._clock())
+    def _take(self, state: State, work: Callable[[WorkItem], None], *, without_job: bool = False) -> bool:
+        item = self._store.claim(state, self._owner, LEASE_SECONDS, self._clock(), without_job=without_job)
         if item is None:
             return False
         self._store.note(item.id, f"{state.lower()} claimed", self._clock(), f"attempt {item.attempts}")
@@ -228,7 +228,7 @@ class Worker:
         wait = min(FIRST_RETRY_SECONDS * 2.0 ** min(self._engine_failed - 1, 20), LONGEST_ENGINE_SECONDS)
         self._engine_again = self._clock() + wait
         if self._engine_failed & (self._engine_failed - 1) == 0:
-            text = "engine.down try %d, no work item is analysed, the next try is in %.0f s: %s; %s"
+            text = "engine.down try %d, no job can be started, the next try is in %.0f s: %s; %s"
             LOGGER.warning(text, self._engine_failed, wait, error, error.hint)
         self._store.postpone(
             item, self._owner, self._engine_again, self._clock(), f"{error}; {error.hint}", counts=False

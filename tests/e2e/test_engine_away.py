@@ -76,6 +76,23 @@ def test_when_it_is_there_again_all_go_on_within_a_minute(
     assert sum("engine.runs" in line for line in said(caplog)) == 1
 
 
+def test_a_study_that_is_not_scored_needs_no_engine_and_goes_on(waiting: Road, tries: list[float]) -> None:
+    turns(waiting, 300)
+    asked = len(tries)
+    ct = ct_series(20, seed=74)
+    for image in ct:
+        image.Modality = "PT"
+    waiting.take(*ct, rtstruct(ct))
+    waiting.worker.step_plan()
+    waiting.clock.now += 35
+    while waiting.worker.step_plan():
+        pass
+    turns(waiting, 1)
+    assert [item.state for item in waiting.items] == ["ANALYSED"] + ["SCHEDULED"] * 3
+    assert waiting.items[0].outcome == "NOT_SCORED"
+    assert len(tries) - asked <= 1
+
+
 def test_a_wall_clock_that_is_put_back_does_not_prolong_the_wait(waiting: Road, tries: list[float]) -> None:
     turns(waiting, 1)
     waiting.clock.now -= 5 * HOUR
