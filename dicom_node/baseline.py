@@ -1,4 +1,4 @@
-"""The baseline rule: is this the CT before therapy, or a prior or a follow-up? Between plan and schedule. Pure.
+"""The baseline rule: is this the CT before therapy, or a prior or a follow-up? Between plan and schedule.
 
 The model speaks of patients who are about to begin therapy; priors and follow-ups arrive at the same AE title.
 """
@@ -8,7 +8,11 @@ from datetime import date
 
 from analysis.contract import Reason
 from config.settings import Planning
+from dicom_node.clinical_codes import day_of
+from dicom_node.clinical_snapshot import Snapshots
 from dicom_node.gates import Defect
+from dicom_node.identity import Identity
+from dicom_node.store import Store
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,20 @@ class Days:
     first_scored: date | None
 
 
+def days_of(study_instance_uid: str, store: Store, snapshots: Snapshots) -> Days:
+    """What is known of a study now. Raises as `Snapshots.take`."""
+    whose = store.patients.of_study(study_instance_uid) or Identity()
+    studies = store.patients.studies_of(whose.patient_id, whose.issuer_of_patient_id) if whose.patient_id else []
+    began = snapshots.therapy_start(study_instance_uid)
+    return Days(
+        ct=day_of(whose.study_date),
+        therapy_start=began.day if began else None,
+        first_scored=day_of(store.births.first_planned(set(studies) - {study_instance_uid})),
+    )
+
+
 def objection(days: Days, settings: Planning) -> Defect | None:
-    """Why a CT is not the baseline; None where nothing speaks against it.
+    """Why a CT is not the baseline; None where nothing speaks against it. Pure.
 
     >>> found = objection(Days(date(2024, 5, 1), date(2024, 3, 1), None), Planning())
     >>> found.detail

@@ -11,7 +11,7 @@ from analysis.contract import ClinicalValue, QualityFlag
 from config.clinical import Clinical
 from dicom_node.audit import AuditEntry
 from dicom_node.clinical_codes import day_of, plain_number
-from dicom_node.clinical_snapshot import Snapshots
+from dicom_node.clinical_snapshot import THERAPY_START, Snapshots, TherapyStart
 from dicom_node.clinical_values import ClinicalEntry, StoredValue
 from dicom_node.decision import Plan
 from dicom_node.identity import Identity
@@ -27,6 +27,7 @@ SOURCE = "study page"
 DAY = "observed_on"  # the field of the observation's day
 LONGEST = 64
 _OLDEST = date(1900, 1, 1)
+_PLANNED = timedelta(days=366)  # the start of therapy may lie ahead
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class OnHand:
     stored: tuple[StoredValue, ...] = ()
     newer: str = ""  # names of predictors whose value is another one than was used
     problem: str = ""
+    therapy_start: TherapyStart | None = None
 
 
 class NotEntered(ValueError):
@@ -57,12 +59,14 @@ def on_hand(store: Store, spool: Spool, settings: Clinical, predictors: Sequence
     if ct is None:
         return OnHand(stored=stored, newer=newer, problem="no CT image is here yet")
     try:
-        taken = Snapshots(store, settings, predictors).take(item.study_instance_uid, spool.instance_path(*ct))
+        snapshots = Snapshots(store, settings, predictors)
+        taken = snapshots.take(item.study_instance_uid, spool.instance_path(*ct))
+        began = snapshots.therapy_start(item.study_instance_uid)
     except StageError as error:
         return OnHand(stored=stored, newer=newer, problem=f"{error}; {error.hint}")
     except OSError:
         return OnHand(stored=stored, newer=newer, problem="the CT images have been removed from this node")
-    return OnHand(taken.values, taken.quality, stored, newer)
+    return OnHand(taken.values, taken.quality, stored, newer, therapy_start=began)
 
 
 def _first_image(store: Store, item: WorkItem) -> tuple[str, str] | None:
@@ -84,14 +88,56 @@ def enter(
     now: float,
     today: date,
 ) -> list[str]:
-    """Keep what a person has entered: text by predictor, and the day in the field DAY; the names that were kept.
+    """Keep what a person has entered: text by predictor, or the day of THERAPY_START, which may be planned; and the day
+    of the observations in the field DAY. Gives the names that were kept.
 
     What is blank is left as it is. Raises NotEntered where anything cannot be right; then nothing is kept.
     """
     whose = store.patients.of_study(item.study_instance_uid) or Identity()
     known = {predictor.name: predictor for predictor in predictors}
-    errors = {name: "is no predictor of the model" for name in entered if name not in known and name != DAY}
+    errors = {name: "is no predictor of the model" for name in entered if name not in {*known, DAY, THERAPY_START}}
+    values, refused = _values(known, entered)
+    errors |= refused
+    began = _day(entered, THERAPY_START, today + _PLANNED, errors)
+    day = _day(entered, DAY, today + timedelta(days=1), errors)
+    if values and day is None and DAY not in errors:
+        errors[DAY] = "is needed: the day on which the values were observed"
+    if not whose.patient_id:
+        errors[""] = "The study has no Patient ID: values cannot be kept for it"
+    elif not values and began is None and not errors:
+        errors[""] = "Nothing was entered"
+    if errors:
+        raise NotEntered(errors)
+    given = [(name, value, known[name].unit, day.isoformat() if day else "") for name, value in values.items()]
+    if began is not None:  # of no day: another one takes its place
+        given.append((THERAPY_START, began.isoformat(), "", ""))
+    entries = [
+        ClinicalEntry(
+            patient_id=whose.patient_id,
+            issuer_of_patient_id=whose.issuer_of_patient_id,
+            name=name,
+            value=value,
+            unit=unit,
+            observed_on=observed_on,
+            kind="form",
+            source=SOURCE,
+            recorded_by=actor.name,
+        )
+        for name, value, unit, observed_on in given
+    ]
+    names = [entry.name for entry in entries]
+    store.clinical.record(
+        entries, now, again=True, audit=_audit("clinical.recorded", ", ".join(names), actor, item, now)
+    )
+    return names
+
+
+def _values(
+    known: Mapping[str, Predictor], entered: Mapping[str, str]
+) -> tuple[dict[str, float | str], dict[str, str]]:
+    """Values of the predictors, and what is wrong with those that are none."""
     values: dict[str, float | str] = {}
+    errors: dict[str, str] = {}
     for name, predictor in known.items():
         try:
             value = _value(predictor, entered.get(name, ""))
@@ -100,36 +146,21 @@ def enter(
         else:
             if value is not None:
                 values[name] = value
-    day = day_of(entered.get(DAY, "").strip())
-    if day is None:
-        errors[DAY] = "is needed: the day on which the values were observed"
-    elif not _OLDEST <= day <= today + timedelta(days=1):
-        errors[DAY] = "lies before 1900 or in the future"
-    if not whose.patient_id:
-        errors[""] = "The study has no Patient ID: values cannot be kept for it"
-    elif not values and not errors:
-        errors[""] = "Nothing was entered"
-    if errors:
-        raise NotEntered(errors)
-    assert day is not None
-    entries = [
-        ClinicalEntry(
-            patient_id=whose.patient_id,
-            issuer_of_patient_id=whose.issuer_of_patient_id,
-            name=name,
-            value=value,
-            unit=known[name].unit,
-            observed_on=day.isoformat(),
-            kind="form",
-            source=SOURCE,
-            recorded_by=actor.name,
+    return values, errors
+
+
+def _day(entered: Mapping[str, str], name: str, latest: date, errors: dict[str, str]) -> date | None:
+    """The day in a field; None where it is blank or `errors` says what is wrong with it."""
+    text = entered.get(name, "").strip()
+    day = day_of(text)
+    if text and day is None:
+        errors[name] = "is no date such as 2024-03-01"
+    elif day is not None and not _OLDEST <= day <= latest:
+        errors[name] = (
+            "lies before 1900 or in the future" if name == DAY else "lies before 1900 or too far in the future"
         )
-        for name, value in values.items()
-    ]
-    store.clinical.record(
-        entries, now, again=True, audit=_audit("clinical.recorded", ", ".join(values), actor, item, now)
-    )
-    return list(values)
+        return None
+    return day
 
 
 def _value(predictor: Predictor, text: str) -> float | str | None:

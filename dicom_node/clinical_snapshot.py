@@ -33,6 +33,14 @@ class Snapshot:
     quality: tuple[QualityFlag, ...] = ()
 
 
+@dataclass(frozen=True)
+class TherapyStart:
+    """The day, and who says so."""
+
+    day: date
+    source: str
+
+
 class Snapshots:
     """Takes snapshots for one bundle. Raises ConfigError where the site's codes cannot be used."""
 
@@ -66,7 +74,7 @@ class Snapshots:
             flags.append(_AMBIGUOUS)
         return Snapshot(tuple(choice.value() for choice in choices if choice.best), tuple(flags))
 
-    def therapy_start(self, study_instance_uid: str) -> date | None:
+    def therapy_start(self, study_instance_uid: str) -> TherapyStart | None:
         """When therapy of the patient of a study began: the earliest day that any source names. Raises as `take`."""
         whose = self._store.patients.of_study(study_instance_uid) or Identity()
         patient = (whose.patient_id, whose.issuer_of_patient_id)
@@ -75,8 +83,11 @@ class Snapshots:
             *clinical_table.of_table(self._settings, ids),
             *map(_candidate, self._store.clinical.current(*patient)),
         ]
-        named = (str(each.value).removesuffix(".0") for each in offered if each.name == THERAPY_START)
-        return min((day for text in named if (day := day_of(text))), default=None)
+        named = [
+            (day_of(str(each.value).removesuffix(".0")), each.source) for each in offered if each.name == THERAPY_START
+        ]
+        days = [TherapyStart(day, source) for day, source in named if day is not None]
+        return min(days, key=lambda start: start.day, default=None)
 
     def differing(self, before: Sequence[ClinicalValue], now: Sequence[ClinicalValue]) -> tuple[str, ...]:
         """Predictors whose value is another one; the same value of another day or source is none."""

@@ -4,10 +4,13 @@ the site wants that ([clinical] revise). Else the page says so, and a rescore us
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from analysis.contract import Reason
 from config.settings import Settings
-from dicom_node.clinical_snapshot import Snapshots
-from dicom_node.decision import Plan
+from dicom_node import baseline
+from dicom_node.clinical_snapshot import THERAPY_START, Snapshots
+from dicom_node.decision import NotEligible, Plan
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.ticket import Ticket
@@ -56,17 +59,37 @@ class ClinicalWatch:
 
     def _compare(self, item: WorkItem) -> None:
         ticket = Ticket.from_json(item.plan or "")
-        if not isinstance(ticket.decision, Plan):
+        image = self._first_image(ticket)
+        if image is None or not image.exists():  # its images have gone: it will not be scored again
             return
-        first = ticket.decision.ct_sop_instance_uids[0]
-        try:
-            now = self._snapshots.take(item.study_instance_uid, self._spool.instance_path(first, ticket.digests[first]))
-        except FileNotFoundError:  # its images have gone: it will not be scored again
-            return
-        names = self._snapshots.differing(ticket.clinical, now.values)
+        names: tuple[str, ...] = ()
+        if isinstance(ticket.decision, Plan):
+            now = self._snapshots.take(item.study_instance_uid, image)
+            names = self._snapshots.differing(ticket.clinical, now.values)
+        if self._is_judged_anew(ticket.decision):
+            names += (THERAPY_START,)
         if self._store.clinical.note_newer(item.id, names, self._clock()) and names:
             LOGGER.info("clinical.newer work item %s: %s", (item.key or "")[:12], ", ".join(names))
             self._store.note(item.id, "newer clinical values", self._clock(), ", ".join(names))
+
+    def _first_image(self, ticket: Ticket) -> Path | None:
+        """An image of what was planned; None where only other inputs can change the answer."""
+        decision = ticket.decision
+        if isinstance(decision, Plan):
+            first = decision.ct_sop_instance_uids[0]
+        elif decision.reason == Reason.CT_NOT_BASELINE:
+            first = decision.evidence[0]
+        else:
+            return None
+        return self._spool.instance_path(first, ticket.digests[first])
+
+    def _is_judged_anew(self, decision: Plan | NotEligible) -> bool:
+        """Whether the day on which therapy began, as it is known now, changes if the CT is the baseline, or why not."""
+        days = baseline.days_of(decision.study_instance_uid, self._store, self._snapshots)
+        objection = baseline.objection(days, self._settings.plan)
+        if isinstance(decision, Plan):
+            return objection is not None and days.therapy_start is not None
+        return objection is None or objection.detail != decision.detail
 
     def _revise(self) -> None:
         for item_id, names in self._store.clinical.newer().items():

@@ -11,10 +11,8 @@ from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import baseline, clinical_sources, plan
 from dicom_node.births import Birth
-from dicom_node.clinical_codes import day_of
 from dicom_node.clinical_snapshot import Snapshot, Snapshots
 from dicom_node.decision import NotEligible, Plan, Waiting
-from dicom_node.identity import Identity
 from dicom_node.instance import Instance
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -140,15 +138,7 @@ class Scheduler:
     def _of_baseline(self, decision: Plan) -> Plan | NotEligible:
         """The plan, unless its CT is a prior or a follow-up. Judged once, as the clinical values are."""
         study = decision.study_instance_uid
-        whose = self._store.patients.of_study(study) or Identity()
-        patient = (whose.patient_id, whose.issuer_of_patient_id)
-        others = set(self._store.patients.studies_of(*patient)) - {study} if whose.patient_id else set()
-        days = baseline.Days(
-            ct=day_of(whose.study_date),
-            therapy_start=self._snapshots.therapy_start(study),
-            first_scored=day_of(self._store.births.first_planned(others)),
-        )
-        objection = baseline.objection(days, self._settings.plan)
+        objection = baseline.objection(baseline.days_of(study, self._store, self._snapshots), self._settings.plan)
         if objection is None:
             return decision
         return NotEligible(

@@ -15,7 +15,7 @@ from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.web import views
 from dicom_node.web.api import PROBLEMS, REFUSED, WorkItemId
-from dicom_node.web.clinical_view import FieldView, item_of, predictors_of, section, stored_view
+from dicom_node.web.clinical_view import FieldView, item_of, labels_of, predictors_of, section, stored_view
 from dicom_node.web.deps import Number, Operator, Signed, SpoolDep, StoreDep, Viewer, opened
 from dicom_node.web.errors import Problem
 from dicom_node.web.pages import NOTICE, keep_cookie, render, row_of
@@ -69,9 +69,9 @@ def enter(
     except NotEntered as refused:
         desk = section(request, row, store, spool, signed, fields, refused.errors)
         return _page(request, row, store, 422, desk=desk, withdrawing=None)
-    labels = {predictor.name: predictor.label for predictor in predictors_of(request, store)[0]}
+    labels = labels_of(predictors_of(request, store)[0])
     after = section(request, row, store, spool, signed)
-    unused = [field.label for field in after["fields"] if field.name in names and not _is_used(field, fields[DAY])]
+    unused = [field.label for field in after["fields"] if field.name in names and not _is_used(field, fields)]
     said = f"Kept: {', '.join(labels[name] for name in names)}."
     if unused:
         said += f" Not used for this CT: {', '.join(unused)}; another value or another day counts."
@@ -85,8 +85,10 @@ def _keep(request: Request, store: Store, signed: Signed, row: Row, fields: dict
     return clinical_desk.enter(store, predictors, item_of(store, row), fields, signed.actor, time.time(), today)
 
 
-def _is_used(field: FieldView, day: str) -> bool:
-    return field.source.startswith(clinical_desk.SOURCE) and field.day == day.strip()
+def _is_used(field: FieldView, entered: dict[str, str]) -> bool:
+    if field.is_day:
+        return field.now == entered[field.name].strip()
+    return field.source.startswith(clinical_desk.SOURCE) and field.day == entered[DAY].strip()
 
 
 @router.get("/items/{item_id}/clinical/{number}/withdraw")
@@ -98,7 +100,7 @@ def ask_withdraw(
     value = clinical_desk.theirs(store, item_of(store, row), number)
     if value is None:
         raise Problem(404, "there is no such value that counts", "look at the values of the study")
-    labels = {predictor.name: predictor.label for predictor in predictors_of(request, store)[0]}
+    labels = labels_of(predictors_of(request, store)[0])
     desk = section(request, row, store, spool, signed)
     return _page(request, row, store, desk=desk, withdrawing=stored_view(value, labels))
 
@@ -153,18 +155,19 @@ class ClinicalOut(BaseModel):
     """What is on hand for the patient of a work item."""
 
     on_hand: list[UsedOut] = Field(description="what a rescore would use now")
+    therapy_start: date | None = Field(description="when therapy began, as far as it is known")
     recorded: list[StoredOut]
-    newer: list[str] = Field(description="predictors whose value is another one than was used")
+    newer: list[str] = Field(description="predictors (or therapy_start) whose value gives another answer now")
     quality: list[str]
     problem: str = Field(description="why on_hand cannot be told")
 
 
 class ClinicalIn(BaseModel):
-    """Values of one day, each in its predictor's unit; all are kept or none."""
+    """Values of one day, each in its predictor's unit, and the day of therapy_start; all are kept or none."""
 
     model_config = ConfigDict(extra="forbid")
 
-    observed_on: date
+    observed_on: date | None = Field(None, description="needed for all but therapy_start")
     values: dict[Annotated[str, Field(max_length=100)], float | Annotated[str, Field(max_length=64)]] = Field(
         min_length=1, max_length=MOST_FIELDS
     )
@@ -186,7 +189,9 @@ def add_clinical_values(
 ) -> ClinicalOut:
     """Keep values of the patient of a work item, checked as the model checks them."""
     row = row_of(work_item_id, store)
-    fields = {name: str(value) for name, value in given.values.items()} | {DAY: given.observed_on.isoformat()}
+    fields = {name: str(value) for name, value in given.values.items()} | {
+        DAY: given.observed_on.isoformat() if given.observed_on else ""
+    }
     try:
         _keep(request, store, signed, row, fields)
     except NotEntered as refused:
@@ -211,6 +216,7 @@ def _out(request: Request, store: Store, spool: Spool, row: Row) -> ClinicalOut:
     hand = clinical_desk.on_hand(store, spool, request.app.state.settings.clinical, predictors, item_of(store, row))
     return ClinicalOut(
         on_hand=[UsedOut.model_validate(value) for value in hand.values],
+        therapy_start=hand.therapy_start.day if hand.therapy_start else None,
         recorded=[StoredOut.model_validate(value) for value in hand.stored],
         newer=[name for name in hand.newer.split(", ") if name],
         quality=[flag.text for flag in hand.quality],

@@ -10,6 +10,7 @@ from fastapi import Request
 from analysis.contract import ClinicalValue
 from dicom_node import clinical_desk
 from dicom_node.clinical_desk import DAY, OnHand
+from dicom_node.clinical_snapshot import THERAPY_START
 from dicom_node.clinical_values import StoredValue
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -24,7 +25,7 @@ from reports import particulars, words
 
 @dataclass(frozen=True)
 class FieldView:
-    """One predictor of the form: what it may be, what is on hand, what was entered and what is wrong with it."""
+    """One field of the form: what it may be, what is on hand, what was entered and what is wrong with it."""
 
     name: str
     label: str
@@ -36,6 +37,7 @@ class FieldView:
     day: str
     entered: str
     error: str
+    is_day: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ def section(
     entered, errors = entered or {}, errors or {}
     predictors, problem = predictors_of(request, store)
     hand = clinical_desk.on_hand(store, spool, request.app.state.settings.clinical, predictors, item_of(store, row))
-    labels = {predictor.name: predictor.label for predictor in predictors}
+    labels = labels_of(predictors)
+    fields = [_field(each, hand, entered, errors) for each in predictors]
     return {
-        "fields": [_field(each, hand, entered, errors) for each in predictors],
+        "fields": [*fields, _therapy_start(hand, entered, errors)] if fields else [],
         "flags": [flag.text for flag in hand.quality],
         "stored": [stored_view(value, labels) for value in hand.stored],
         "newer": ", ".join(labels.get(name, name) for name in hand.newer.split(", ") if name),
@@ -81,6 +84,28 @@ def section(
 def predictors_of(request: Request, store: Store) -> tuple[Sequence[Predictor], str]:
     model = request.app.state.models.all(store)[0]
     return (model.manifest.clinical, "") if model.manifest else ((), "the model bundle cannot be used")
+
+
+def labels_of(predictors: Sequence[Predictor]) -> dict[str, str]:
+    """What people call the values of the form."""
+    return {predictor.name: predictor.label for predictor in predictors} | {THERAPY_START: "Start of therapy"}
+
+
+def _therapy_start(hand: OnHand, entered: Mapping[str, str], errors: Mapping[str, str]) -> FieldView:
+    began = hand.therapy_start
+    return FieldView(
+        name=THERAPY_START,
+        label=labels_of(())[THERAPY_START],
+        unit="",
+        allowed="the day; it may be planned",
+        choices=(),
+        now=began.day.isoformat() if began else "",
+        source=began.source if began else "",
+        day="",
+        entered=entered.get(THERAPY_START, ""),
+        error=errors.get(THERAPY_START, ""),
+        is_day=True,
+    )
 
 
 def _field(predictor: Predictor, hand: OnHand, entered: Mapping[str, str], errors: Mapping[str, str]) -> FieldView:
@@ -106,7 +131,7 @@ def stored_view(value: StoredValue, labels: Mapping[str, str]) -> StoredView:
         id=value.id,
         label=labels.get(value.name, words.capital(value.name.replace("_", " "))),
         value=particulars.value(value.value, views.unit(value.unit)),
-        day=value.observed_on or "no date",
+        day=value.observed_on or ("" if value.name == THERAPY_START else "no date"),
         source=f"{value.source}{stated}",
         by=value.recorded_by,
     )

@@ -10,6 +10,7 @@ from pydicom.uid import generate_uid
 from analysis.contract import Reason
 from config.clinical import Clinical
 from config.settings import Planning
+from dicom_node.audit import AuditEntry
 from dicom_node.clinical_values import ClinicalEntry
 from dicom_node.ticket import ticket_of
 from dicom_node.workitem import State, WorkItem
@@ -83,6 +84,45 @@ def test_the_start_of_therapy_may_stand_in_the_site_s_table(tmp_path: Path) -> N
     node = road(tmp_path, clinical=Clinical(table=table))
     assert planned(node, study_of("20240501")).reason == Reason.CT_NOT_BASELINE
     assert planned(node, study_of("20240201")).reason is None
+
+
+def watched(node: Road, item: WorkItem) -> tuple[str, list[int]]:
+    """What of an item is newer after the worker's look, and the revisions once the planner has looked too."""
+    while node.worker.step_watch():
+        pass
+    newer = node.store.clinical.newer(item.id).get(item.id, "")
+    node.clock.now += 60.0
+    while node.worker.step_plan():
+        pass
+    return newer, [each.revision for each in node.items]
+
+
+def test_a_start_that_becomes_known_later_is_noticed_where_it_changes_the_answer(tmp_path: Path) -> None:
+    node = road(tmp_path)
+    item = planned(node, study_of("20240501"))
+    began(node, "2024-05-08")
+    assert watched(node, item) == ("", [1]), "the CT is the baseline still"
+    began(node, "2024-03-01")
+    assert watched(node, item) == ("therapy_start", [1])
+    (value,) = node.store.clinical.current(PATIENT)
+    node.store.clinical.withdraw(value.id, 1.0, AuditEntry(1.0, "test", "cli", "clinical.withdrawn"))
+    assert watched(node, item) == ("", [1]), "taken back"
+
+
+def test_a_start_that_becomes_known_later_makes_a_revision_where_the_site_wants_it(tmp_path: Path) -> None:
+    node = road(tmp_path, clinical=Clinical(revise=True), plan=Planning(without_therapy_start="refuse"))
+    refused = planned(node, study_of("20240501"))
+    node.work()
+    assert (node.items[0].state, refused.reason) == (State.COMPLETED, Reason.CT_NOT_BASELINE)
+    began(node, "2024-05-08")
+    assert watched(node, refused) == ("", [2, 1]), "planned again at once"
+    assert node.items[0].reason is None
+    node.work()
+    began(node, "2024-03-01")
+    assert watched(node, node.items[0])[1] == [3, 2, 1]
+    assert "61 days after therapy began" in said(node.items[0])
+    assert not node.worker.step_watch(), "and no further"
+    assert len(node.items) == 3
 
 
 def test_without_it_every_ct_is_scored_unless_the_site_says_otherwise(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from config.settings import Node, Settings
+from dicom_node.audit import AuditEntry
 from dicom_node.clinical_values import ClinicalEntry
 from tests import synthetic
 from tests.road import Road
@@ -39,7 +40,8 @@ def node(site: tuple[Site, Road]) -> Iterator[Road]:
     yield site[1]
     store = site[1].store
     for value in store.clinical.current(PATIENT):
-        store.clinical.retract(value.kind, value.origin.partition(" ")[2], 1.0, "test", (PATIENT, ""))
+        if not store.clinical.retract(value.kind, value.origin.partition(" ")[2], 1.0, "test", (PATIENT, "")):
+            store.clinical.withdraw(value.id, 1.0, AuditEntry(1.0, "test", "cli", "clinical.withdrawn"))
 
 
 @pytest.fixture
@@ -92,7 +94,9 @@ def test_what_is_entered_is_kept_with_who_when_and_for_which_day(node: Road, ope
         ({"value.ecog": "9" * 65}, "ECOG performance status is too long."),
         ({"value.ecog": "1", "observed_on": ""}, "The day is needed"),
         ({"value.ecog": "1", "observed_on": "2999-01-01"}, "in the future"),
-        ({"value.ecog": "1", "observed_on": "01.03.2024"}, "The day is needed"),
+        ({"value.ecog": "1", "observed_on": "01.03.2024"}, "The day is no date"),
+        ({"value.therapy_start": "in March"}, "Start of therapy is no date such as 2024-03-01."),
+        ({"value.therapy_start": "2204-03-01"}, "Start of therapy lies before 1900 or too far in the future."),
         ({}, "Nothing was entered."),
     ],
 )
@@ -114,6 +118,30 @@ def test_a_value_that_this_ct_does_not_use_is_kept_and_that_is_said(node: Road, 
     post(operator, f"/items/{item}/clinical", observed_on="2024-06-01", **{"value.albumin": "39.5"})
     assert "Not used for this CT: Albumin" in operator.get(f"/items/{item}/clinical").text
     assert values(node) == {"albumin": 39.5}
+
+
+def test_the_start_of_therapy_is_a_day_of_its_own_that_another_takes_the_place_of(
+    node: Road, operator: httpx.Client
+) -> None:
+    item = item_of(node)
+    where = f"/items/{item}/clinical"
+    assert 'type="date" min="1900-01-01" value=""' in operator.get(where).text
+    done = post(operator, where, **{"value.therapy_start": "2024-01-20"})
+    assert done.status_code == 303
+    assert "Kept: Start of therapy." in operator.get(where).text
+    post(operator, where, **{"value.therapy_start": "2024-01-21"})
+    page = operator.get(where).text
+    assert values(node) == {"therapy_start": "2024-01-21"}
+    assert "Start of therapy = 2024-01-21" in page
+    assert 'On hand"><span class="nowrap">2024-01-21</span>' in page
+    earlier = ClinicalEntry(PATIENT, "therapy_start", "2024-01-03", "csv", "CSV import")
+    node.store.clinical.record([earlier], 1.0)
+    post(operator, where, observed_on=DAY, **{"value.therapy_start": "2024-01-22", "value.ecog": "1"})
+    page = operator.get(where).text
+    assert "Kept: ECOG performance status, Start of therapy. Not used for this CT: Start of therapy" in page
+    assert 'On hand"><span class="nowrap">2024-01-03</span>' in page
+    entry = next(each for each in node.store.audit.of_item(item) if each.detail == "ecog, therapy_start")
+    assert "2024" not in entry.detail
 
 
 def test_a_value_is_taken_back_after_a_question_and_only_a_value_of_this_patient(
@@ -214,6 +242,13 @@ def test_programs_read_keep_and_take_back_values(node: Road, api: httpx.Client) 
     assert api.post(f"{where}/{number}/withdraw").status_code == 200
     assert api.post(f"{where}/{number}/withdraw").status_code == 409
     assert values(node) == {"sex": "F"}
+
+
+def test_a_program_says_when_therapy_began_without_a_day_of_observation(node: Road, api: httpx.Client) -> None:
+    where = f"/api/v1/work-items/{item_of(node)}/clinical-values"
+    done = api.post(where, json={"values": {"therapy_start": "2024-01-20"}})
+    assert (done.status_code, done.json()["therapy_start"]) == (200, "2024-01-20")
+    assert values(node) == {"therapy_start": "2024-01-20"}
 
 
 @pytest.mark.parametrize(
