@@ -67,9 +67,9 @@ def test_a_value_is_in_the_report_with_its_source_and_day_and_a_later_one_waits_
     node.work()
     (first,) = node.items
     said = report_text(node, first)
-    assert f"albumin = 39 g/L (HL7 ORU^R01, stated as 3.9 g/dL, {DAY})" in said
-    assert f"nlr = 3.2 (CSV import, {DAY})" in said
-    assert "age = 74 years (DICOM PatientAge)" in said
+    assert f"Albumin = 39 g/L (HL7 ORU^R01, stated as 3.9 g/dL, {DAY})" in said
+    assert f"Neutrophil-to-lymphocyte ratio = 3.2 (CSV import, {DAY})" in said
+    assert "Age = 74 years (DICOM PatientAge)" in said
 
     watch(node)
     assert node.store.clinical.newer() == {}
