@@ -1,11 +1,11 @@
 """A store of a million studies: what the node asks of it all day, in milliseconds, beside a store of a thousand.
 
-    python -m benchmarks.million [--studies 1000000] [--keep DIR]
+    python -m benchmarks.million [--studies 1000000] [--keep DIR] [--only TEXT]
 
 Rows are written by SQL (a CT image, a contour, a work item with four proved deliveries, four events and its procedure
 step a study), the questions are asked through the store's own methods. "warm" is the median of 20; "cold" is the first
 time on a connection of its own, with nothing of the file in the page cache, the median of 3. Needs 4 GB of disk.
-`--keep` leaves the stores in a folder, and asks those that are there.
+`--keep` leaves the stores in a folder, and asks those that are there; `--only` asks what has a text in its name.
 """
 
 import argparse
@@ -184,18 +184,20 @@ def milliseconds(question: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def warm(path: Path, studies: int) -> dict[str, float]:
+def warm(path: Path, studies: int, only: str = "") -> dict[str, float]:
     """Medians on one connection, after a first time that does not count."""
     store = Store.open(path)
     found = {}
     for what, question in questions(store, studies).items():
+        if only not in what:
+            continue
         question()
         found[what] = statistics.median(milliseconds(question) for _ in range(TIMES))
     store.close()
     return found
 
 
-def cold(path: Path, studies: int) -> dict[str, float]:
+def cold(path: Path, studies: int, only: str = "") -> dict[str, float]:
     """Medians of the first time, with nothing of the file in memory."""
 
     def once(what: str) -> float:
@@ -210,7 +212,7 @@ def cold(path: Path, studies: int) -> dict[str, float]:
             store.close()
 
     store = Store.open(path)
-    names = list(questions(store, studies))
+    names = [what for what in questions(store, studies) if only in what]
     store.close()
     return {what: statistics.median(once(what) for _ in range(COLD_TIMES)) for what in names}
 
@@ -219,6 +221,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1_000_000)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--only", default="")
     given = parser.parse_args()
     sizes = (1000, given.studies)
     found: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
@@ -230,7 +233,7 @@ def main() -> int:
                 fill(path, size)
                 print(f"{size:,} studies written in {time.monotonic() - began:.0f} s", flush=True)
             print(f"{size:,} studies: {path.stat().st_size / 1e9:.2f} GB", flush=True)
-            found[size] = warm(path, size), cold(path, size)
+            found[size] = warm(path, size, given.only), cold(path, size, given.only)
     small, large = (found[size] for size in sizes)
     print(f"\n{'ms':<40}" + "".join(f"{size:>11,}{'cold':>8}" for size in sizes) + f"{'ratio, warm':>13}")
     for what in small[0]:
