@@ -16,7 +16,7 @@ def test_no_page_and_no_picture_fails_when_the_files_are_gone(tmp_path: Path) ->
     made = delivered(tmp_path, days=900)
     (item,) = made.items
     removed = list(Cleaner(made.store, made.spool, made.settings, made.clock).everything())
-    assert removed == ["received", "results"]
+    assert removed == ["received", "results", "identity", "search index"]
     made.store.close()
     names = {"study_instance_uid": item.study_instance_uid, "document": "risk-sr", "kind": "RiskAssessment"}
     routers = (pages.router, images.router, clinical.router, api.router, fhir.router)
