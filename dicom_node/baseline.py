@@ -27,12 +27,13 @@ class Days:
 def days_of(study_instance_uid: str, store: Store, snapshots: Snapshots) -> Days:
     """What is known of a study now. Raises as `Snapshots.take`."""
     whose = store.patients.of_study(study_instance_uid) or Identity()
-    studies = store.patients.studies_of(whose.patient_id, whose.issuer_of_patient_id) if whose.patient_id else []
+    aliases = store.clinical.aliases(whose.patient_id, whose.issuer_of_patient_id)
+    studies = {uid for alias in aliases for uid in store.patients.studies_of(*alias)}
     began = snapshots.therapy_start(study_instance_uid)
     return Days(
         ct=day_of(whose.study_date),
         therapy_start=began.day if began else None,
-        first_scored=day_of(store.births.first_planned(set(studies) - {study_instance_uid})),
+        first_scored=day_of(store.births.first_planned(studies - {study_instance_uid})),
     )
 
 

@@ -135,7 +135,8 @@ class Births:
         """Study Date (YYYYMMDD) of the earliest of these studies whose CT is scored or will be; '' without one."""
         rows = self._db.rows(
             "SELECT coalesce(min(s.study_date), '') AS day FROM work_item w JOIN study s USING (study_instance_uid)"
-            " WHERE w.study_instance_uid IN (SELECT value FROM json_each(?)) AND s.study_date != ''"
+            " WHERE w.study_instance_uid IN (SELECT value FROM json_each(?))"
+            " AND s.study_date GLOB '[12][0-9][0-9][0-9][01][0-9][0-3][0-9]'"
             " AND w.key IS NOT NULL AND w.reason IS NULL AND w.state != ?",
             [json.dumps(sorted(study_instance_uids)), State.CANCELED],
         )

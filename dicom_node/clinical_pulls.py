@@ -84,10 +84,11 @@ class ClinicalPulls:
         )
 
     def failed(self, pull: Pull, run_after: float, detail: str) -> None:
-        """A server could not be asked; it is asked again later."""
+        """A server could not be asked; it is asked again later, unless the question has been asked anew meanwhile."""
         self._db.execute(
-            f"UPDATE clinical_pull SET attempts = attempts + 1, run_after = ?, detail = ? WHERE {_KEY}",
-            [run_after, detail, pull.patient_id, pull.issuer_of_patient_id, pull.server],
+            f"UPDATE clinical_pull SET attempts = attempts + 1, run_after = ?, detail = ? WHERE {_KEY}"
+            " AND wanted_at = ?",
+            [run_after, detail, pull.patient_id, pull.issuer_of_patient_id, pull.server, pull.wanted_at],
         )
 
     def _pull(self, key: list[str]) -> Pull | None:

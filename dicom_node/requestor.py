@@ -1,8 +1,8 @@
 """An association that we ask for: pynetdicom's, but what answers us is taken by the one who asked.
 
 Its reactor serves what a peer sends unasked, and stops at a checkpoint while somebody else asks. That it stands there
-is told by a flag (`_is_paused`) that is also True while it walks on, and that a served request sets as it likes: under
-load the reactor took an answer away, the asker heard nothing until the time-out, and an object was sent twice.
+is told in pynetdicom by a flag (`_is_paused`) that is also True while it walks on, and that a served request sets as it
+likes: under load the reactor can take an answer away, the asker hears nothing until the time-out, and sends again.
 """
 
 import ssl
@@ -17,6 +17,8 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
+
+RELEASE_SECONDS = 30.0  # for what is being answered; then the association is aborted
 
 
 class Checkpoint:
@@ -89,12 +91,20 @@ class Requestor(Association):  # type: ignore[misc]  # pynetdicom is not typed h
         (PS3.8 table 9-10, Sta7) that ends pynetdicom's thread."""
         if not self.is_established:
             return
+        end = time.monotonic() + RELEASE_SECONDS
         self._reactor_checkpoint.clear()
-        while not self._is_paused:  # first, as it may serve something itself
-            time.sleep(0.001)
-        with self._serving:
-            super().release()
-        self._reactor_checkpoint.set()
+        try:
+            while not self._is_paused and time.monotonic() < end:  # first, as it may serve something itself
+                time.sleep(0.001)
+            if not self._is_paused or not self._serving.acquire(timeout=max(0.0, end - time.monotonic())):
+                self.abort()
+                return
+            try:
+                super().release()
+            finally:
+                self._serving.release()
+        finally:
+            self._reactor_checkpoint.set()
 
 
 def associate(

@@ -36,6 +36,7 @@ class Cleaner:
         self._begun = float("-inf")
         self._warned = float("-inf")
         self._forgot = float("-inf")
+        self._stubborn: set[Path] = set()  # what could not be removed: tried and audited again at the next start only
 
     def step(self) -> bool:
         """Remove one study's files, one result or the like. False: nothing is due now."""
@@ -74,8 +75,8 @@ class Cleaner:
                 yield "events"
         yield from self._aside()
         if abs(self._clock() - self._forgot) >= DAY_SECONDS:  # it goes by years, and looks at every row
-            self._forgot = self._clock()
             yield from self._people()
+            self._forgot = self._clock()
 
     def finish(self) -> Iterator[str]:
         """Remove what an earlier run had marked, and did not live to remove."""
@@ -191,14 +192,19 @@ class Cleaner:
         for kind, paths in aside(self._spool).items():
             days = self.due_days(kind)
             for path in paths if days else []:
-                if set_aside_at(path) < self._clock() - days * DAY_SECONDS:
+                if path not in self._stubborn and set_aside_at(path) < self._clock() - days * DAY_SECONDS:
                     # Audited first: an entry too many is better than patient data that went and nobody knows.
                     entry = AuditEntry(self._clock(), ACTOR, "node", f"{kind}.removed", detail=path.name[:200])
                     self._store.audit.add(entry)
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path, ignore_errors=True)
-                    else:
-                        path.unlink(missing_ok=True)
+                    try:
+                        if path.is_dir() and not path.is_symlink():
+                            shutil.rmtree(path)
+                        else:
+                            path.unlink(missing_ok=True)
+                    except OSError as error:
+                        LOGGER.warning("storage.not_removed %s: %s", kind, error.strerror)
+                        self._stubborn.add(path)
+                        continue
                     yield kind
 
     def _people(self) -> Iterator[str]:

@@ -29,7 +29,7 @@ from reports import ups
 
 LOGGER = logging.getLogger(__name__)
 GOING_DOWN_SECONDS = 5.0
-AT_ONCE = 100  # reports of one subscriber before the next has its turn
+AT_ONCE, TURN_SECONDS = 100, 60.0  # reports, and time, of one subscriber before the next has its turn
 NOT_NOW = frozenset({0x0110, 0x0213})  # Processing Failure, Resource Limitation: told again
 
 
@@ -80,11 +80,15 @@ class UpsTeller:
         peer = peer_of(self._settings, title)
         if peer is None:
             raise Retryable(f"no [[peers]] entry {title} in the settings", "add it again, or let it unsubscribe")
+        end, told = time.monotonic() + TURN_SECONDS, 0
         with self._association(peer) as association:
             for report in reports:
                 self._send(association, report)
                 self._store.subscriptions.told(report, self._clock())
-        LOGGER.info("ups.told %s: %d reports", title, len(reports))
+                told += 1
+                if time.monotonic() > end:
+                    break
+        LOGGER.info("ups.told %s: %d reports", title, told)
 
     @contextmanager
     def _association(self, peer: Peer) -> Iterator[Association]:
