@@ -361,8 +361,12 @@ def _check_ranges(settings: Settings) -> None:
     for name, port in ports:
         if not 0 <= port <= 65535:
             raise SettingsError(f"'{name}' must be from 0 to 65535, not {port}")
-    for section in ("receive", "tls", "plan", "job", "clinical", "deliver", "web", "hl7", "storage", "audit"):
-        for key, value in vars(getattr(settings, section)).items():
+    names = ("receive", "tls", "plan", "job", "clinical", "deliver", "web", "hl7", "storage", "audit")
+    sections: list[tuple[str, object]] = [(name, getattr(settings, name)) for name in names]
+    sections += [("web.oidc", settings.web.oidc), ("audit.syslog", settings.audit.syslog)]
+    sections += [(f"fhir_servers {server.name}", server) for server in settings.fhir_servers]
+    for section, table in sections:
+        for key, value in vars(table).items() if table is not None else ():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO):

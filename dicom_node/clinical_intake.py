@@ -1,7 +1,7 @@
 """Observations of a feed (HL7 v2, FHIR) -> clinical values in the store."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dicom_node.clinical_codes import Codes, NotTaken, Observed
 from dicom_node.clinical_values import ClinicalEntry, ClinicalValues, Kind
@@ -57,15 +57,17 @@ def _take(
     refused: list[NotTaken] = []
     retracted = 0
     for observation in observations:
+        whose = (observation.patient_id, observation.issuer_of_patient_id)
+        if observation.origin:  # after a merge, a place goes on telling of the values that it told of before
+            whose = values.holder(feed.kind, observation.origin, whose)
         if observation.withdrawn:
-            whose = (observation.patient_id, observation.issuer_of_patient_id)
             retracted += values.retract(feed.kind, observation.origin, now, feed.recorded_by, whose)
             continue
         said = read(observation)
         if isinstance(said, NotTaken):
             refused.append(said)
         else:
-            entries.append(said)
+            entries.append(replace(said, patient_id=whose[0], issuer_of_patient_id=whose[1]))
     counts = values.record(entries, now) if entries else {}
     return Taken(
         recorded=counts.get("new", 0) + counts.get("changed", 0),

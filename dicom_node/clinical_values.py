@@ -144,6 +144,14 @@ class ClinicalValues:
         with self._db.immediate():
             return self._end(where, arguments, "retracted", now, by)
 
+    def holder(self, kind: Kind, origin: str, patient: tuple[str, str]) -> tuple[str, str]:
+        """Under which of a patient's IDs, now and before merges, a place has told of values; else the given one."""
+        where = "origin = ? AND patient_id = ? AND issuer_of_patient_id = ?"
+        for alias in self.aliases(*patient):
+            if self._db.rows(f"SELECT 1 FROM clinical_value WHERE {where} LIMIT 1", [f"{kind} {origin}", *alias]):
+                return alias
+        return patient
+
     def withdraw(self, value_id: int, now: float, audit: AuditEntry) -> bool:
         """An operator takes a value back, with an audit entry; False when it does not count (any more)."""
         with self._db.immediate():
@@ -293,6 +301,10 @@ class ClinicalValues:
         return {row["verdict"]: row["n"] for row in rows}
 
     def _take(self, now: float) -> None:
+        self._db.execute(  # said again later: what was said in between is older
+            "UPDATE clinical_value SET as_of = s.as_of FROM staged s WHERE clinical_value.id = s.old"
+            " AND s.verdict = 'unchanged' AND s.as_of > coalesce(clinical_value.as_of, 0)"
+        )
         self._db.execute(
             "UPDATE clinical_value SET ended_at = ?, ended_how = 'replaced', ended_by = s.recorded_by"
             " FROM staged s WHERE clinical_value.id = s.old AND s.verdict = 'changed'",

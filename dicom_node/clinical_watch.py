@@ -14,7 +14,7 @@ from dicom_node.decision import NotEligible, Plan
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.ticket import Ticket
-from dicom_node.workitem import StageError, State, WorkItem
+from dicom_node.workitem import Retryable, StageError, State, WorkItem
 from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
@@ -32,18 +32,24 @@ class ClinicalWatch:
 
     def look(self) -> bool:
         """Deal with what has changed since the last look. False when nothing has, or it cannot be told just now."""
-        changes = self._store.clinical.changes()
-        for change in changes:
+        dealt = False
+        for change in self._store.clinical.changes():
             try:
                 for item in self._newest_of(*change[:2]):
                     self._compare(item)
-            except StageError as error:  # the site's table: what waits for it says so, and this is looked at again
+            except (
+                Retryable
+            ) as error:  # the site's table as a whole: tried again, and what waits for it says so
                 LOGGER.debug("clinical.not_compared %s", error)
-                return False
+                break
+            except StageError as error:  # its lines about this patient: stays noted, and keeps nobody else
+                LOGGER.debug("clinical.not_compared %s", error)
+                continue
             self._store.clinical.looked_at(change)
+            dealt = True
         if self._settings.clinical.revise:
             self._revise()
-        return bool(changes)
+        return dealt
 
     def _newest_of(self, patient_id: str, issuer: str) -> Iterator[WorkItem]:
         """The newest planned work item of each contour of a patient."""

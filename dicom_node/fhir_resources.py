@@ -46,9 +46,10 @@ def condition(resource: dict[str, Any], patient_id: str, issuer: str) -> list[Ob
     """A diagnosis that is active and sure, or one that was an error (status W). Raises BadResource."""
     verification = {each.code for each in _codings(resource.get("verificationStatus"))}
     clinical = {each.code for each in _codings(resource.get("clinicalStatus"))}
-    if verification & _UNSURE or clinical & _OVER:
+    refuted = bool(verification & _FALSE)
+    if not refuted and (verification & _UNSURE or clinical & _OVER):
         return []
-    status = "W" if verification & _FALSE else "F"
+    status = "W" if refuted else "F"
     day = _day(resource, "onsetDateTime") or _day(_dict(resource, "onsetPeriod"), "start")
     codes = _codings(resource.get("code"))
     return [

@@ -16,7 +16,7 @@ from dicom_node.hl7_messages import Content, Envelope, content, envelope
 from dicom_node.hl7_reader import UNSUPPORTED_PROCESSING_ID, Message, Refused
 from dicom_node.patients import HL7_MERGE, HL7_UPDATE
 from dicom_node.store import Store
-from dicom_node.workitem import State
+from dicom_node.workitem import State, WorkItem
 
 LOGGER = logging.getLogger(__name__)
 _OF_SEVERAL_PATIENTS = (Reason.ROI_PATIENT_DIFFERS, Reason.IDENTITY_DIFFERS)
@@ -110,7 +110,11 @@ class _Clerk:
     def _plan_again(self, studies: Iterable[str]) -> None:
         """What was refused because two patients seemed to be involved is planned once more: they are one."""
         for study in studies:
-            for item in self._store.items(study):
+            newest: dict[str | None, WorkItem] = {}
+            for item in self._store.items(study):  # newest first
+                if item.state is not State.CANCELED:
+                    newest.setdefault(item.roi_sop_instance_uid, item)
+            for item in newest.values():  # an older revision was answered by a newer one
                 if item.reason in _OF_SEVERAL_PATIENTS:
                     self._store.births.replan(item.id, "patients were merged", self._now)
 

@@ -165,7 +165,12 @@ class Subscriptions:
     def told(self, report: StepReport, now: float) -> None:
         """The subscriber has answered: the report leaves its queue, and the next subscriber has its turn."""
         with self._db.immediate():
-            self._db.execute("DELETE FROM ups_report WHERE id = ?", [report.id])
+            # By all it says: the id may belong to another's report by now, if this one's subscriber has left meanwhile.
+            place = [report.id, report.ae_title, report.sop_instance_uid, report.event_type_id]
+            self._db.execute(
+                "DELETE FROM ups_report WHERE id = ? AND ae_title = ? AND sop_instance_uid = ? AND event_type_id = ?",
+                place,
+            )
             self._db.execute(
                 "UPDATE ups_subscriber SET attempts = 0, run_after = ?, detail = '' WHERE ae_title = ?",
                 [now, report.ae_title],

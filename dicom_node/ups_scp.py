@@ -100,16 +100,20 @@ class UpsScp:
         pending = PENDING_UNSUPPORTED if ups_match.unsupported(identifier, SUPPORTED) else PENDING
         self._catch_up()
         found, end = 0, SUCCESS
-        for match in self._matches(identifier):
-            if event.is_cancelled:  # pynetdicom says so once
-                end = CANCEL
-            elif match is not None and found == MOST_MATCHES:
-                end = OUT_OF_RESOURCES
-            if end != SUCCESS:
-                break
-            if match is not None:
-                found += 1
-                yield pending, _with_charset(ups_match.answer(match, identifier))
+        try:
+            for match in self._matches(identifier):
+                if event.is_cancelled:  # pynetdicom says so once
+                    end = CANCEL
+                elif match is not None and found == MOST_MATCHES:
+                    end = OUT_OF_RESOURCES
+                if end != SUCCESS:
+                    break
+                if match is not None:
+                    found += 1
+                    yield pending, _with_charset(ups_match.answer(match, identifier))
+        except GeneratorExit:  # pynetdicom asks no further: what has left is told all the same
+            self._audit_query(event, "done", f"{found} steps, the caller ended the association")
+            raise
         self._audit_query(event, "done", f"{found} steps, status {end:04X}H")
         LOGGER.info('ups.queried by "%s": %d steps, status %04XH', _calling(event), found, end)
         if end != SUCCESS:

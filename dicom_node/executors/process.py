@@ -220,7 +220,13 @@ def _group(limits: Job, isolation: Isolation) -> Iterator[cgroup.Cgroup | None]:
     if not isolation.in_cgroup:
         yield None
         return
-    group = cgroup.Cgroup(cgroup.parents(), limits.memory_bytes, sandbox.MAXIMUM_PROCESSES)
+    above = cgroup.parents()
+    if not above:
+        raise NotStarted("the control group of the node is gone")
+    try:
+        group = cgroup.Cgroup(above, limits.memory_bytes, sandbox.MAXIMUM_PROCESSES)
+    except OSError as error:
+        raise NotStarted(f"no control group: {error.strerror}") from error
     try:
         yield group
     finally:
