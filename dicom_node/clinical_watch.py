@@ -37,9 +37,7 @@ class ClinicalWatch:
             try:
                 for item in self._newest_of(*change[:2]):
                     self._compare(item)
-            except (
-                Retryable
-            ) as error:  # the site's table as a whole: tried again, and what waits for it says so
+            except Retryable as error:  # the site's table as a whole: tried again, and what waits for it says so
                 LOGGER.debug("clinical.not_compared %s", error)
                 break
             except StageError as error:  # its lines about this patient: stays noted, and keeps nobody else

@@ -197,6 +197,26 @@ def test_what_the_source_takes_back_does_not_count_and_may_come_again(store: Sto
     assert clinical_intake.take(store.clinical, codes, [OBX], FEED, 3.0).recorded == 1
 
 
+def test_after_a_merge_a_source_corrects_and_takes_back_what_it_said_before(store: Store) -> None:
+    codes = load(None)
+    clinical_intake.take(store.clinical, codes, [OBX], FEED, 1.0, as_of=10.0)
+    merge(store, PatientKey("P1", ""), PatientKey("P2", ""))
+    corrected = replace(OBX, patient_id="P2", value="3.5", observed_on="2024-02-01", status="C")
+    clinical_intake.take(store.clinical, codes, [corrected], FEED, 2.0, as_of=20.0)
+    assert values(store, "P2") == [35.0], "not beside the one that it corrects"
+    wrong = replace(corrected, status="W", value="", unit="")
+    assert clinical_intake.take(store.clinical, codes, [wrong], FEED, 3.0, as_of=30.0).retracted == 1
+    assert values(store, "P2") == values(store, "P1") == []
+
+
+def test_what_was_said_again_meanwhile_is_newer_than_a_late_correction(store: Store) -> None:
+    codes = load(None)
+    for as_of in (10.0, 30.0):
+        clinical_intake.take(store.clinical, codes, [OBX], FEED, as_of, as_of=as_of)
+    clinical_intake.take(store.clinical, codes, [replace(OBX, value="3.0")], FEED, 40.0, as_of=20.0)
+    assert values(store) == [39.0]
+
+
 def test_what_is_not_final_or_of_nobody_is_refused_and_what_is_not_mapped_is_no_fault(store: Store) -> None:
     preliminary, nobody = replace(OBX, status="P"), replace(OBX, patient_id="")
     creatinine = replace(OBX, codes=(CodedValue("2160-0", "LN"),))
