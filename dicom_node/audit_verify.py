@@ -47,11 +47,10 @@ def verify(folder: Path, audit: Audit, anchors: Mapping[int, str] | None = None)
 
     `anchors` are digests by line number that someone else kept, such as the collector.
     """
+    found = {path.name for path in folder.glob("audit-*")} if folder.is_dir() else set()  # before the store is asked
     files = audit.files()
-    known = {trail_path(folder, file.first).name for file in files}
-    for path in sorted(folder.glob("audit-*")) if folder.is_dir() else []:
-        if path.name not in known:
-            yield TrailFinding("unknown file", path.name, "the node has not written this file")
+    for name in sorted(found - {trail_path(folder, file.first).name for file in files}):
+        yield TrailFinding("unknown file", name, "the node has not written this file")
     previous = files[0].previous if files else GENESIS
     for file in files:
         path = trail_path(folder, file.first)
