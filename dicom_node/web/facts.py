@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from dicom_node.elements import escaped
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.vitals import GONE_SECONDS, Component, Contact
+from dicom_node.watermark import room
 from models.bundle import CARD, DEMO, METRICS, Bundle, BundleError, load
 from models.manifest import Manifest
 
@@ -44,7 +44,7 @@ class DiskFacts:
 
     @property
     def low(self) -> bool:
-        return self.free <= self.reserve
+        return self.free < self.reserve
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,13 @@ def _card(bundle: Bundle) -> str:
 def system(settings: Settings, spool: Spool, store: Store, version: str) -> SystemFacts:
     """Look at the disk, the queue, the peers and the worker."""
     now = time.time()
-    disk = shutil.disk_usage(spool.root)
+    disk = room(spool.root, settings)
     worker = next((one for one in store.vitals.components() if one.component == "work"), None)
     oldest = {state: now - at for state, at in store.vitals.oldest().items()}
     return SystemFacts(
         at=now,
         version=version,
-        disk=DiskFacts(disk.total, disk.free, settings.receive.reserve_disk_bytes),
+        disk=DiskFacts(disk.total, disk.free, disk.refuse),
         queue=QueueFacts(store.counts(), oldest, store.vitals.held()),
         peers=_peers(settings, store.vitals.contacts()),
         worker=worker,
