@@ -232,9 +232,11 @@ class _Folder:
         entry = self._known.get(name)
         if entry is None or self._previous is None or not name.startswith("instances/"):
             return None
-        if source.stat().st_size != entry.size or (self._previous / name).stat().st_size != entry.size:
+        if source.stat().st_size != entry.size:
             return None
         try:
+            if (self._previous / name).stat().st_size != entry.size:
+                return None
             os.link(self._previous / name, path)
         except OSError:
             return None
@@ -264,7 +266,8 @@ class _Tar:
 
     def add(self, name: str, source: Path, limit: int | None = None) -> Entry:
         with source.open("rb") as reading:
-            info = self._info(name, os.fstat(reading.fileno()).st_size if limit is None else limit)
+            size = os.fstat(reading.fileno()).st_size
+            info = self._info(name, size if limit is None else min(limit, size))
             hashing = _Hashing(reading)
             self._tar.addfile(info, hashing)
         return Entry(name, info.size, hashing.digest)

@@ -159,6 +159,8 @@ def decide(status: int | None) -> Decision:
 def send(peer: Peer, documents: Sequence[Document], settings: Settings) -> list[Sent]:
     """Send each document as its first variant that the peer accepts; the files' bytes go out unchanged.
 
+    What is not among the answers has not left: the association ended before its turn.
+
     A peer that takes Implicit VR Little Endian alone gets the object re-encoded so (PS3.5 section 10.1).
     Raises Retryable when no association comes about, OSError when a file cannot be read.
     """
@@ -174,6 +176,8 @@ def send(peer: Peer, documents: Sequence[Document], settings: Settings) -> list[
         for document in documents:
             sent.append(_send_one(association, document, syntaxes, offered))
             LOGGER.info("object.%s %s to %s %s", sent[-1].state.lower(), document.name, peer.ae_title, sent[-1].message)
+            if sent[-1].status is None and sent[-1].state is DeliveryState.PENDING:
+                break  # the association has ended: what comes after it has not left
     return sent
 
 

@@ -70,15 +70,16 @@ class Dispatcher:
             step()
         except Retryable as error:
             self._later(self._open(due), f"{error}; {error.hint}")
-        except OSError as error:
-            self._later(self._open(due), f"the spool's disk: {error.strerror}")
         except Exception as error:  # the boundary of the stage: one damaged file must not stop the others
             LOGGER.debug("delivery.refused", exc_info=True)
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):  # that may pass
+                self._later(self._open(due), f"the spool's disk: {error.strerror}")
+                return
+            why = f"cannot be sent ({type(error).__name__})"
+            if isinstance(error, FileNotFoundError):
+                why = f"{Path(error.filename or 'its file').name} is gone"
             for row in self._open(due):
-                self._refuse(
-                    row,
-                    f"cannot be sent ({type(error).__name__}): restore its file in the spool, then: prognode retry",
-                )
+                self._refuse(row, f"{why}; restore the spool's files (prognode fsck), then: prognode retry")
 
     def _open(self, rows: Sequence[Delivery]) -> list[Delivery]:
         """These rows as they are now, without those that have come to their end."""
@@ -139,6 +140,10 @@ class Dispatcher:
             self._store.deliveries.stayed(firsts)
             self._hold(peer)
             raise
+        tried = {answer.name for answer in answers}
+        untried = [row for row in rows if row.document not in tried]
+        self._store.deliveries.stayed(row.id for row in untried if row.id in firsts)
+        self._later(untried, "the association ended before its turn")
         for entry in objects_sent(item, peer, answers, self._clock()):
             self._store.audit.add(entry)
         for answer in answers:

@@ -120,8 +120,10 @@ def _why_not_release(row: Row) -> Refused | None:
 def _why_not_cancel(row: Row) -> Refused | None:
     if row.state in ENDED:
         return Refused(f"it is {row.state}: that is its end", "nothing to do")
-    if row.state is State.REPORTED and row.deliveries.sent:
-        return Refused("some of its objects have left already", "hold it to keep the rest back, or let it end")
+    if row.state is State.REPORTED and (row.deliveries.sent or row.deliveries.left):
+        return Refused(
+            "some of its objects have left already, or may have", "hold it to keep the rest back, or let it end"
+        )
     return None
 
 

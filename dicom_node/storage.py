@@ -84,8 +84,8 @@ class Cleaner:
             while going := self._store.retention.contents_going():
                 self._unlink(going)
         for item_id, key in self._store.retention.results_going():
-            self._drop_results(item_id, key)
-            yield "results"
+            if self._drop_results(item_id, key):
+                yield "results"
         for folder in (self._spool.root / "jobs").glob(".gone-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -156,8 +156,8 @@ class Cleaner:
                 if condition.kept or condition.changed_at >= cutoff:
                     continue
                 documents = self._documents(row["id"], row["key"])
-                if self._store.retention.remove_results(row["id"], documents, self._clock()):
-                    self._drop_results(row["id"], row["key"])
+                removed = self._store.retention.remove_results(row["id"], documents, self._clock())
+                if removed and self._drop_results(row["id"], row["key"]):
                     yield "results" if row["state"] == State.COMPLETED else "canceled"
 
     def _documents(self, item_id: int, key: str) -> str:
@@ -166,9 +166,17 @@ class Cleaner:
         sent = {row.document: row.sop_instance_uid for row in rows if row.sop_instance_uid}
         return compose.kept_documents(self._spool, key, sent)
 
-    def _drop_results(self, item_id: int, key: str) -> None:
-        shutil.rmtree(self._spool.results(key, "report").parent, ignore_errors=True)
+    def _drop_results(self, item_id: int, key: str) -> bool:
+        """False where they cannot be removed; they stay marked, and the next pass tries again."""
+        folder = self._spool.results(key, "report").parent
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            if folder not in self._stubborn:
+                LOGGER.warning("storage.not_removed results")
+                self._stubborn.add(folder)
+            return False
         self._store.retention.results_gone(item_id)
+        return True
 
     def _jobs(self) -> Iterator[str]:
         """Folders of jobs that are nobody's any more; renamed first, so that no stage finds half of one."""

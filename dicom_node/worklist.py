@@ -25,6 +25,7 @@ class DeliveryCounts:
     sent: int
     proved: int
     total: int
+    left: int = 0  # objects that are, or may be, at a destination
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ _DELIVERED = {
     "open": "d.final = 0",
     "refused": "d.state = 'FAILED'",
     "sent": "d.sent_at IS NOT NULL",
+    "left": "d.sop_class_uid IS NOT NULL AND d.sop_instance_uid IS NOT NULL",
     "proved": "d.proved_at IS NOT NULL",
     "total": "1",
 }

@@ -203,6 +203,14 @@ def test_what_has_left_already_cannot_be_canceled(store: Store, items: Items) ->
         act(store, "cancel", item.id, ANNA, items.tick())
 
 
+def test_what_may_have_left_cannot_be_canceled_either(store: Store, items: Items) -> None:
+    item = items.at(State.REPORTED)
+    first = store.deliveries.of_item(item.id)[0]
+    store.deliveries.leaving({first.id: ("1.1", "2.25.1")})  # and no answer came
+    with pytest.raises(Refused, match="or may have"):
+        act(store, "cancel", item.id, ANNA, items.tick())
+
+
 def test_a_failed_work_item_is_canceled_with_its_refused_deliveries_but_not_with_what_was_sent(
     store: Store, items: Items
 ) -> None:
