@@ -19,6 +19,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from config.settings import Settings
+from dicom_node.audit_trail import AuditTrail
 from dicom_node.backup import MANIFEST, SUMMARY, backup
 from dicom_node.cli import app
 from dicom_node.database import SCHEMA_VERSION
@@ -135,6 +136,21 @@ def test_a_file_that_changed_in_the_backup_before_is_not_taken_from_it(node: Roa
     damaged.write_bytes(damaged.read_bytes()[:-1])
     summary, _ = verify(make(node, tmp_path / "second", previous=first))
     assert summary.linked == 16
+
+
+def test_a_file_that_the_backup_before_has_lost_is_copied(node: Road, tmp_path: Path) -> None:
+    first = make(node, tmp_path / "first")
+    next(first.glob("instances/*/*.dcm")).unlink()
+    second = make(node, tmp_path / "second", previous=first)
+    assert content(second) == content(node.spool.root)
+
+
+@pytest.mark.parametrize("name", ["backup", "backup.tar"])
+def test_an_audit_file_that_was_cut_does_not_stop_a_backup(node: Road, tmp_path: Path, name: str) -> None:
+    AuditTrail(node.store, node.spool, node.settings, node.clock).write()
+    (file,) = node.spool.audit.glob("audit-*")
+    file.write_bytes(file.read_bytes()[:-10])
+    verify(make(node, tmp_path / name))
 
 
 def test_what_was_not_yet_delivered_is_delivered_after_the_restore_and_once_only(node: Road, tmp_path: Path) -> None:
