@@ -36,11 +36,12 @@ class Happened:
 
 @dataclass(frozen=True)
 class OpenDeliveries:
-    """What is on its way to a destination; `oldest_at`: since when the oldest of its work items is as it is."""
+    """What is on its way to a destination; `oldest_at`: since when the oldest of its work items is as it is, None where
+    an operator holds them all."""
 
     destination: str
     count: int
-    oldest_at: float
+    oldest_at: float | None
 
 
 class Measures:
@@ -65,9 +66,18 @@ class Measures:
         )
         return [Happened(**{**row, "outside_range": bool(row["outside_range"])}) for row in rows]
 
+    def standing(self) -> dict[str, float]:
+        """State that is work for the node -> since when a work item that nobody holds has been in it the longest."""
+        rows = self._db.rows(
+            "SELECT w.state, min((SELECT max(e.at) FROM event e WHERE e.work_item_id = w.id"
+            " AND e.name = lower(w.state))) AS at FROM work_item w"
+            " WHERE w.state IN ('SCHEDULED', 'ANALYSED', 'REPORTED') AND w.held = 0 GROUP BY w.state"
+        )
+        return {row["state"]: row["at"] for row in rows if row["at"] is not None}
+
     def open_deliveries(self) -> list[OpenDeliveries]:
         rows = self._db.rows(
-            "SELECT d.destination, count(*) AS count, min(w.updated_at) AS oldest_at"
+            "SELECT d.destination, count(*) AS count, min(iif(w.held, NULL, w.updated_at)) AS oldest_at"
             " FROM delivery d INDEXED BY delivery_open JOIN work_item w ON w.id = d.work_item_id"
             " WHERE d.final = 0 GROUP BY d.destination ORDER BY d.destination"
         )

@@ -6,7 +6,7 @@ history from when `prognode web` began. Names and meanings: docs/metrics.md.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from dicom_node.traffic import OTHERS
 from dicom_node.vitals import GONE_SECONDS
 from dicom_node.watermark import room
 from dicom_node.web import deps
-from dicom_node.workitem import State
+from dicom_node.workitem import DeliveryState, State
 
 router = APIRouter(include_in_schema=False)
 SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
@@ -64,9 +64,11 @@ class Followed:
             self._stage.labels(stage)  # so that each is there from the beginning, with 0
         ProcessCollector(namespace="prognode_web", registry=self.registry)
 
-    def follow(self, store: Store) -> None:
+    def follow(self, store: Store, destinations: Iterable[str]) -> None:
         """Count what has happened since the last time."""
         with self._lock:
+            for name in destinations:  # there with 0: `increase()` does not see a series that begins with 1
+                self._deliveries.labels(name, DeliveryState.FAILED)
             if self._after is None:
                 self._after = store.measures.last_event()
             while found := store.measures.happened(self._after):
@@ -116,18 +118,27 @@ class Now(Collector):
             items.add_metric([state], counts.get(state, 0))
             if state not in (State.COMPLETED, State.CANCELED):
                 ages.add_metric([state], now - oldest.get(state, now))
+        since = self.store.measures.standing()
+        standing = _gauge(
+            "standing_seconds", "How long a work item that nobody holds has been in a state of work.", ["state"]
+        )
+        for state in (State.SCHEDULED, State.ANALYSED, State.REPORTED):
+            standing.add_metric([state], now - since.get(state, now))
         held = _gauge("work_items_held", "Work items that wait for an operator's release.", [])
         held.add_metric([], self.store.vitals.held())
-        yield from (items, ages, held)
+        yield from (items, ages, standing, held)
 
     def _deliveries(self, now: float) -> Iterator[Metric]:
         waiting = {one.destination: one for one in self.store.measures.open_deliveries()}
         names = {*waiting, *(peer.ae_title for peer in self.settings.destinations())}
         counts = _gauge("deliveries_open", "Objects and messages on their way, or not yet proved.", ["destination"])
-        ages = _gauge("oldest_delivery_seconds", "Since when the oldest of them waits.", ["destination"])
+        ages = _gauge(
+            "oldest_delivery_seconds", "How long the oldest of them that nobody holds has waited.", ["destination"]
+        )
         for name in sorted({*names, *self.settings.message_destinations()}):
             counts.add_metric([name], waiting[name].count if name in waiting else 0)
-            ages.add_metric([name], now - waiting[name].oldest_at if name in waiting else 0.0)
+            oldest_at = waiting[name].oldest_at if name in waiting else None
+            ages.add_metric([name], 0.0 if oldest_at is None else now - oldest_at)
         yield from (counts, ages)
 
     def _received(self) -> Iterator[Metric]:
@@ -220,7 +231,7 @@ def _gauge(name: str, words: str, labels: list[str]) -> GaugeMetricFamily:
 def metrics(request: Request, store: deps.StoreDep, spool: deps.SpoolDep, settings: deps.SettingsDep) -> Response:
     """The exposition, as text or as OpenMetrics."""
     followed: Followed = request.app.state.followed
-    followed.follow(store)
+    followed.follow(store, (*(peer.ae_title for peer in settings.destinations()), *settings.message_destinations()))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     both = CollectorRegistry(auto_describe=False)
     both.register(Now(settings, spool, store, request.app))

@@ -149,7 +149,23 @@ def test_a_study_s_way_is_counted_stage_by_stage(node: Node) -> None:
     assert said["prognode_deliveries_total{destination=PACS,proof=SEEN}"] == 2
     assert said["prognode_deliveries_open{destination=PACS}"] >= 1
     assert said["prognode_oldest_delivery_seconds{destination=PACS}"] > 0
+    assert said["prognode_standing_seconds{state=REPORTED}"] > 0
+    assert said["prognode_standing_seconds{state=SCHEDULED}"] == 0
     assert node.scrape()["prognode_results_outside_range_total{}"] == 1  # the same history is not counted twice
+
+
+def test_what_an_operator_holds_makes_no_alarm(node: Node) -> None:
+    everything(node)
+    (open_,) = [item for item in node.store.items() if item.state is State.REPORTED]
+    node.store.hold(open_.id, True, node.items.now, "for review")
+    said = node.scrape()
+    assert said["prognode_oldest_delivery_seconds{destination=PACS}"] == 0
+    assert said["prognode_standing_seconds{state=REPORTED}"] == 0
+    assert said["prognode_work_items_held{}"] == 1
+
+
+def test_refusals_are_counted_from_nought(node: Node) -> None:
+    assert node.scrape()["prognode_deliveries_total{destination=PACS,proof=FAILED}"] == 0
 
 
 def test_what_came_before_the_page_began_is_not_counted(node: Node) -> None:

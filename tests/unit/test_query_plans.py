@@ -115,6 +115,7 @@ def others(store: Store) -> dict[str, Callable[[], object]]:
         "results that are going": store.retention.results_going,
         "giving up what has failed": lambda: store.retention.give_up(State.FAILED, 0.0, "", 1.0),
         "held work items": store.vitals.held,
+        "what stands": store.measures.standing,
         "peers": store.vitals.contacts,
         "the result before": lambda: [store.results.before(item) for item in store.items(limit=1)],
     }  # fmt: skip
