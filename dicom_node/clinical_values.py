@@ -228,9 +228,9 @@ class ClinicalValues:
 
     # -- what has changed ------------------------------------------------------------------------------------
 
-    def changes(self, limit: int = 100) -> list[tuple[str, str, float]]:
+    def changes(self, skipped: int = 0, limit: int = 100) -> list[tuple[str, str, float]]:
         """Patients (ID, issuer, when) whose values have changed and have not been looked at since."""
-        rows = self._db.rows("SELECT * FROM clinical_change ORDER BY at LIMIT ?", [limit])
+        rows = self._db.rows("SELECT * FROM clinical_change ORDER BY at LIMIT ? OFFSET ?", [limit, skipped])
         return [(row["patient_id"], row["issuer_of_patient_id"], row["at"]) for row in rows]
 
     def looked_at(self, change: tuple[str, str, float]) -> None:

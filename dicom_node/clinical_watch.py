@@ -32,22 +32,32 @@ class ClinicalWatch:
 
     def look(self) -> bool:
         """Deal with what has changed since the last look. False when nothing has, or it cannot be told just now."""
-        dealt = False
-        for change in self._store.clinical.changes():
-            try:
-                for item in self._newest_of(*change[:2]):
-                    self._compare(item)
-            except Retryable as error:  # the site's table as a whole: tried again, and what waits for it says so
-                LOGGER.debug("clinical.not_compared %s", error)
-                break
-            except StageError as error:  # its lines about this patient: stays noted, and keeps nobody else
-                LOGGER.debug("clinical.not_compared %s", error)
-                continue
-            self._store.clinical.looked_at(change)
-            dealt = True
+        dealt = skipped = 0
+        try:
+            while changes := self._store.clinical.changes(skipped):
+                for change in changes:
+                    if self._deal_with(change):
+                        dealt += 1
+                    else:
+                        skipped += 1
+        except Retryable as error:  # the site's table as a whole: tried again, and what waits for it says so
+            LOGGER.debug("clinical.not_compared %s", error)
         if self._settings.clinical.revise:
             self._revise()
-        return dealt
+        return dealt > 0
+
+    def _deal_with(self, change: tuple[str, str, float]) -> bool:
+        """False where the site's table has bad lines about this patient: it stays noted, and keeps nobody else."""
+        try:
+            for item in self._newest_of(*change[:2]):
+                self._compare(item)
+        except Retryable:
+            raise
+        except StageError as error:
+            LOGGER.debug("clinical.not_compared %s", error)
+            return False
+        self._store.clinical.looked_at(change)
+        return True
 
     def _newest_of(self, patient_id: str, issuer: str) -> Iterator[WorkItem]:
         """The newest planned work item of each contour of a patient."""

@@ -90,6 +90,14 @@ class Forgetting:
                 )
         return count
 
+    def forget_questions(self, before: float) -> int:
+        """Forget questions to FHIR servers about Patient IDs of which nothing is here; how many."""
+        here = " AND ".join(
+            f"NOT EXISTS (SELECT 1 FROM {each} h WHERE h.patient_id = clinical_pull.patient_id)"
+            for each in ("study", "clinical_value")
+        )
+        return self._db.execute(f"DELETE FROM clinical_pull WHERE wanted_at < ? AND {here}", [before])
+
     def _has_rows(self, patient_id: str) -> bool:
         tables = ("study", "clinical_value")
         return any(self._db.rows(f"SELECT 1 FROM {each} WHERE patient_id = ? LIMIT 1", [patient_id]) for each in tables)

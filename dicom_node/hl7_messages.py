@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from dicom_node.hl7_reader import (
+    DATA_TYPE,
     REQUIRED_FIELD,
+    SEGMENT_SEQUENCE,
     UNKNOWN_KEY,
     UNSUPPORTED_EVENT,
     UNSUPPORTED_TYPE,
@@ -25,6 +27,8 @@ MERGES = ("ADT^A18", "ADT^A34", "ADT^A40", "ADT^A47")
 RESULTS = ("ORU^R01",)
 DELETED = '""'  # HL7's null: the value is taken away
 MAXIMUM_ID = 64  # LO: a longer one is no Patient ID of a PACS
+MAXIMUM_IDS = 100  # of a patient: each is compared with each
+MAXIMUM_MERGES = 1000  # in a message
 MAXIMUM_GROUP = 64  # of a PN
 _OTHER_NAMES = frozenset("ABIKMNPRST")  # XPN.7 (table 0200): aliases, maiden, nick and birth names, pseudonyms, ...
 _GROUPS = {"": 0, "A": 0, "I": 1, "P": 2}  # XPN.8 (table 0465) -> group of a PN
@@ -109,7 +113,10 @@ def patient_keys(segment: Segment, number: int, authority: str = "") -> tuple[Pa
     is stated: an insurance number may be another patient's Patient ID. Raises Refused when there is none.
     """
     keys: list[PatientKey] = []
-    for cx in segment.repetitions(number):
+    repetitions = segment.repetitions(number)
+    if len(repetitions) > MAXIMUM_IDS:
+        raise Refused(DATA_TYPE, f"{segment.name}-{number} holds more than {MAXIMUM_IDS} identifiers")
+    for cx in repetitions:
         namespace, universal = segment.component(cx, 4, 1), segment.component(cx, 4, 2)
         patient_id, issuer = segment.component(cx, 1), (namespace or universal)[:MAXIMUM_ID]
         if authority and authority in (namespace, universal):
@@ -178,14 +185,16 @@ def moment(text: str) -> float | None:
 def _merges(message: Message, authority: str) -> Iterator[Merge]:
     """Each PID with the MRG segments after it; A40 may have several of these groups."""
     pid: Segment | None = None
+    survivors: tuple[PatientKey, ...] = ()
     _required(message, "MRG")
+    if len(list(message.named("MRG"))) > MAXIMUM_MERGES:
+        raise Refused(SEGMENT_SEQUENCE, f"more than {MAXIMUM_MERGES} MRG segments; send several messages")
     for segment in message.named("PID", "MRG"):
         if segment.name == "PID":
-            pid = segment
+            pid, survivors = segment, patient_keys(segment, 3, authority)
             continue
         if pid is None:
             raise Refused(REQUIRED_FIELD, "a MRG segment has no PID before it")
-        survivors = patient_keys(pid, 3, authority)
         pairs = tuple(_pairs(patient_keys(segment, 1, authority), survivors))
         if not pairs:
             raise Refused(UNKNOWN_KEY, "no identifier of PID-3 is of the assigning authority of one of MRG-1")

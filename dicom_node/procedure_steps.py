@@ -200,6 +200,10 @@ class ProcedureSteps:
         found = self.find(StepFilter(sop_instance_uids=(sop_instance_uid,)), 0, 1)
         return found[0] if found else None
 
+    def newest(self) -> int:
+        """The work item of the newest step; 0 where there is none."""
+        return int(self._db.rows("SELECT coalesce(max(work_item_id), 0) AS id FROM ups")[0]["id"])
+
     def find(self, wanted: StepFilter, after_id: int, limit: int) -> list[StepRow]:
         """Steps in the order of their work items, beginning after one."""
         where, arguments = _conditions(wanted)

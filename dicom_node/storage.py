@@ -230,6 +230,7 @@ class Cleaner:
                     forgotten = True
                     yield "identity"
             forgetting.forget_merges(before)
+            forgetting.forget_questions(before)
             for _ in forgetting.purge_search() if forgotten else ():
                 yield "search index"
 

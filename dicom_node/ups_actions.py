@@ -146,11 +146,16 @@ def _of_worklist(action: Action, title: str, store: Store, worklist: UpsWorklist
     lock = _lock(action.information)
     if lock is None:
         return INVALID_ARGUMENT
-    keys, matching = "", None
-    if action.uid == ups.FILTERED_WORKLIST_UID:
-        identifier = _keys(action.information)
-        keys, matching = identifier.to_json(), worklist.numbers(identifier)
-    store.subscriptions.subscribe_worklist(title, keys=keys, matching=matching, lock=lock, now=action.now)
+    if action.uid != ups.FILTERED_WORKLIST_UID:
+        store.subscriptions.subscribe_worklist(title, keys="", matching=None, lock=lock, now=action.now)
+        return SUCCESS
+    identifier, newest = _keys(action.information), store.steps.newest()
+    matching = worklist.numbers(identifier)  # may take a while: nothing is locked meanwhile
+    with store.transaction():
+        matching += [one for one in worklist.numbers(identifier, newest) if one not in matching]
+        store.subscriptions.subscribe_worklist(
+            title, keys=identifier.to_json(), matching=matching, lock=lock, now=action.now
+        )
     return SUCCESS
 
 

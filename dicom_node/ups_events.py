@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -71,7 +72,7 @@ class UpsTeller:
                 0, subscriber.ae_title, ups.WORKLIST_UID, ups.SCP_STATUS_CHANGE, {"status": "GOING DOWN"}
             )
             try:
-                with self._association(peer) as association:
+                with self._association(peer, max(0.5, end - time.monotonic())) as association:
                     self._send(association, report)
             except Retryable as error:
                 LOGGER.info("ups.unreachable %s: %s", subscriber.ae_title, error)
@@ -91,11 +92,19 @@ class UpsTeller:
         LOGGER.info("ups.told %s: %d reports", title, told)
 
     @contextmanager
-    def _association(self, peer: Peer) -> Iterator[Association]:
-        """The SCP asks for the association (CC.2.3.2, Note 2), so it proposes its own role (PS3.7 D.3.3.4)."""
+    def _association(self, peer: Peer, patience: float | None = None) -> Iterator[Association]:
+        """The SCP asks for the association (CC.2.3.2, Note 2), so it proposes its own role (PS3.7 D.3.3.4).
+
+        `patience`: seconds for each answer, where they are not those of the settings.
+        """
         contexts = [build_context(UnifiedProcedureStepEvent, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])]
         roles = [build_role(UnifiedProcedureStepEvent, scp_role=True)]
-        with association_with(peer, self._settings, contexts, roles=roles) as association:
+        settings = self._settings
+        if patience is not None:
+            deliver = replace(settings.deliver, connect_timeout_seconds=patience)
+            receive = replace(settings.receive, acse_timeout_seconds=patience, dimse_timeout_seconds=patience)
+            settings = replace(settings, deliver=deliver, receive=receive)
+        with association_with(peer, settings, contexts, roles=roles) as association:
             if not any(cx.abstract_syntax == UnifiedProcedureStepEvent for cx in association.accepted_contexts):
                 raise Retryable(
                     f"{peer.ae_title} does not take UPS Event", f"let {peer.ae_title} accept UPS Event as its SCU"

@@ -70,12 +70,12 @@ class UpsWorklist:
         found, last = self._page(identifier, after)
         return [made for _, made in found], last
 
-    def numbers(self, identifier: Dataset) -> list[int]:
-        """Work items of all steps that match."""
+    def numbers(self, identifier: Dataset, after: int = 0) -> list[int]:
+        """Work items of all steps that match, or of those after one."""
         numbers: list[int] = []
-        after: int | None = 0
-        while after is not None:
-            found, after = self._page(identifier, after)
+        place: int | None = after
+        while place is not None:
+            found, place = self._page(identifier, place)
             numbers += [row.work_item_id for row, _ in found]
         return numbers
 

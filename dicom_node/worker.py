@@ -322,12 +322,15 @@ class Worker:
     def stop(self) -> None:
         """Finish what is at work and stop claiming."""
         self._stopping.set()
-        if self._clock_work is not None:
+        with self._locked:
+            if self._clock_work is None:
+                return
             self._clock_work.shutdown(wait=True)
-            if self._settings.ups.enabled:
-                self._teller.say_going_down()
-            self._keeper.close()
-        self._locked.close()
+            try:
+                if self._settings.ups.enabled:
+                    self._teller.say_going_down()
+            finally:
+                self._keeper.close()
 
     def pulse(self) -> tuple[bool, str]:
         """For the service manager: whether the clock turns and no stage is stuck, and the work items by state."""

@@ -131,6 +131,25 @@ def test_a_work_item_that_has_not_run_yet_is_planned_anew_and_one_of_another_pat
     assert [item.revision for item in node.items] == [1, 1]
 
 
+def test_a_patient_with_two_lines_in_the_table_keeps_no_other_from_his_newer_values(tmp_path: Path) -> None:
+    other = synthetic.ct_series(16, 40, 40, seed=2)
+    table = tmp_path / "clinical.csv"
+    table.write_text("patient_id,nlr\nnobody,2.0\n")
+    node = road(tmp_path, clinical=Clinical(table=table))
+    node.take(*CT, ROI, *other, synthetic.rtstruct(other))
+    node.worker.step_plan()
+    table.write_text(f"patient_id,nlr\n{PATIENT},2.0\n{PATIENT},3.0\n")
+    record(node, entry("ecog", 2.0))
+    node.clock.now += 1
+    record(node, replace(entry("ecog", 2.0), patient_id=other[0].PatientID))
+    watch(node)
+    newer = node.store.clinical.newer()
+    assert [node.store.item(number).study_instance_uid for number in newer] == [other[0].StudyInstanceUID]  # type: ignore[union-attr]
+    table.write_text("patient_id,nlr\nnobody,2.0\n")
+    watch(node)
+    assert len(node.store.clinical.newer()) == 2, "noted until the table can be read"
+
+
 def test_a_work_item_that_an_operator_holds_is_left_as_it_is_until_it_is_released(tmp_path: Path) -> None:
     node = road(tmp_path, clinical=Clinical(revise=True))
     node.take(*CT, ROI)

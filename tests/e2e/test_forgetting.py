@@ -156,6 +156,13 @@ def test_values_under_a_merged_patient_id_stay_as_long_as_the_study_is_here(tmp_
     assert made.store._db.rows("SELECT * FROM patient_merge") == []
 
 
+def test_a_question_under_an_id_that_no_study_has_any_more_is_forgotten(made: Road) -> None:
+    made.store.pulls.ask(("OLD-9", ""), "EHR", made.clock(), 0.0)
+    made.clock.now += 1000 * DAY
+    clean(made)
+    assert made.store._db.rows("SELECT patient_id FROM clinical_pull") == []
+
+
 def test_values_that_come_before_their_study_wait_for_it(made: Road) -> None:
     made.clock.now += 1000 * DAY
     value(made, "SOON-1")

@@ -231,6 +231,8 @@ def test_where_one_side_names_no_authority_the_leading_ids_are_meant() -> None:
         (("MRG|A", "PID|1||B"), "no PID before"),
         (("PID|1||B",), "no MRG"),
         (("PID|1||B", "MRG|"), "MRG-1"),
+        (("PID|1||B" + "~B" * 100, "MRG|A"), "more than 100 identifiers"),
+        (("PID|1||B", *["MRG|A"] * 1001), "more than 1000 MRG"),
     ],
 )
 def test_a_merge_that_does_not_say_who_is_refused(segments: tuple[str, ...], words: str) -> None:
