@@ -17,15 +17,19 @@ def score_flags(
 ) -> tuple[QualityFlag, ...]:
     """Flags of the ensemble, the gravest first. `far`: distance and limit where the patient is unlike the cohort."""
     found = [
+        *_held(scores),  # first of its kind: a page has room for few, and this one explains two equal figures
         *_far(far),
         *_outside(contributions),
         *_missing(manifest, vector, modalities),
         *_imputed(manifest, vector, modalities, contributions),
     ]
+    return tuple(sorted(found, key=lambda flag: flag.severity != Severity.WARNING))
+
+
+def _held(scores: Sequence[RiskScore]) -> Iterator[QualityFlag]:
     if any(item.clipped for item in scores):
         text = "Risk of progression or death was predicted below risk of death and is shown equal to it"
-        found.append(QualityFlag(code="PFS_HELD_AT_OS", severity=Severity.INFO, text=text))
-    return tuple(sorted(found, key=lambda flag: flag.severity != Severity.WARNING))
+        yield QualityFlag(code="PFS_HELD_AT_OS", severity=Severity.INFO, text=text)
 
 
 def _far(far: Mapping[Modality, tuple[float, float]]) -> Iterator[QualityFlag]:
