@@ -23,6 +23,7 @@ $(VENV)/.installed: requirements/locked.txt requirements/pyradiomics.txt pyproje
 	@scripts/deps build
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Prognode needs Python 3.11 (pyradiomics does not build on newer ones); give it with: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages into $(VENV), one to two minutes ..."
 	$(BIN)/python -m pip install --quiet --use-pep517 --require-hashes -r requirements/locked.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation --no-deps -r requirements/pyradiomics.txt
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .

@@ -1,5 +1,8 @@
-"""The settings in force, value by value, and where each comes from: for people. Text in, text out; no files but one."""
+"""The settings in force, value by value, and where each comes from: for people. Text in, text out; no files but one,
+and a look whether those that the settings name are there.
+"""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -8,7 +11,7 @@ from typing import Any, get_type_hints
 import tomlkit
 
 from config.environment import is_list_of_tables, overrides, variable
-from config.settings import Settings, document, load
+from config.settings import Settings, document, folder_of, load
 
 DEFAULT_FILE = Path(__file__).with_name("prognode.toml")
 _LISTS = frozenset(name for name, hint in get_type_hints(Settings).items() if is_list_of_tables(hint))
@@ -56,8 +59,21 @@ def values(path: Path | None, environment: Mapping[str, str]) -> tuple[Settings,
             return variable(key)
         return str(path) if _in(data, key) else "default"
 
+    def resolved(default: Any, value: Any) -> Any:  # as the file's own paths are
+        return folder_of(path) / default if isinstance(default, Path) and value.is_absolute() else default
+
     leaves = _leaves(settings, Settings(), "")
-    return settings, [Value(key, value, default, source(key)) for key, value, default in leaves]
+    return settings, [Value(key, value, resolved(default, value), source(key)) for key, value, default in leaves]
+
+
+def not_there(settings: Settings) -> list[tuple[str, Path]]:
+    """Keys and paths of the files that the settings name and that cannot be read; the spool is made where it is not."""
+    paths = [(key, value) for key, value, _ in _leaves(settings, None, "") if isinstance(value, Path)]
+    return [(key, path) for key, path in paths if key != "node.spool" and not _readable(path)]
+
+
+def _readable(path: Path) -> bool:
+    return "\0" not in str(path) and os.access(path, os.R_OK)
 
 
 def as_toml(found: list[Value]) -> str:

@@ -1,5 +1,6 @@
 """`prognode check`: walks what the node stands on, in order, and explains each failure with its remedy."""
 
+import errno
 import importlib.metadata
 import os
 import time
@@ -48,7 +49,7 @@ class Finding:
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """Look at each thing in turn; nothing is changed but for the spool folder being made."""
+    """Look at each thing in turn; nothing is made or changed."""
     yield _packages()
     yield from _bundle(settings)
     yield _language(settings)
@@ -169,24 +170,26 @@ def _table(settings: Settings) -> str:
 
 
 def _spool(settings: Settings) -> Iterator[Finding]:
-    spool = Spool(settings.node.spool)
+    folder, remedy = settings.node.spool, "give the service's user this folder (mode 0700)"
     try:
-        spool.create()
-        Store.open(spool.store).close()
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        store = Spool(folder).store
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not a folder that can be written")
+        if store.is_file():
+            Store.open(store).close()
     except (OSError, ConfigError) as error:
         text = error.strerror if isinstance(error, OSError) else str(error)
-        yield Finding(
-            "spool", False, f"{settings.node.spool}: {text}", "give the service's user this folder (mode 0700)"
-        )
+        yield Finding("spool", False, f"{folder}: {text}", remedy)
         return
-    mode = settings.node.spool.stat().st_mode & 0o077
+    mode = folder.stat().st_mode & 0o077 if there == folder else 0
     yield Finding(
         "spool",
         not mode,
-        f"{settings.node.spool} can be written",
-        "" if not mode else f"chmod 0700 {settings.node.spool}: others can read it",
+        f"{folder} can be written" if there == folder else f"{folder} is not there yet; the node makes it",
+        "" if not mode else f"chmod 0700 {folder}: others can read it",
     )
-    disk = room(spool.root, settings)
+    disk = room(there, settings)
     to_do = "free some space, or shorten the days in [storage]; what lies there: prognode storage"
     yield Finding(
         "disk",
@@ -209,7 +212,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
             text, _, remedy = str(error).partition("; ")
             yield Finding("secret", False, text, remedy)
     if files and not wrong:
-        yield Finding("secrets", True, f"{len(files)} files, read by nobody else")
+        yield Finding("secrets", True, f"{len(files)} file{'' if len(files) == 1 else 's'}, read by nobody else")
 
 
 def _secret_files(settings: Any) -> Iterator[Path]:
@@ -270,11 +273,9 @@ def _callers(settings: Settings) -> Finding:
 def _isolation(settings: Settings) -> Finding:
     found = process.probe()
     well = not found.missing or settings.job.isolation == "preferred"
-    who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
     return Finding(
         "job isolation",
         well,
-        f"{found.text} (as {who}); memory {settings.job.memory_bytes / 1e9:.0f} GB, "
-        f"{settings.job.wall_clock_seconds:.0f} s",
+        f"{found.text}; memory {settings.job.memory_bytes / 1e9:.0f} GB, {settings.job.wall_clock_seconds:.0f} s",
         "" if well else "install bubblewrap and libseccomp2, run the service as a user of its own, allow it namespaces",
     )

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -60,12 +60,15 @@ def _end() -> NoReturn:
 def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
     from contextlib import ExitStack
 
+    from config.effective import not_there
     from dicom_node.keeper import on_record
     from dicom_node.spool import Spool
     from dicom_node.workitem import ConfigError, StageError
 
     settings = settings_of(config)
     log()
+    for key, path in not_there(settings):
+        LOGGER.warning("settings.file_missing %s: %s is not there, or not to be read", key, path)
     spool = Spool(settings.node.spool)
     try:
         spool.create()
@@ -147,6 +150,8 @@ def score(
 ) -> None:
     """Score a folder of DICOM files with no network: a sub-folder per work item, and summary.json.
 
+    Clinical values are age and sex of the CT's header and, with --config, the patient's line of the [clinical] table.
+
     Example: prognode score patient42/ --out results/
     """
     from dicom_node.score import SUMMARY, NoInput
@@ -166,17 +171,28 @@ def score(
         stop(f"{error.filename or out}: {error.strerror}; give another --out", os.EX_CANTCREAT)
     if bundle.manifest.synthetic:
         print(f"bundle {bundle.manifest.name}: SYNTHETIC - NOT FOR CLINICAL USE")
-    for entry in summary["work_items"]:
-        where = out / entry["folder"] if entry["folder"] else entry["error"]
-        print(f"{entry['outcome']:<10} {entry['reason'] or '':<28} {where}")
-    for ignored in summary["ignored"][:20]:
-        print(f"ignored    {ignored['file']}: {ignored['why']}")
-    if len(summary["ignored"]) > 20:
-        print(f"ignored    {len(summary['ignored']) - 20} more, see {out / SUMMARY}")
+    _print_scored(summary, out)
     if not summary["work_items"]:
         stop(f"{folder}: no CT and no contour object that can be read; see {out / SUMMARY}", os.EX_DATAERR)
     if any(entry["outcome"] == "FAILED" for entry in summary["work_items"]):
         raise typer.Exit(os.EX_SOFTWARE)
+
+
+def _print_scored(summary: dict[str, Any], out: Path) -> None:
+    """A line for each work item and, where there is an answer, the table that the demo prints."""
+    from analysis.contract import RESULT_FILE, JobResult
+    from dicom_node.demo import table
+    from dicom_node.score import SUMMARY
+
+    for entry in summary["work_items"]:
+        where = out / entry["folder"] if entry["folder"] else entry["error"]
+        print(f"{entry['outcome']:<10} {entry['reason'] or '':<28} {where}")
+        if entry["folder"]:
+            print(table(JobResult.model_validate_json((where / RESULT_FILE).read_bytes())) + "\n")
+    for ignored in summary["ignored"][:20]:
+        print(f"ignored    {ignored['file']}: {ignored['why']}")
+    if len(summary["ignored"]) > 20:
+        print(f"ignored    {len(summary['ignored']) - 20} more, see {out / SUMMARY}")
 
 
 @app.command()

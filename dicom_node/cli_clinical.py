@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from config.settings import Settings
-from dicom_node.cli_common import Config, caller, log, settings_of, stop, store_of
+from dicom_node.cli_common import Config, caller, counted, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundle_of
 
 if TYPE_CHECKING:
@@ -123,16 +123,17 @@ def _import(
     if not write:
         print("\nNothing has been stored: this was a rehearsal. To store it, add --write.")
         return
-    detail = f"{new} values of {report.patients} patients"
+    detail = f"{counted(new, 'value')} of {counted(report.patients, 'patient')}"
     store.clinical.settle(time.time(), audit=_audited("clinical.imported", detail))
     LOGGER.info("clinical.imported %s, %d refused", detail, report.refusals)
-    print(f"\nStored: {new} values.")
+    print(f"\nStored: {counted(new, 'value')}.")
 
 
 def _print_report(report: "Report", encoding: str, separator: str, verdicts: "dict[tuple[str, Verdict], int]") -> None:
     marks = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-    print(f"{report.lines} lines, {encoding}, separated by {marks.get(separator, repr(separator))}")
-    print(f"{report.patients} patients, {sum(column.values for column in report.columns.values())} values\n")
+    print(f"{counted(report.lines, 'line')}, {encoding}, separated by {marks.get(separator, repr(separator))}")
+    values = sum(column.values for column in report.columns.values())
+    print(f"{counted(report.patients, 'patient')}, {counted(values, 'value')}\n")
     for name in sorted(report.columns):
         _print_column(report.columns[name], {verdict: n for (of, verdict), n in verdicts.items() if of == name})
     for why, lines in report.wrong_lines.items():
@@ -254,7 +255,7 @@ def clinical_export(
     except OSError as error:
         stop(f"{table}: {error.strerror}", os.EX_CANTCREAT)
     store.audit.add(_audited("export.clinical", f"{count} clinical values", {"uri": table.resolve().as_uri()}))
-    print(f"{count} values in {table}")
+    print(f"{counted(count, 'value')} in {table}")
 
 
 def _row(value: "StoredValue") -> list[str]:

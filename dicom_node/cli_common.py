@@ -24,6 +24,15 @@ def stop(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def counted(number: int, what: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "line"), counted(240, "patient")
+    ('1 line', '240 patients')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def settings_of(config: Path | None) -> Settings:
     """The settings of file and environment, or the built-in ones; ends the program where they cannot be used."""
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from config.settings import Settings, SettingsError
-from dicom_node.cli_common import Config, stop
+from dicom_node.cli_common import Config, counted, stop
 
 if TYPE_CHECKING:
     from config.effective import Value
@@ -80,16 +80,24 @@ def config_check(config: Config = None) -> None:
 
     Example: prognode config check --config /etc/prognode/prognode.toml
     """
+    from config.effective import not_there
+    from dicom_node import clinical_codes
     from dicom_node.candidates import choose
     from dicom_node.web.server import check as check_web
 
     settings, found = _values(config)
-    choose((), settings.plan)  # the next two raise ConfigError, which ends the program in words
+    if missing := not_there(settings):
+        for key, path in missing:
+            print(f"FAIL {key}: {path} is not there, or not to be read; put the file there, or correct the setting")
+        raise typer.Exit(os.EX_CONFIG)
+    choose((), settings.plan)  # these raise ConfigError, which ends the program in words
+    clinical_codes.load(settings.clinical.codes)
     check_web(settings.web)
     changed = [one for one in found if one.changed]
     variables = sum(one.source.startswith("PROGNODE_") for one in found)
     where = str(config) if config else "no file: the built-in settings"
-    print(f"ok  {where}; {len(changed)} values differ from the defaults, {variables} come from the environment")
+    differ = f"{counted(len(changed), 'value')} {'differs' if len(changed) == 1 else 'differ'} from the defaults"
+    print(f"ok  {where}; {differ}, {variables} from the environment")
 
 
 def _values(config: Path | None) -> "tuple[Settings, list[Value]]":

@@ -38,7 +38,7 @@ def fsck(
     as_json: Annotated[bool, typer.Option("--json", help="For monitoring.")] = False,
     config: Config = None,
 ) -> None:
-    """Hold spool, store and PACS against each other; ends with 1 when something does not agree.
+    """Hold spool and store against each other and, with --pacs, the PACS; ends with 1 when something does not agree.
 
     Looks while the node works; to repair, stop it first.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.cli_common import Config, caller, settings_of, stop, store_of
+from dicom_node.cli_common import Config, caller, counted, settings_of, stop, store_of
 
 if TYPE_CHECKING:
     from dicom_node.store import Store
@@ -43,9 +43,12 @@ def retry(items: Items = None, study: Study = None, config: Config = None) -> No
         if row.state is State.COMPLETED and row.outcome == "NOT_SCORED" and row.roi_sop_instance_uid
     ]
     done = _each(store, "retry", (row.id for row in rows)) + _each(store, "rescore", (row.id for row in again))
-    print(f"{done} work items will run again")
-    if not done and study is None:
-        print("nothing has failed; give --study to plan a study that was not scored once more")
+    if rows or again:
+        print(f"{counted(done, 'work item')} will run again")
+    elif study is not None:
+        print("Nothing of this study has failed or gone without a score; for another answer: prognode rescore")
+    else:
+        print("Nothing has failed. To plan a study once more that was not scored: prognode retry --study UID")
 
 
 def rescore(items: Items = None, study: Study = None, config: Config = None) -> None:

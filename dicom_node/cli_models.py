@@ -4,13 +4,17 @@ Training is a tool of the analysis package and runs as a child: the node itself 
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from config.settings import Settings
-from dicom_node.cli_common import stop as stop
+from dicom_node.cli_common import counted, stop
+
+if TYPE_CHECKING:
+    from models.manifest import Manifest, Predictor
 
 bundle_app = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
 cohort_app = typer.Typer(no_args_is_help=True, help="Make cohorts.")
@@ -40,15 +44,53 @@ def bundle_of(settings: Settings):  # type: ignore[no-untyped-def]  # models is 
 @bundle_app.command("show")
 def bundle_show(
     folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="The whole model card.")] = False,
 ) -> None:
-    """Print a bundle's identity and model card.
+    """Print which bundle it is, on whom it was trained, and how good it is.
 
-    Example: prognode bundle show /var/lib/prognode/bundle
+    Example: prognode bundle show /var/lib/prognode/bundle --full
     """
+    from models.bundle import CARD
+
     bundle = bundle_of(Settings(bundle=folder))
     name, version, digest, synthetic = bundle.identity
-    print(f"{name} {version}\nsha256 {digest}{chr(10) + 'SYNTHETIC - NOT FOR CLINICAL USE' if synthetic else ''}\n")
-    print((bundle.folder / "model_card.md").read_text(encoding="utf-8"))
+    print(f"{name} {version}\nsha256 {digest}{chr(10) + 'SYNTHETIC - NOT FOR CLINICAL USE' if synthetic else ''}")
+    if full:
+        print("\n" + (bundle.folder / CARD).read_text(encoding="utf-8"))
+    else:
+        print("\n".join(_summary(bundle.manifest)))
+        print(f"all of it: prognode bundle show --full, {bundle.folder / 'report.html'}")
+
+
+def _summary(manifest: "Manifest") -> Iterator[str]:
+    """What a bundle needs and how good it is with everything at hand: nested cross-validation on its cohort."""
+    needed = ", ".join(manifest.minimum_clinical)
+    yield f"clinical values: {', '.join(map(_predictor, manifest.clinical))}{'; at least ' + needed if needed else ''}"
+    best = max(manifest.sub_models, key=lambda one: len(one.modalities))
+    cohort = manifest.cohort
+    events = ", ".join(f"{name} {count}" for name, count in cohort.events.items())
+    followed = f"median follow-up {cohort.median_follow_up_months:.0f} months"
+    yield f"cohort {cohort.name}: {counted(cohort.patients, 'patient')}; events: {events}; {followed}"
+    yield f"nested cross-validation of {' + '.join(best.modalities)}:"
+    yield f"  {'endpoint':<10}{'horizon':<11}{'AUC (95 %)':<22}{'observed/expected':<19}{'slope':<7}events"
+    for one in best.performance:
+        auc = _figure(one.auc)
+        if one.auc_lower is not None and one.auc_upper is not None:
+            auc += f" ({one.auc_lower:.2f} to {one.auc_upper:.2f})"
+        yield (
+            f"  {one.endpoint:<10}{one.horizon_months:>2} months  {auc:<22}{_figure(one.observed_expected):<19}"
+            f"{_figure(one.calibration_slope):<7}{one.events}"
+        )
+
+
+def _predictor(one: "Predictor") -> str:
+    if one.minimum is not None and one.maximum is not None:
+        return f"{one.name} {one.minimum:g} to {one.maximum:g} {one.unit}".rstrip()
+    return f"{one.name} {' or '.join(one.categories)}".rstrip()
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 @bundle_app.command("verify")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dicom_node.cli_common import Config, caller, log, settings_of, stop, store_of
+from dicom_node.cli_common import Config, caller, counted, log, settings_of, stop, store_of
 
 if TYPE_CHECKING:
     from dicom_node.accounts import Role
@@ -154,7 +154,7 @@ def user_signout(name: Name, config: Config = None) -> None:
     with store.transaction():
         ended = store.accounts.end_sessions_of(name)
         _audit(store, "user.signed_out", name)
-    print(f"{ended} sessions ended")
+    print(f"{counted(ended, 'session')} ended")
 
 
 @user_app.command("remove")

@@ -27,6 +27,12 @@ from reports.words import percent
 MARK = ".prognode-demo"
 PATIENCE_SECONDS = 900.0
 SETTLED_SECONDS = 5.0  # everything that was sent has been planned by then
+NEXT = """
+What next: look at the pages above. With DICOM of your own: make demo INPUT=DIR. For a node of your own:
+  . .venv/bin/activate
+  prognode config init                        # prognode.toml, a settings file to begin with
+  prognode check --config prognode.toml       # then: prognode serve --config prognode.toml
+README.md says how it goes on."""
 _ENDED = (State.COMPLETED, State.FAILED, State.CANCELED)
 
 
@@ -175,6 +181,7 @@ def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> 
     _say(RESEARCH_USE)
     if failed:
         raise DemoError("a work item failed; see the log above", os.EX_SOFTWARE)
+    _say(NEXT)
 
 
 def _collect(items: list[WorkItem], spool: Spool, folder: Path) -> list[str]:

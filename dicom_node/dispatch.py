@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,11 +249,15 @@ class Dispatcher:
             self._end_unproved(row, f"{peer.ae_title} offers nothing that proves it")
 
     def _later(self, rows: Sequence[Delivery], detail: str) -> None:
+        alike: dict[tuple[str, float], list[str]] = defaultdict(list)  # one line for all that wait for the same
         for row in rows:
             attempts = row.attempts + 1
             wait = deliver.delay(attempts + row.unseen, self._settings.deliver)
-            LOGGER.warning("delivery.postponed %s to %s by %.0f s: %s", row.document, row.destination, wait, detail)
+            alike[row.destination, wait].append(row.document)
             self._store.deliveries.record(row.id, attempts=attempts, run_after=self._clock() + wait, detail=detail)
+        for (destination, wait), documents in alike.items():
+            what = documents[0] if len(documents) == 1 else f"{len(documents)} objects"
+            LOGGER.warning("delivery.postponed %s to %s by %.0f s: %s", what, destination, wait, detail)
 
     def _leave_out(self, row: Delivery, status: int | None) -> None:
         """An optional object that a destination does not store: the result is complete there without it."""

@@ -12,6 +12,9 @@ LOGGER = logging.getLogger(__name__)
 LIBRARIES = ("pynetdicom", "pydicom", "highdicom", "httpx", "httpcore")  # httpx logs URLs, which hold patient IDs
 
 
+SAID_ALREADY = "pynetdicom.transport"  # a peer that cannot be reached: the node says it, and better
+
+
 class _PlaceOnly(logging.Filter):
     """Rewrites a record to say where a library complained, and of what kind; INFO, and dropped where that is off."""
 
@@ -20,15 +23,17 @@ class _PlaceOnly(logging.Filter):
         record.msg = "library.complained %s line %d, %s; its text is left out, for it may quote patient data"
         record.args = (record.name, record.lineno, kind.__name__ if kind else record.levelname.lower())
         record.exc_info, record.exc_text, record.stack_info = None, None, None
-        record.levelno, record.levelname = logging.INFO, "INFO"
-        return LOGGER.isEnabledFor(logging.INFO)
+        record.levelno = logging.DEBUG if record.name == SAID_ALREADY else logging.INFO
+        record.levelname = logging.getLevelName(record.levelno)
+        return LOGGER.isEnabledFor(record.levelno)
 
 
 def quiet_libraries() -> None:
     """Set the DICOM libraries' logging and warnings, for the whole process. Safe to call again.
 
-    Their warnings name the offending value: those are dropped. Log records of WARNING and above become one INFO line
-    that names module and line; what an operator needs to know is logged by the node in its own words.
+    Their warnings name the offending value: those are dropped. Log records of WARNING and above become one line that
+    names module and line (INFO; DEBUG for connections that failed); what an operator needs to know is logged by the
+    node in its own words.
     """
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|pynetdicom)\b")

@@ -1,7 +1,8 @@
 """What `prognode status` prints: the node's counts, and one study's way through the ten stops of docs/tour.md."""
 
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -84,7 +85,7 @@ def stops(item: WorkItem, row: dict[str, Any], deliveries: list[Delivery], spool
         Stop(
             "deliver",
             _last(delivery.sent_at for delivery in deliveries),
-            "; ".join(_sent(delivery) for delivery in deliveries),
+            "; ".join(_sent(deliveries)),
         ),
         Stop("proof", _last(delivery.proved_at for delivery in deliveries), proofs)
         if proofs
@@ -111,10 +112,17 @@ def _event(stop: str, events: list[dict[str, Any]], name: str) -> Stop:
     return Stop(stop, found[-1]["at"], found[-1]["detail"]) if found else Stop(stop)
 
 
-def _sent(delivery: Delivery) -> str:
-    if delivery.sent_at is None:
-        return f"{delivery.document} to {delivery.destination}: {delivery.state} {delivery.detail}".rstrip()
-    return f"{delivery.document} to {delivery.destination}: sent {_time(delivery.sent_at)}"
+def _sent(deliveries: list[Delivery]) -> Iterator[str]:
+    """What has been sent, and when; what has not, by destination and reason: a PACS that is down is said once."""
+    waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in deliveries:
+        if one.sent_at is None:
+            waiting[one.destination, f"{one.state} {one.detail}".rstrip()].append(one.document)
+        else:
+            yield f"{one.document} to {one.destination}: sent {_time(one.sent_at)}"
+    for (destination, why), documents in waiting.items():
+        what = documents[0] if len(documents) == 1 else f"{len(documents)} objects"
+        yield f"{what} to {destination}: {why}"
 
 
 def _proof(delivery: Delivery) -> str:

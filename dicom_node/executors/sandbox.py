@@ -22,6 +22,7 @@ NETWORK, PRIVILEGES, SYSTEM_CALLS = "no network", "no new privileges", "system c
 INPUTS, NOTHING_ELSE, NO_SURVIVOR = "inputs read-only", "other files unseen", "no process outlives the job"
 PROCESSES, MEMORY = "number of processes", "memory"
 ALWAYS = ("CPU time", "wall clock", "size of files", "output in all", "open files")
+LIMITS = (PROCESSES, MEMORY, *ALWAYS)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Isolation:
     missing: tuple[str, ...]
     filtered: bool = False
     in_cgroup: bool = False
+    root: bool = False
 
     @property
     def bubblewrap(self) -> bool:
@@ -44,9 +46,14 @@ class Isolation:
 
     @property
     def text(self) -> str:
-        """For the log and `prognode check`."""
-        kept = ", ".join(f"{name} ({how})" if how else name for name, how in self.in_force)
-        return f"in force: {kept}" + (f"; NOT in force: {', '.join(self.missing)}" if self.missing else "")
+        """For the log, the System page and `prognode check`: who starts jobs, the limits, and what confines them."""
+        limits: list[str] = []
+        walls: list[str] = []
+        for name, how in self.in_force:
+            (limits if name in LIMITS else walls).append(f"{name} ({how})" if how else name)
+        who = "root" if self.root else "a user without privileges"
+        kept = f"as {who}, in force: limits of {', '.join(limits)}" + "".join(f"; {wall}" for wall in walls)
+        return kept + (f"; NOT in force: {', '.join(self.missing)}" if self.missing else "")
 
 
 def candidates(*, root: bool) -> list[tuple[str, ...]]:
@@ -83,7 +90,8 @@ def promises(wrap: tuple[str, ...], *, root: bool, filtered: bool, in_cgroup: bo
         MEMORY: "cgroup" if in_cgroup else "RLIMIT_AS, for each process",
     }
     in_force = tuple((name, by) for name, by in how.items() if by is not None) + tuple((name, "") for name in ALWAYS)
-    return Isolation(wrap, in_force, tuple(name for name, by in how.items() if by is None), filtered, in_cgroup)
+    missing = tuple(name for name, by in how.items() if by is None)
+    return Isolation(wrap, in_force, missing, filtered, in_cgroup, root)
 
 
 def confined(

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 from config.effective import template, text, values
 from config.environment import overrides
 from config.settings import Settings, SettingsError, load, parse
+from dicom_node import clinical_codes
 from dicom_node.cli import app
+from dicom_node.workitem import ConfigError
 
 SITE = """
 [node]
@@ -85,6 +87,34 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     code, said = run("init", tmp_path / "nowhere" / "prognode.toml")
     assert code == 73
     assert "nowhere/prognode.toml: No such file" in said
+
+
+def test_check_names_each_file_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "prognode.toml"
+    path.write_text('[clinical]\ntable = "a.csv"\ncodes = "b.toml"\n[[fhir_servers]]\nname = "EHR"\n'
+                    'base_url = "https://x/r4"\ntoken_file = "c.token"\n')  # fmt: skip
+    code, said = run("check", "--config", path)
+    assert code == 78
+    assert [line.split()[1] for line in said.splitlines()] == [
+        "clinical.table:", "clinical.codes:", "fhir_servers[0].token_file:",
+    ]  # fmt: skip
+    assert f"{tmp_path / 'b.toml'} is not there" in said
+    for name in ("a.csv", "c.token"):
+        (tmp_path / name).touch()
+    (tmp_path / "b.toml").write_text("[nonsense]")
+    with pytest.raises(ConfigError, match="nonsense"):  # main says it
+        run("check", "--config", path)
+    (tmp_path / "b.toml").write_text("")
+    clinical_codes.load.cache_clear()
+    assert run("check", "--config", path)[0] == 0
+
+
+def test_a_file_that_init_wrote_does_not_differ_from_the_defaults(tmp_path: Path) -> None:
+    run("init", tmp_path / "new.toml")
+    assert "0 values differ from the defaults" in run("check", "--config", tmp_path / "new.toml")[1]
+    assert run("diff", "--config", tmp_path / "new.toml")[1] == "# nothing differs from the defaults\n"
+    said = run("check", "--config", tmp_path / "new.toml", PROGNODE_NODE__PORT="104")[1]
+    assert "1 value differs from the defaults, 1 from the environment" in said
 
 
 # -- show, diff --------------------------------------------------------------------------------------------------
@@ -199,7 +229,7 @@ def test_every_setting_that_is_no_list_of_tables_has_a_variable() -> None:
 def test_check_names_the_file_and_how_much_it_sets(site: Path) -> None:
     assert run("check", "--config", site, PROGNODE_UPS__ENABLED="true") == (
         0,
-        f"ok  {site}; 8 values differ from the defaults, 1 come from the environment\n",
+        f"ok  {site}; 8 values differ from the defaults, 1 from the environment\n",
     )
 
 

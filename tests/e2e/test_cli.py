@@ -14,10 +14,22 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from analysis.contract import JobResult
 from dicom_node.cli import app
+from dicom_node.demo import table
 from dicom_node.demo_pacs import DemoPacs
+from dicom_node.store import Store
 from models.bundle import DEMO
-from tests.e2e.node import PROGNODE, SETTINGS, assert_valid, destination, write_settings
+from tests.e2e.node import (
+    PROGNODE,
+    SETTINGS,
+    assert_valid,
+    destination,
+    log_of,
+    serving,
+    spool_of,
+    write_settings,
+)
 from tests.synthetic import ct_series, drop_slice, rtstruct, save, save_all
 
 COMMANDS = {
@@ -132,12 +144,16 @@ def test_status_and_retry_without_a_store_are_66(tmp_path: Path) -> None:
 
 def test_status_of_an_unknown_study_is_65(tmp_path: Path) -> None:
     path = write_settings(tmp_path)
-    assert run("check", "--config", path)[0] == os.EX_CONFIG  # makes the spool; nobody receives results yet
+    assert run("check", "--config", path)[0] == os.EX_CONFIG  # nobody receives results yet
+    spool_of(tmp_path).create()
+    Store.open(spool_of(tmp_path).store).close()
+    code, said = run("retry", "--config", path)
+    assert (code, said) == (
+        0, "Nothing has failed. To plan a study once more that was not scored: prognode retry --study UID\n",
+    )  # fmt: skip
     assert run("status", "--config", path)[0] == 0
     code, output = run("status", "--study", "1.2.3", "--config", path)
     assert (code, "nothing of it has been received" in output) == (os.EX_DATAERR, True)
-    code, output = run("retry", "--config", path)
-    assert (code, output.splitlines()[0]) == (0, "0 work items will run again")
 
 
 def test_score_of_no_folder_is_66_and_of_a_folder_without_dicom_65(tmp_path: Path) -> None:
@@ -169,7 +185,7 @@ def test_check_of_a_healthy_node_is_0_and_says_which_isolation_is_in_force(tmp_p
         code, output = run("check", "--config", path)
         assert code == 0, output
         assert "ok   C-ECHO DEMOPACS" in output
-        assert re.search(r"ok   job isolation: in force: ", output)
+        assert re.search(r"ok   job isolation: as .*, in force: limits of .*open files", output)
         assert "SYNTHETIC - NOT FOR CLINICAL USE" in output
         code, output = run("check", "--json", "--config", path)
         findings = json.loads(output)
@@ -190,6 +206,27 @@ def test_bundle_show_and_verify_say_what_it_is_and_that_it_is_whole() -> None:
     assert code == 0
     assert digest.group(1) in shown
     assert "SYNTHETIC - NOT FOR CLINICAL USE" in shown
+    assert re.search(r"OS +12 months +0\.\d\d \(0\.\d\d to 0\.\d\d\)", shown)
+    assert len(shown.splitlines()) < 15
+    code, card = run("bundle", "show", "--full")
+    assert code == 0
+    assert (DEMO / "model_card.md").read_text(encoding="utf-8") in card
+
+
+def test_check_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, output = run("check")
+    assert "ok   spool: spool is not there yet; the node makes it" in output
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "spool").write_text("in the way")
+    assert "FAIL spool: spool: not a folder that can be written" in run("check")[1]
+
+
+def test_a_node_that_starts_names_each_file_of_the_settings_that_is_not_there(tmp_path: Path) -> None:
+    write_settings(tmp_path, clinical={"table": "gone.csv"})
+    with serving(tmp_path):
+        pass
+    assert f"settings.file_missing clinical.table: {tmp_path / 'gone.csv'} is not there" in log_of(tmp_path)
 
 
 def test_a_bundle_with_one_byte_changed_is_78(tmp_path: Path) -> None:
@@ -221,6 +258,11 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     code, output = prognode("score", folder / "in", "--out", folder / "out")
     assert code == 0, output
     assert "SYNTHETIC - NOT FOR CLINICAL USE" in output
+    summary = json.loads((folder / "out" / "summary.json").read_text())
+    for entry in summary["work_items"]:
+        found = JobResult.model_validate_json((folder / "out" / entry["folder"] / "result.json").read_bytes())
+        assert table(found) in output
+    assert re.search(r"OS +12 months +\d+ % \(\d+ to \d+ %\)", output)
     return folder / "in", folder / "out"
 
 
