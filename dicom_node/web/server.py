@@ -22,7 +22,7 @@ from dicom_node.web.security import is_loopback
 from dicom_node.workitem import ConfigError
 
 LOGGER = logging.getLogger(__name__)
-HEADER_SECONDS = 10.0  # from a connection to its first request
+HEADER_SECONDS = 10.0  # from a connection, or from the first byte of a further request, to its whole header
 KEEP_ALIVE_SECONDS = 15
 SHUTDOWN_SECONDS = 5
 MAXIMUM_CONNECTIONS = 500
@@ -30,18 +30,44 @@ _TICKS = int(notify.PULSE_SECONDS / 0.1)  # of uvicorn
 
 
 class _Protocol(H11Protocol):
-    """uvicorn waits for ever for the first request of a connection: a thousand silent ones would shut others out."""
+    """Closes a connection whose request does not come: `limit_concurrency` silent ones would shut everybody out.
+
+    uvicorn waits for ever for a first request, and ends its keep-alive time at the first byte of a next one, however
+    slowly the rest comes. A body has its time in `security.Guard`.
+    """
+
+    _impatience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._impatience = self.loop.call_later(HEADER_SECONDS, self._look)
+        self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._impatience.cancel()
+        self._be_patient()
         super().connection_lost(exc)
 
+    def _await_request(self) -> None:
+        """From the first byte on, not from the latest: a byte now and then buys no time."""
+        if self._under_way():
+            self._be_patient()
+        elif self._impatience is None:
+            self._impatience = self.loop.call_later(HEADER_SECONDS, self._look)
+
+    def _under_way(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _be_patient(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
     def _look(self) -> None:
-        if getattr(self, "cycle", None) is None:  # no request has begun
+        self._impatience = None
+        if not self._under_way():  # uvicorn may have found the rest of one in what it kept back
             self.transport.close()
 
 

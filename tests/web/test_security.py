@@ -272,6 +272,30 @@ def test_a_connection_that_asks_nothing_is_closed(site: Site) -> None:
     assert server.HEADER_SECONDS - 1 < time.monotonic() - began < server.HEADER_SECONDS + 5
 
 
+def test_a_further_request_that_comes_by_drops_is_not_waited_for(site: Site) -> None:
+    """One byte ends uvicorn's keep-alive time; five hundred such connections would shut everybody out."""
+    port = int(site.url.rpartition(":")[2])
+    asked = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    refused = b"POST /api/v1/work-items/1/hold HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n"
+    again, body = (socket.create_connection(("127.0.0.1", port), 30) for _ in range(2))
+    for one, text, status in ((again, asked, b" 200 "), (again, asked, b" 200 "), (body, refused, b" 401 ")):
+        one.sendall(text)
+        answer = b""
+        while not answer.endswith(b"}"):  # of the JSON
+            answer += one.recv(65536)
+        assert status in answer
+    began = time.monotonic()
+    for one, text in ((again, b"G"), (body, b"x")):
+        one.sendall(text)
+    time.sleep(server.HEADER_SECONDS / 2)
+    for one, text in ((again, b"E"), (body, b"x")):
+        one.sendall(text)
+    for one in (again, body):
+        assert one.recv(1) == b""
+        one.close()
+    assert server.HEADER_SECONDS - 1 < time.monotonic() - began < server.HEADER_SECONDS + 3
+
+
 # -- what is logged --------------------------------------------------------------------------------------------
 
 
