@@ -37,7 +37,7 @@ class StoredResult:
     """A work item with a result, whose study is of `identity` now.
 
     `last_updated`: when it or its patient's identity last changed, in seconds since 1970. `replaced`: a later revision
-    has a result. `removed`: its files are gone, as [retention] says.
+    has a result. `removed`: its files are gone, as [storage] says.
     """
 
     item: WorkItem

@@ -45,13 +45,20 @@ def _consequences(name: str, row: Row, deliveries: Sequence[Delivery]) -> list[s
     if name == "retry":
         return _of_retry(row, deliveries)
     if name == "cancel":
-        sent = "Nothing of it has been sent; nothing will be."
-        return [
-            "No score will be made for it, and this cannot be undone.",
-            sent,
-            "New objects of the study begin anew.",
-        ]
+        none = "" if row.outcome else "No score will be made for it. "
+        return [f"{none}This cannot be undone.", _sent(row), "New objects of the study begin anew."]
     return _FIXED[name]
+
+
+def _sent(row: Row) -> str:
+    """What is elsewhere already; each destination of an object counts. Only a failed item comes here with any."""
+    counts = row.deliveries
+    if counts.sent:
+        stay = "It stays" if counts.sent == 1 else "They stay"
+        return f"Already at a destination: {counts.sent} of {counts.total} objects. {stay} there; nothing more is sent."
+    if counts.left:
+        return "Objects of it may have come to a destination; those stay there. Nothing more is sent."
+    return "Nothing of it has been sent; nothing will be."
 
 
 def _of_retry(row: Row, deliveries: Sequence[Delivery]) -> list[str]:

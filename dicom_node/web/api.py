@@ -84,22 +84,24 @@ def worklist(
 
 
 @router.get("/studies/{study_instance_uid}", tags=["worklist"])
-def study(store: StoreDep, signed: Viewer, study_instance_uid: StudyInstanceUID) -> list[WorkItemOut]:
+def study(request: Request, store: StoreDep, signed: Viewer, study_instance_uid: StudyInstanceUID) -> list[WorkItemOut]:
     """Every work item of a study, also replaced ones; newest first. The audit trail has who looked."""
     rows = store.worklist.of_study(study_instance_uid)
     if not rows:
         raise Problem(404, "this study is not known here", "nothing of it has been received, or it has no CT")
-    deps.opened(store, signed, study_instance_uid, None, "study.opened")
+    deps.opened(request, store, signed, study_instance_uid, None, "study.opened")
     return [work_item_out(row) for row in rows]
 
 
 @router.get("/work-items/{work_item_id}", tags=["work items"])
-def work_item(store: StoreDep, spool: SpoolDep, signed: Viewer, work_item_id: WorkItemId) -> WorkItemDetailOut:
+def work_item(
+    request: Request, store: StoreDep, spool: SpoolDep, signed: Viewer, work_item_id: WorkItemId
+) -> WorkItemDetailOut:
     """A work item with the ten stops of its way. The audit trail has who looked."""
     row = _row(store, work_item_id)
     item = store.item(work_item_id)
     assert item is not None
-    deps.opened(store, signed, row.study_instance_uid, row.id, "study.opened")
+    deps.opened(request, store, signed, row.study_instance_uid, row.id, "study.opened")
     stops = status.stops(item, store.details(row.id), store.deliveries.of_item(row.id), spool)
     return detail_out(row, stops)
 
@@ -117,19 +119,19 @@ def events(store: StoreDep, signed: Viewer, work_item_id: WorkItemId) -> list[Ev
 
 
 @router.get("/work-items/{work_item_id}/audit", tags=["work items"])
-def audit(store: StoreDep, signed: Viewer, work_item_id: WorkItemId) -> list[AuditOut]:
-    """Who looked at it and who acted on it, newest first."""
+def audit(store: StoreDep, signed: Operator, work_item_id: WorkItemId) -> list[AuditOut]:
+    """Who looked at it and who acted on it, newest first. For operators."""
     return [audit_out(one) for one in store.audit.of_item(_row(store, work_item_id).id)]
 
 
 @router.get("/work-items/{work_item_id}/result", tags=["work items"])
-def result(store: StoreDep, spool: SpoolDep, signed: Viewer, work_item_id: WorkItemId) -> JobResult:
+def result(request: Request, store: StoreDep, spool: SpoolDep, signed: Viewer, work_item_id: WorkItemId) -> JobResult:
     """The result of the analysis as the job wrote it (config/schema/result.schema.json)."""
     row = _row(store, work_item_id)
     path = spool.results(row.key or "-", "analysis") / RESULT_FILE
     if row.outcome is None or not path.is_file():
         raise Problem(404, "there is no result yet", f"the work item is {row.state}")
-    deps.opened(store, signed, row.study_instance_uid, row.id, "result.opened")
+    deps.opened(request, store, signed, row.study_instance_uid, row.id, "result.opened")
     return JobResult.model_validate_json(path.read_bytes())
 
 
@@ -178,7 +180,11 @@ _add(
 )
 _add("hold", "Start and send nothing of it until it is released.")
 _add("release", "Let a held work item go on, also one that is held for review.")
-_add("cancel", "Withdraw a work item of which nothing has been sent.")
+_add(
+    "cancel",
+    "Withdraw a work item. One that is being delivered and of which anything has left cannot be withdrawn; what a"
+    " failed one has sent before stays at its destinations.",
+)
 
 
 def _act(store: Store, signed: Signed, action: str, work_item_id: int, value: str = "") -> DoneOut:

@@ -48,7 +48,7 @@ def create_app(settings: Settings, spool: Spool) -> FastAPI:
     app.state.settings, app.state.spool, app.state.templates = settings, spool, deps.templates
     app.state.models = facts.Models(settings)
     app.state.followed = metrics.Followed()
-    app.state.searches = {}  # who has looked for what, and when (deps.searched)
+    app.state.recent = deps.Recent()
     app.state.oidc = signin.provider_of(settings)
     app.state.stopping = threading.Event()  # set when the process is told to end: for streams
     app.add_middleware(Guard, web=settings.web)

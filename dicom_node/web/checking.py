@@ -52,13 +52,13 @@ def _certificate(settings: Settings) -> Finding:
 
 def _users(settings: Settings) -> Iterator[Finding]:
     path = Spool(settings.node.spool).store
-    if not path.is_file():
-        return
-    try:
-        store = Store.open(path)
-    except (StageError, ConfigError):  # said of the spool already
-        return
-    users = [account for account in store.accounts.all() if not account.disabled]
-    store.close()
+    users = 0  # nobody has made the spool yet, and looking does not
+    if path.is_file():
+        try:
+            store = Store.open(path)
+        except (StageError, ConfigError):  # said of the spool already
+            return
+        users = sum(not account.disabled for account in store.accounts.all())
+        store.close()
     note = "" if users or settings.web.oidc.issuer else "; nobody can sign in before: prognode user add"
-    yield Finding("users of the page", True, f"{len(users)} local users{note}")
+    yield Finding("users of the page", True, f"{users} local user{'' if users == 1 else 's'}{note}")

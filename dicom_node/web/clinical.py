@@ -54,7 +54,7 @@ def _page(request: Request, row: Row, store: Store, status: int = 200, **context
 def clinical(item_id: Number, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep) -> Response:
     """The clinical values of a work item's patient, on a page of their own."""
     row = row_of(item_id, store)
-    opened(store, signed, row.study_instance_uid, row.id, "study.opened")
+    opened(request, store, signed, row.study_instance_uid, row.id, "study.opened")
     return _page(request, row, store, desk=section(request, row, store, spool, signed), withdrawing=None)
 
 
@@ -179,7 +179,7 @@ def clinical_values(
 ) -> ClinicalOut:
     """Clinical values of the patient of a work item. The audit trail has who looked."""
     row = row_of(work_item_id, store)
-    opened(store, signed, row.study_instance_uid, row.id, "study.opened")
+    opened(request, store, signed, row.study_instance_uid, row.id, "study.opened")
     return _out(request, store, spool, row)
 
 

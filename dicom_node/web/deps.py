@@ -2,7 +2,9 @@
 
 import base64
 import hmac
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from dicom_node.workitem import ConfigError
 
 TEMPLATES = Path(__file__).with_name("templates")
 STATIC = Path(__file__).with_name("static")
-SAME_SEARCH_SECONDS = 900.0
+SAME_LOOK_SECONDS = 900.0
 SAFE_METHODS = ("GET", "HEAD")
 Number = Annotated[int, PathParameter(ge=-(2**63), lt=2**63)]  # of a row or a picture: SQLite has 64 bits
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -146,8 +148,8 @@ def who(request: Request, store: Store, *, touch: bool = False) -> Signed | None
 
 def _signed(request: Request, store: StoreDep, _: Annotated[Any, Depends(HTTPBearer(auto_error=False))]) -> Signed:
     # A page that lies open and reads what has changed (header X-Background) is no sign that somebody sits before it.
-    background = "x-background" in request.headers or "text/event-stream" in request.headers.get("accept", "")
-    signed = who(request, store, touch=not background)
+    stream = "text/event-stream" in request.headers.get("accept", "")
+    signed = who(request, store, touch=not (background(request) or stream))
     if signed is None:
         raise NotSignedIn
     request.state.signed = signed
@@ -203,8 +205,59 @@ Viewer = Annotated[Signed, Depends(viewer)]
 Operator = Annotated[Signed, Depends(operator)]
 
 
-def opened(store: Store, signed: Signed, study_instance_uid: str, work_item_id: int | None, what: str) -> None:
-    """Audit that somebody has looked at a study ("study.opened") or a result ("result.opened")."""
+# -- who has looked at what --------------------------------------------------------------------------------------
+
+
+def background(request: Request) -> bool:
+    """Whether a page that lies open asks by itself. Anybody can say so: it is no reason to give without an entry."""
+    return "x-background" in request.headers
+
+
+class Recent:
+    """Looks of the last quarter of an hour, by account and what was looked at: what goes on is audited once."""
+
+    def __init__(self) -> None:
+        self._at: OrderedDict[tuple[str, int | str], float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def goes_on(self, account: str, what: int | str, now: float) -> bool:
+        """Whether this account has looked there within a quarter of an hour; if so, that time begins again."""
+        with self._lock:
+            while self._at and now - next(iter(self._at.values())) > SAME_LOOK_SECONDS:
+                self._at.popitem(last=False)
+            known = (account, what) in self._at
+        if known:
+            self.begin(account, what, now)
+        return known
+
+    def begin(self, account: str, what: int | str, now: float) -> None:
+        """Remember a look, once it is audited."""
+        with self._lock:
+            self._at[account, what] = now
+            self._at.move_to_end((account, what))
+
+
+def opened(
+    request: Request,
+    store: Store,
+    signed: Signed,
+    study_instance_uid: str,
+    work_item_id: int | None,
+    what: Literal["study.opened", "result.opened"],
+    *,
+    part: bool = False,
+) -> None:
+    """Audit that somebody has looked at a study or a result.
+
+    `part`: a picture of it, say, or what a page that lies open reads by itself. It belongs to a look that has its
+    entry; where this account has none of this work item within a quarter of an hour, it is a look of its own.
+    """
+    recent: Recent = request.app.state.recent
+    if part and work_item_id is not None and recent.goes_on(signed.account, work_item_id, time.monotonic()):
+        return
     entry = AuditEntry(
         time.time(),
         signed.account,
@@ -215,23 +268,22 @@ def opened(store: Store, signed: Signed, study_instance_uid: str, work_item_id: 
         study_instance_uid=study_instance_uid,
     )
     store.audit.add(entry)
+    if work_item_id is not None:
+        recent.begin(signed.account, work_item_id, time.monotonic())
 
 
 def searched(request: Request, store: Store, signed: Signed, text: str, found: int) -> None:
     """Audit whom somebody has looked for on the worklist: the event Query of PS3.15 A.5.3.10.
 
-    Once for the same person and text in a quarter of an hour: sorting, turning pages and a program that asks every
-    minute are no new questions.
+    Once for the same person and text until a quarter of an hour has passed without it: sorting, turning pages, a page
+    that lies open and a program that asks every minute are no new questions.
     """
-    now, recent = time.time(), request.app.state.searches
-    for old in [one for one, at in list(recent.items()) if now - at > SAME_SEARCH_SECONDS]:
-        recent.pop(old, None)
-    if (signed.account, text) in recent:
+    recent: Recent = request.app.state.recent
+    if recent.goes_on(signed.account, text, time.monotonic()):
         return
-    recent[signed.account, text] = now
     facts = {"query": base64.b64encode(text.encode()).decode()}
     entry = AuditEntry(
-        now,
+        time.time(),
         signed.account,
         signed.origin,
         "query.worklist",
@@ -240,6 +292,7 @@ def searched(request: Request, store: Store, signed: Signed, text: str, found: i
         facts=facts,
     )
     store.audit.add(entry)
+    recent.begin(signed.account, text, time.monotonic())
 
 
 # -- templates ---------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def read(
     if stored is None:
         raise Problem(404, "this is not known here", "search for it; the id of a result is given by a search only")
     if stored.removed:
-        raise Problem(410, "the files of this result have been removed", "see [retention]; the PACS has its report")
+        raise Problem(410, "the files of this result have been removed", "see [storage]; the PACS has its report")
     try:
         made = View(store, spool, settings).resources(kind, stored)
     except Unreadable:

@@ -22,7 +22,7 @@ from dicom_node.store import Store
 from dicom_node.web import results
 from dicom_node.web.cache import Cache
 from dicom_node.web.contour import MaskUnreadable
-from dicom_node.web.deps import Number, SpoolDep, StoreDep, Viewer
+from dicom_node.web.deps import Number, SpoolDep, StoreDep, Viewer, opened
 from dicom_node.web.errors import Problem
 from dicom_node.web.stack import Slice, Stack
 from dicom_node.workitem import WorkItem
@@ -138,9 +138,10 @@ def _number(value: Any, absent: float) -> float:
 
 
 @router.get("/items/{item_id}/slices.json")
-def slices(item_id: Number, signed: Viewer, store: StoreDep, spool: SpoolDep) -> dict[str, Any]:
+def slices(item_id: Number, request: Request, signed: Viewer, store: StoreDep, spool: SpoolDep) -> dict[str, Any]:
     """What the viewer needs to scroll: positions in mm, and the outline of each slice that bears one."""
     item, found = _stack(item_id, store, spool)
+    opened(request, store, signed, item.study_instance_uid, item.id, "study.opened", part=True)
     try:
         paths, said = results.outlines(item, results.result_of(item, spool), spool), ""
     except (MaskUnreadable, OSError):
@@ -165,9 +166,10 @@ def slice_picture(
     window: str = "lung",
 ) -> Response:
     """Slice `number` (from 1) as a PNG; 422 with a sentence where it cannot be shown."""
-    _, found = _stack(item_id, store, spool)
+    item, found = _stack(item_id, store, spool)
     if window not in WINDOWS or not 1 <= number <= len(found.slices):
         raise Problem(404, "there is no such slice or window", f"slices are 1 to {len(found.slices)}")
+    opened(request, store, signed, item.study_instance_uid, item.id, "study.opened", part=True)
     tag = etag(found, number, window)
     return _picture(request, tag, lambda: png(found.slices[number - 1], WINDOWS[window]))
 
@@ -180,6 +182,7 @@ def page_picture(
     item = _item(item_id, store)
     if number not in results.pages(item, spool):
         raise Problem(404, "there is no such page")
+    opened(request, store, signed, item.study_instance_uid, item.id, "result.opened", part=True)
     path = results.page_picture(item, number, spool)
     facts = path.stat()
     tag = hashlib.sha256(f"{item.key} {number} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:32]

@@ -116,7 +116,7 @@ def system_view(system: facts.SystemFacts) -> dict[str, Any]:
     return {
         "system": system,
         "disk": {
-            "used": round(100 * used / disk.total, 2) if disk.total else 0,
+            "used": round(100 * used / disk.total) if disk.total else 0,
             "mark": round(100 * (disk.total - disk.reserve) / disk.total, 2) if disk.total else 100,
             "text": f"{gigabytes(disk.free)} free of {gigabytes(disk.total)}",
             "reserve": gigabytes(disk.reserve),

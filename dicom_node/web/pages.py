@@ -22,6 +22,7 @@ from dicom_node.web.deps import (
     SpoolDep,
     StoreDep,
     Viewer,
+    background,
     inside,
     opened,
     searched,
@@ -93,11 +94,11 @@ templates.env.globals.update(
 
 def render(request: Request, name: str, nav: str = "", status: int = 200, **context: Any) -> Response:
     """A page; for a page that reads what has changed (X-Background), without its frame."""
-    background = "x-background" in request.headers
+    part = background(request)
     said = unquote(request.cookies.get(NOTICE, ""))[:300]
-    common = {"layout": "bare.html" if background else "base.html", "nav": nav, "now": time.time(), "said": said}
+    common = {"layout": "bare.html" if part else "base.html", "nav": nav, "now": time.time(), "said": said}
     answer = templates.TemplateResponse(request, name, common | context, status)
-    if said and not background:
+    if said and not part:
         answer.delete_cookie(NOTICE, httponly=True, samesite="strict")
     return answer
 
@@ -134,7 +135,7 @@ def worklist(
         "order": "asc" if order == "asc" else "desc",
     }
     found = store.worklist.find(_query(asked, page))
-    if asked["q"] and "x-background" not in request.headers:
+    if asked["q"]:
         searched(request, store, signed, asked["q"], found.total)
     rows = [views.row_view(row) for row in found.rows]
     more = page * ROWS < found.total or (found.more and len(rows) == ROWS)
@@ -189,10 +190,13 @@ def _query(asked: dict[str, str], page: int) -> WorklistQuery:
 
 
 def _day(text: str) -> date | None:
+    """A day whose beginning and end can be told; None for anything else."""
     try:
-        return date.fromisoformat(text)
-    except ValueError:
+        day = date.fromisoformat(text)
+        _midnight(day), _midnight(day + timedelta(days=1))
+    except (ValueError, OverflowError, OSError):  # the calendar of Python and that of the system have their ends
         return None
+    return day
 
 
 def _midnight(day: date) -> float:
@@ -236,9 +240,8 @@ def item(
 ) -> Response:
     """Everything about one work item."""
     row = row_of(item_id, store)
-    whole = "x-background" not in request.headers
-    if whole:
-        opened(store, signed, row.study_instance_uid, row.id, "study.opened")
+    whole = not background(request)
+    opened(request, store, signed, row.study_instance_uid, row.id, "study.opened", part=not whole)
     context = study_page.parts(request, row, store, spool, signed)
     if whole:
         context |= study_page.body(request, row, store, spool, slice, window, signed)
@@ -256,7 +259,7 @@ def report(
     path = results.report_file(found, document, spool) if found else None
     if path is None:
         raise Problem(404, "there is no such report", "open it from the study's page")
-    opened(store, signed, row.study_instance_uid, row.id, "result.opened")
+    opened(request, store, signed, row.study_instance_uid, row.id, "result.opened")
     try:
         tree = results.report_tree(path)
     except sr_text.ReportUnreadable as error:

@@ -67,11 +67,9 @@ def sign_in(
     if not expected or not hmac.compare_digest(csrf.encode(), expected.encode()):
         return _page(request, settings, inside(next), "This page was open too long. Try again.", 403)
     account = name.strip().casefold()
-    seconds = _wait(store, request, account)
+    seconds = _wait(store, request, _subjects(request, account))
     if seconds:
-        answer = _page(request, settings, inside(next), f"Too many attempts. Wait {seconds} seconds.", 429, name)
-        answer.headers["Retry-After"] = str(seconds)
-        return answer
+        return _too_many(request, settings, inside(next), seconds, name)
     found = store.accounts.of(account)
     right = passwords.is_right(found.password_hash if found else None, password)
     if found is None or not right or found.disabled:
@@ -105,7 +103,7 @@ def change_password(
     found = store.accounts.of(signed.account)
     if found is None or signed.origin != "web":
         raise Problem(409, "this account has no password here", "the hospital's sign-in keeps it")
-    seconds = _wait(store, request, signed.account)
+    seconds = _wait(store, request, _subjects(request, signed.account))
     if seconds:
         return _password_page(request, signed, f"Too many attempts. Wait {seconds} seconds.", 429)
     if not passwords.is_right(found.password_hash, current):
@@ -130,9 +128,13 @@ def _password_page(request: Request, signed: Signed, detail: str, status: int = 
     return templates.TemplateResponse(request, "password.html", context, status)
 
 
-def _wait(store: Store, request: Request, account: str) -> int:
+def _subjects(request: Request, account: str) -> dict[str, int]:
+    """Whose attempts with a password are counted, each with the failures that are free."""
+    return {f"account {account}": FREE_FAILURES, f"address {address(request)}": FREE_FAILURES_OF_ADDRESS}
+
+
+def _wait(store: Store, request: Request, subjects: dict[str, int]) -> int:
     """Count an attempt; whole seconds to wait where there were too many."""
-    subjects = {f"account {account}": FREE_FAILURES, f"address {address(request)}": FREE_FAILURES_OF_ADDRESS}
     wait = store.accounts.attempt(subjects, time.time())
     if wait > 0:
         LOGGER.warning("signin.throttled from %s", escaped(address(request)))
@@ -164,14 +166,18 @@ def provider_of(settings: Settings) -> Provider | None:
 
 
 @router.get("/signin/oidc")
-def to_provider(request: Request, settings: SettingsDep, next: str = "/") -> Response:
-    """Send the browser to the hospital's sign-in."""
-    provider = _provider(request)
+def to_provider(request: Request, store: StoreDep, settings: SettingsDep, next: str = "/") -> Response:
+    """Send the browser to the hospital's sign-in. Where that fails, each try has asked the provider: they are few."""
+    provider, subject = _provider(request), _hospital_subject(request)
+    seconds = _wait(store, request, {subject: FREE_FAILURES_OF_ADDRESS})
+    if seconds:
+        return _too_many(request, settings, inside(next), seconds)
     try:
         where, cookie = provider.begin(inside(next))
     except SignInFailed as error:
         LOGGER.warning("signin.oidc_failed %s", error)
         return _page(request, settings, inside(next), _sentence(error), 502)
+    store.accounts.give_back(subject)
     answer = RedirectResponse(where, 303)
     _set_cookie(answer, settings.web, _flow_cookie(settings.web), cookie, 600)
     return answer
@@ -181,14 +187,24 @@ def to_provider(request: Request, settings: SettingsDep, next: str = "/") -> Res
 def from_provider(request: Request, store: StoreDep, settings: SettingsDep) -> Response:
     """The browser comes back from the hospital's sign-in."""
     provider, cookie = _provider(request), request.cookies.get(_flow_cookie(settings.web), "")
+    subject = _hospital_subject(request)
+    seconds = _wait(store, request, {subject: FREE_FAILURES_OF_ADDRESS})
+    if seconds:  # without an entry: anybody could fill the audit trail
+        return _too_many(request, settings, "/", seconds)
     try:
         person, where = provider.finish(cookie, dict(request.query_params))
     except SignInFailed as error:
         LOGGER.warning("signin.oidc_failed %s", error)
         _audit(store, request, "", "signin", "refused", f"oidc: {error}")
         return _page(request, settings, "/", _sentence(error), 403)
+    store.accounts.give_back(subject)
     detail = f"{person.role}, by {settings.web.oidc.issuer}"
     return _begin(request, store, settings, person.account, person.role, inside(where), detail)
+
+
+def _hospital_subject(request: Request) -> str:
+    """Counted apart from passwords: when the provider is down, local users still get in from the same address."""
+    return f"hospital {address(request)}"
 
 
 def _provider(request: Request) -> Provider:
@@ -225,6 +241,12 @@ def _page(
     context = {"name": name[:64], "next": where, "oidc": bool(settings.web.oidc.issuer), "csrf": csrf, "detail": detail}
     answer = templates.TemplateResponse(request, "signin.html", context, status)
     _set_cookie(answer, settings.web, _form_cookie(settings.web), csrf, 3600, "strict")
+    return answer
+
+
+def _too_many(request: Request, settings: Settings, where: str, seconds: int, name: str = "") -> Response:
+    answer = _page(request, settings, where, f"Too many attempts. Wait {seconds} seconds.", 429, name)
+    answer.headers["Retry-After"] = str(seconds)
     return answer
 
 

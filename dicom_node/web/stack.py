@@ -64,13 +64,13 @@ def stack_of(item: WorkItem, result: JobResult | None, store: Store, spool: Spoo
         return None
     if ticket and isinstance(ticket.decision, Plan) and result and result.geometry and result.roi:
         planes = _as_scored(ticket.decision, result, ct)
-        largest = result.roi.largest_slice
+        largest, order = result.roi.largest_slice, "scored"
     else:
-        planes, largest = _by_position(ct.values()), None
+        planes, largest, order = _by_position(ct.values()), None, "placed"
     slices = tuple(_slice(image, frame, spool) for image, frame in planes)
     first = planes[0][0].geometry
     height, width = first.pixel_spacing or (1.0, 1.0)
-    name = item.key or f"waiting-{item.id}-{len(slices)}-{item.updated_at}"
+    name = f"{item.key}-{order}" if item.key else f"waiting-{item.id}-{len(slices)}-{item.updated_at}"
     ratio = height / width if 0.1 < height / (width or 1.0) < 10 else 1.0
     return Stack(
         name=name,

@@ -158,21 +158,28 @@ def document(name: str) -> str:
 
 
 def sendings(deliveries: Sequence[Delivery], now: float) -> list[Sending]:
-    """Deliveries with their proof."""
-    return [
-        Sending(
-            document=document(row.document),
-            destination=row.destination,
-            state=row.state.capitalize(),
-            proof=views.proof(row.state),
-            sent=views.moment(row.sent_at),
-            proved=views.moment(row.proved_at),
-            attempts=row.attempts,
-            detail=row.detail,
-            next_try="" if row.final else f"in {views.ago(row.run_after - now)}" if row.run_after > now else "now",
-        )
-        for row in deliveries
-    ]
+    """Deliveries with their proof. What is said of several objects of one destination is said once."""
+    said: dict[tuple[str, str, str], str] = {}
+    return [_sending(row, now, said) for row in deliveries]
+
+
+def _sending(row: Delivery, now: float, said: dict[tuple[str, str, str], str]) -> Sending:
+    name, detail = document(row.document), row.detail
+    next_try = "" if row.final else f"in {views.ago(row.run_after - now)}" if row.run_after > now else "now"
+    if detail:
+        first = said.setdefault((row.destination, detail, next_try), name)
+        detail, next_try = (detail, next_try) if first == name else (f"as for {first}", "")
+    return Sending(
+        document=name,
+        destination=row.destination,
+        state=row.state.capitalize(),
+        proof=views.proof(row.state),
+        sent=views.moment(row.sent_at),
+        proved=views.moment(row.proved_at),
+        attempts=row.attempts,
+        detail=detail,
+        next_try=next_try,
+    )
 
 
 def stops(way: Sequence[Stop], deliveries: Sequence[Delivery]) -> list[StopView]:

@@ -230,12 +230,17 @@ def deliveries(counts: DeliveryCounts) -> Badge:
     Badge(text='3 of 4 proved', tone='')
     >>> deliveries(DeliveryCounts(open=0, refused=1, sent=3, proved=3, total=4)).text
     '1 of 4 refused'
+    >>> deliveries(DeliveryCounts(open=0, refused=0, sent=0, proved=0, total=6))
+    Badge(text='0 of 6 sent', tone='')
     """
     if not counts.total:
         return Badge("none yet")
     if counts.refused:
         return Badge(f"{counts.refused} of {counts.total} refused", "bad")
     done = counts.open == 0
+    if done and counts.sent < counts.total:  # withdrawn, or not accepted there and not needed
+        proved = f", {counts.proved} proved" if counts.proved < counts.sent else ""
+        return Badge(f"{counts.sent} of {counts.total} sent{proved}", "good" if counts.sent else "")
     if done and counts.proved < counts.total:
         return Badge(f"{counts.total} sent, {counts.proved} proved", "good")
     return Badge(f"{counts.proved} of {counts.total} proved", "good" if done else "")

@@ -63,6 +63,14 @@ class Items:
         assert item is not None
         return item
 
+    def claim_of(self, state: State, key: str) -> WorkItem:
+        """The one of this key; others before it are claimed for no longer than that takes."""
+        at = self.tick()
+        while item := self.store.claim(state, OWNER, 0.5, at):
+            if item.key == key:
+                return item
+        raise AssertionError(f"{key} is not to be had as {state}")
+
     def at(
         self, state: State, group: str = "HIGH", destinations: tuple[str, ...] = ("PACS",), **names: str
     ) -> WorkItem:
@@ -78,15 +86,15 @@ class Items:
             return self.get(key)
         if state is State.FAILED:
             self.store.advance(
-                self.claim(State.SCHEDULED), State.FAILED, OWNER, self.tick(), "it broke", hint="mend it"
+                self.claim_of(State.SCHEDULED, key), State.FAILED, OWNER, self.tick(), "it broke", hint="mend it"
             )
             return self.get(key)
         done = {"outcome": "SCORED", "summary": summary(group)} if group else {"outcome": "NOT_SCORED"}
         done |= {} if group else {"reason": "NO_CONTOUR"}
-        self.store.advance(self.claim(State.SCHEDULED), State.ANALYSED, OWNER, self.tick(), **done)  # type: ignore[arg-type]
+        self.store.advance(self.claim_of(State.SCHEDULED, key), State.ANALYSED, OWNER, self.tick(), **done)  # type: ignore[arg-type]
         if state is not State.ANALYSED:
             rows = [(document, place) for document in ("risk-sr", "page-1") for place in destinations]
-            self.store.advance(self.claim(State.ANALYSED), State.REPORTED, OWNER, self.tick(), deliveries=rows)
+            self.store.advance(self.claim_of(State.ANALYSED, key), State.REPORTED, OWNER, self.tick(), deliveries=rows)
         if state is State.COMPLETED:
             self.deliver(self.get(key))
         return self.get(key)

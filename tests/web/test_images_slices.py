@@ -16,7 +16,7 @@ from pydicom.uid import RLELossless
 
 from dicom_node.web import images, results
 from dicom_node.web.cache import Cache
-from dicom_node.web.images import WINDOWS, SliceUnreadable, Window
+from dicom_node.web.images import WINDOWS, SliceUnreadable, Window, etag
 from dicom_node.web.stack import Slice, edge_letters
 from tests.synthetic import ct_series, enhanced_ct, save
 from tests.web import hospital as building
@@ -167,6 +167,17 @@ def test_slices_come_in_the_order_of_the_mask_with_what_was_scored(hospital: Hos
     assert abs(int(np.argmax(means)) - result.roi.largest_slice) <= 1
     assert stack.largest == result.roi.largest_slice
     assert len(stack.slices) == result.geometry.shape[0]  # type: ignore[union-attr]
+
+
+def test_the_order_of_a_scored_stack_has_a_name_of_its_own(hospital: Hospital) -> None:
+    """Before the result, slices stand by position: a browser that kept those must not show them by number."""
+    item, spool, store = hospital.item("main"), hospital.road.spool, hospital.road.store
+    before = results.stack(item, None, store, spool)
+    after = results.stack(item, results.result_of(item, spool), store, spool)
+    assert before is not None
+    assert after is not None
+    assert before.name != after.name
+    assert etag(before, 1, "lung") != etag(after, 1, "lung")
 
 
 def test_newer_bytes_of_an_image_do_not_change_what_a_scored_study_shows(hospital: Hospital) -> None:

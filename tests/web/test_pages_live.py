@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dicom_node.web.deps import Recent
 from dicom_node.web.live import LOOK_SECONDS
 from tests.e2e.node import wait_for
 from tests.web import hospital as building
@@ -112,6 +113,8 @@ def test_fifty_listeners_hold_one_store_and_leave_the_pages_quick(
 def test_what_a_page_reads_by_itself_changes_nothing(client: httpx.Client, address: str, hospital: Hospital) -> None:
     """Else each reading would be told as a change, and every page would read again for ever."""
     places = ["/", "/system", *(f"/items/{hospital.item(case).id}" for case in ("main", "waiting", "not scored"))]
+    for place in places:
+        client.get(place)
     with listening(address, client) as stream:
         time.sleep(2 * LOOK_SECONDS)
         before = len(stream.heard)
@@ -129,14 +132,17 @@ def test_whom_somebody_looks_for_is_audited_once(client: httpx.Client, hospital:
 
     before = len(looked_for())
     client.get("/")
-    client.get("/", params={"q": "okaf"}, headers={"X-Background": "1"})
     assert len(looked_for()) == before
     for _ in range(2):
         client.get("/", params={"q": "okaf"})
+    client.get("/", params={"q": "okaf"}, headers={"X-Background": "1"})
     client.get("/", params={"q": "okaf", "sort": "priority"})
     client.get("/api/v1/worklist", params={"text": "okaf"})
     client.get("/api/v1/worklist", params={"text": "nobody at all"})
-    assert looked_for()[: len(looked_for()) - before] == ["'nobody at all': 0 found", "'okaf': 1 found"]
+    client.get("/", params={"q": "silv"}, headers={"X-Background": "1"})
+    assert looked_for()[: len(looked_for()) - before] == [
+        "'silv': 1 found", "'nobody at all': 0 found", "'okaf': 1 found",
+    ]  # fmt: skip
 
 
 def test_a_part_of_a_page_has_no_frame_and_no_second_audit_entry(client: httpx.Client, hospital: Hospital) -> None:
@@ -148,3 +154,47 @@ def test_a_part_of_a_page_has_no_frame_and_no_second_audit_entry(client: httpx.C
     assert len(part) < len(whole) / 2
     assert "<header" not in part
     assert 'id="head"' in part
+
+
+@pytest.mark.parametrize(
+    ("place", "action"),
+    [
+        ("", "study.opened"), ("/slices.json", "study.opened"), ("/slices/1.png", "study.opened"),
+        ("/pages/1.png", "result.opened"), ("/clinical", "study.opened"),
+    ],
+)  # fmt: skip
+def test_nothing_of_a_study_is_given_unseen(address: str, hospital: Hospital, place: str, action: str) -> None:
+    """A program may say that it is a page that lies open, and ask for pictures by number."""
+    item, audit, account = hospital.item("enhanced").id, hospital.road.store.audit, f"reader{place.replace('/', '-')}"
+    store = hospital.road.store
+    store.accounts.add_token(f"secret of {account}", account, "viewer", time.time(), None)
+    program = {"Authorization": f"Bearer secret of {account}", "X-Background": "1"}
+
+    def looks() -> list[str]:
+        return [one.action for one in audit.of_item(item) if one.actor == f"token:{account}"]
+
+    with httpx.Client(base_url=address, headers=program, timeout=60) as reader:
+        assert reader.get(f"/items/{item}/slices/999.png").status_code == 404
+        assert looks() == [], "nothing was there to be seen"
+        assert reader.get(f"/items/{item}{place}").status_code == 200
+        assert looks() == [action]
+        for part in ("", "/slices.json", "/slices/2.png", "/slices/3.png", "/pages/1.png"):
+            assert reader.get(f"/items/{item}{part}").status_code == 200
+        assert looks() == [action], "they belong to the same look"
+        del reader.headers["X-Background"]
+        reader.get(f"/items/{item}")
+        assert looks() == ["study.opened", action], "a page that is opened is always a look"
+
+
+def test_a_look_goes_on_until_a_quarter_of_an_hour_has_passed_without_it() -> None:
+    recent = Recent()
+    assert not recent.goes_on("anna", 1, 0.0)
+    recent.begin("anna", 1, 0.0)
+    recent.begin("anna", 2, 0.0)
+    assert not recent.goes_on("berta", 1, 1.0)
+    assert not recent.goes_on("anna", "1", 1.0), "a text that is searched for is no number"
+    for now in (800.0, 1600.0, 2400.0):
+        assert recent.goes_on("anna", 1, now)
+    assert not recent.goes_on("anna", 2, 2400.0)
+    assert not recent.goes_on("anna", 1, 3301.0)
+    assert len(recent) == 0, "what is over is forgotten"

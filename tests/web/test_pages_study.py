@@ -3,6 +3,7 @@
 import html
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from analysis.contract import Endpoint
 from dicom_node import status
 from dicom_node.web import results, sr_text, study_view
 from dicom_node.web.sr_text import Item, ReportUnreadable
+from dicom_node.workitem import DeliveryState
 from reports import words
 from tests.web import hospital as building
 from tests.web.hospital import Hospital
@@ -120,9 +122,24 @@ def test_the_delivery_of_each_object_is_shown_with_its_proof(client: httpx.Clien
     assert table.count("storage commitment") == sum(row.state == "COMMITTED" for row in rows) > 3
 
 
+def test_what_all_objects_wait_for_is_said_once_for_each_destination(hospital: Hospital) -> None:
+    one = hospital.road.store.deliveries.of_item(hospital.item("main").id)[0]
+    down = replace(one, state=DeliveryState.PENDING, final=0, run_after=65.0, detail="no association")
+    rows = [
+        replace(down, document=name, destination=place)
+        for name in ("risk-sr", "page-1") for place in ("PACS", "RESEARCH")
+    ]  # fmt: skip
+    shown = study_view.sendings([*rows, replace(down, detail="out of resources"), replace(one, detail="")], 0.0)
+    assert [(row.destination, row.detail, row.next_try) for row in shown[:4]] == [
+        ("PACS", "no association", "in 1 min"), ("RESEARCH", "no association", "in 1 min"),
+        ("PACS", "as for Risk report (SR)", ""), ("RESEARCH", "as for Risk report (SR)", ""),
+    ]  # fmt: skip
+    assert [(row.detail, row.next_try) for row in shown[4:]] == [("out of resources", "in 1 min"), ("", "")]
+
+
 def test_what_the_store_calls_a_delivery_has_words() -> None:
     from dicom_node.web import views
-    from dicom_node.workitem import DeliveryState, State
+    from dicom_node.workitem import State
 
     assert {views.proof(state).text for state in DeliveryState}
     assert set(views.STAGES) == set(State)

@@ -9,7 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dicom_node.workitem import State
+from dicom_node.web import views
+from dicom_node.workitem import DeliveryState, State
+from dicom_node.worklist import DeliveryCounts
 from tests.web.items import YAMADA, Items
 from tests.web.site import OPERATOR, VIEWER, Site, serving
 
@@ -119,7 +121,16 @@ def test_links_keep_the_filter(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["state=gone", "sort=colour", "order=up", "outcome=GOOD", "since=yesterday", "held=perhaps", "until=2026-99-99"],
+    [
+        "state=gone",
+        "sort=colour",
+        "order=up",
+        "outcome=GOOD",
+        "since=yesterday",
+        "held=perhaps",
+        "until=2026-99-99",
+        "until=9999-12-31",
+    ],
 )
 def test_what_an_address_says_wrongly_is_left_out(client: httpx.Client, query: str) -> None:
     assert len(re.findall('id="item-', client.get(f"/?{query}").text)) == 50
@@ -179,6 +190,39 @@ def test_a_confirmation_says_what_will_happen_and_does_nothing(client: httpx.Cli
     assert client.get(f"/items/{item.id}/act/explode").status_code == 404
     assert client.post(f"/items/{item.id}/act/hold").status_code == 403, "without the session's token"
     assert site.store.item(item.id) == item
+
+
+def test_canceling_says_what_is_elsewhere_already_and_stays_there(client: httpx.Client, site: Site) -> None:
+    def said(state: State) -> str:
+        return client.get(f"/items/{items.at(state).id}/act/cancel").text
+
+    items = site.items  # type: ignore[attr-defined]
+    page = said(State.ANALYSED)
+    assert "Nothing of it has been sent; nothing will be." in page
+    assert "No score" not in page, "there is one already"
+    failed = items.at(State.REPORTED, destinations=("PACS", "RESEARCH"))
+    deliveries = items.store.deliveries
+    *sent, refused = deliveries.of_item(failed.id)
+    for row in sent:
+        deliveries.record(row.id, state=DeliveryState.SEEN, final=1, sent_at=4.0, proved_at=5.0)
+    deliveries.record(refused.id, state=DeliveryState.FAILED, final=1)
+    items.store.complete_delivered(items.tick())
+    page = client.get(f"/items/{failed.id}/act/cancel").text
+    assert "Already at a destination: 3 of 4 objects. They stay there; nothing more is sent." in page
+    assert "Nothing of it has been sent" not in page
+    assert "No score will be made for it. This cannot be undone." in said(State.SCHEDULED)
+
+
+def test_what_was_withdrawn_before_it_left_is_not_called_sent() -> None:
+    def badge(sent: int, proved: int) -> tuple[str, str]:
+        found = views.deliveries(DeliveryCounts(open=0, refused=0, sent=sent, proved=proved, total=6))
+        return found.text, found.tone
+
+    assert badge(0, 0) == ("0 of 6 sent", "")
+    assert badge(5, 5) == ("5 of 6 sent", "good")
+    assert badge(5, 4) == ("5 of 6 sent, 4 proved", "good")
+    assert badge(6, 4) == ("6 sent, 4 proved", "good")
+    assert badge(6, 6) == ("6 of 6 proved", "good")
 
 
 def test_an_action_that_has_become_impossible_is_said_and_not_done(client: httpx.Client, site: Site) -> None:

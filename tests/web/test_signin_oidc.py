@@ -17,13 +17,15 @@ import httpx
 import pytest
 
 from config.settings import Oidc
+from dicom_node.accounts import FREE_FAILURES_OF_ADDRESS
 from dicom_node.web import oidc as oidc_module
 from dicom_node.web.oidc import Provider, SignInFailed
 from dicom_node.workitem import ConfigError
 from tests.e2e.node import destination, write_settings
 from tests.paths import ROOT
 from tests.web.provider import CLIENT, SECRET
-from tests.web.site import Site, add_people, started
+from tests.web.site import OPERATOR as LOCAL
+from tests.web.site import Site, add_people, serving, sign_in, started
 
 ANNA = "oidc:8d3f (anna)"  # the subject, which the provider never gives to another, and the name for show
 OPERATOR = {"preferred_username": "anna", "groups": ["staff", "radiology-operators"]}
@@ -67,8 +69,17 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         yield made
 
 
+@pytest.fixture
+def site(shared: Site) -> Site:
+    """The failures of other tests came from this address too."""
+    store = shared.store
+    store._db.execute("DELETE FROM signin_throttle")
+    store.close()
+    return shared
+
+
 @pytest.fixture(scope="module")
-def site(hospital: Hospital, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def shared(hospital: Hospital, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     from dicom_node.spool import Spool
     from dicom_node.store import Store
 
@@ -229,6 +240,38 @@ def test_an_answer_is_good_once_and_for_the_browser_that_asked(site: Site, hospi
     flow = {name: value for name, value in client.cookies.items() if name.endswith("-flow")}
     assert client.get(back).status_code == 303
     assert site.client(cookies=flow).get(back).status_code == 403, "the provider takes a code once"
+
+
+def test_who_comes_back_again_and_again_without_having_gone_fills_no_audit_trail(
+    site: Site, hospital: Hospital
+) -> None:
+    def refused() -> int:
+        return sum(one.outcome == "refused" for one in site.store.audit.newest(500))
+
+    hospital.be()
+    for _ in range(FREE_FAILURES_OF_ADDRESS + 2):
+        assert walk(site)[1].status_code == 303, "who gets in is not counted"
+    stranger, before = site.client(), refused()
+    statuses = [stranger.get("/signin/oidc/callback").status_code for _ in range(FREE_FAILURES_OF_ADDRESS + 5)]
+    assert statuses == [403] * (FREE_FAILURES_OF_ADDRESS + 1) + [429] * 4
+    assert refused() - before == FREE_FAILURES_OF_ADDRESS + 1
+    answer = stranger.get("/signin/oidc/callback")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "Too many attempts" in answer.text
+    asked = len(hospital.asked)
+    assert stranger.get("/signin/oidc").status_code == 429
+    assert len(hospital.asked) == asked
+    assert sign_in(site.client(), LOCAL).status_code == 303, "local users are counted apart"
+
+
+def test_a_provider_that_fails_is_not_asked_for_ever(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        issuer = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with serving(tmp_path, **{"web.oidc": {"issuer": issuer, "client_id": CLIENT}}) as site:
+        client = site.client()
+        statuses = [client.get("/signin/oidc").status_code for _ in range(FREE_FAILURES_OF_ADDRESS + 3)]
+        assert statuses == [502] * (FREE_FAILURES_OF_ADDRESS + 1) + [429] * 2
+        assert sign_in(site.client(), LOCAL).status_code == 303
 
 
 def test_the_provider_s_documents_are_kept(site: Site, hospital: Hospital) -> None:
