@@ -3,6 +3,7 @@ and a look whether those that the settings name are there.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -57,19 +58,30 @@ def values(path: Path | None, environment: Mapping[str, str]) -> tuple[Settings,
     def source(key: str) -> str:
         if key in named:
             return variable(key)
+        if _of_rule(key) and not _in(data, key):
+            return "[plan]"
         return str(path) if _in(data, key) else "default"
 
     def resolved(default: Any, value: Any) -> Any:  # as the file's own paths are
         return folder_of(path) / default if isinstance(default, Path) and value.is_absolute() else default
 
+    def usual(key: str, default: Any) -> Any:  # what a rule has of [plan] is not the rule's
+        return getattr(settings.plan, key.rpartition(".")[2]) if _of_rule(key) else default
+
     leaves = _leaves(settings, Settings(), "")
-    return settings, [Value(key, value, resolved(default, value), source(key)) for key, value, default in leaves]
+    return settings, [
+        Value(key, value, resolved(usual(key, default), value), source(key)) for key, value, default in leaves
+    ]
 
 
 def not_there(settings: Settings) -> list[tuple[str, Path]]:
     """Keys and paths of the files that the settings name and that cannot be read; the spool is made where it is not."""
     paths = [(key, value) for key, value, _ in _leaves(settings, None, "") if isinstance(value, Path)]
     return [(key, path) for key, path in paths if key != "node.spool" and not _readable(path)]
+
+
+def _of_rule(key: str) -> bool:
+    return re.match(r"rules\[\d+\]\.plan\.", key) is not None
 
 
 def _readable(path: Path) -> bool:
@@ -84,7 +96,8 @@ def as_toml(found: list[Value]) -> str:
         head, _, name = one.key.rpartition(".")
         if head != table:
             table = head
-            lines += ["", f"[[{head.partition('[')[0]}]]" if head.endswith("]") else f"[{head}]"]
+            name_of = re.sub(r"\[\d+\]", "", head)
+            lines += ["", f"[[{name_of}]]" if head.endswith("]") else f"[{name_of}]"]
         lines.append(f"{name} = {text(one.value)}  # {one.source}" if one.value is not None else f"# {name}: not set")
     return "\n".join(lines).strip("\n") + "\n"
 

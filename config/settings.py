@@ -13,18 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from config import hl7
+from config import hl7, planning
 from config.clinical import Clinical
 from config.environment import merged, overrides
 from config.hl7 import Hl7 as Hl7
 from config.hl7 import Hl7Peer as Hl7Peer
 from config.keeping import AuditTrail, Storage
+from config.planning import Planning as Planning
+from config.planning import Rule as Rule
 from config.toml_values import SettingsError as SettingsError
 from config.toml_values import build
 
 _MAY_BE_ZERO = frozenset(
     {
         "port",
+        "at_once",
         "reserve_disk_bytes",
         "missing_instances_hours",
         "quiet_seconds",
@@ -109,35 +112,15 @@ class Tls:
 
 
 @dataclass(frozen=True)
-class Planning:
-    """Which ROI is the tumour, what to do with none or several, and which CT is eligible, and is the baseline.
-
-    `without_therapy_start`: where it is not known when therapy began, every CT may be scored ("score"), the patient's
-    first ("first": none of a later day than one that is scored already), or none ("refuse").
-    """
-
-    roi_name_patterns: tuple[str, ...] = ("^gtv", "tumou?r", "lesion", "mass", "neoplasm")
-    roi_exclude_patterns: tuple[str, ...] = ("node", "gtvn", "gtv-n")
-    several_rois: Literal["reject", "largest", "union"] = "reject"
-    only_roi_if_unnamed: bool = True
-    minimum_slices: int = 8
-    minimum_slice_spacing_mm: float = 0.3
-    maximum_slice_spacing_mm: float = 5.0
-    minimum_pixel_spacing_mm: float = 0.3
-    maximum_pixel_spacing_mm: float = 2.0
-    missing_instances_hours: float = 24.0
-    quiet_seconds: float = 30.0
-    baseline_days_before_therapy: float = 90.0
-    baseline_days_after_therapy: float = 0.0
-    without_therapy_start: Literal["score", "first", "refuse"] = "score"
-
-
-@dataclass(frozen=True)
 class Job:
-    """How the analysis runs. `isolation = "required"`: not where one of the sandbox's promises cannot be kept."""
+    """How the analysis runs. `isolation = "required"`: not where one of the sandbox's promises cannot be kept.
+
+    `at_once`: jobs that run side by side; 0: one for each processor that the node may use.
+    """
 
     executor: Literal["process"] = "process"
     isolation: Literal["required", "preferred"] = "preferred"
+    at_once: int = 0
     memory_bytes: int = 8_000_000_000
     cpu_seconds: int = 1800
     wall_clock_seconds: float = 900.0
@@ -239,6 +222,7 @@ class Settings:
     receive: Receive = field(default_factory=Receive)
     tls: Tls = field(default_factory=Tls)
     plan: Planning = field(default_factory=Planning)
+    rules: tuple[Rule, ...] = ()
     job: Job = field(default_factory=Job)
     clinical: Clinical = field(default_factory=Clinical)
     report: Report = field(default_factory=Report)
@@ -260,6 +244,11 @@ class Settings:
         """Destinations of HL7 and FHIR messages, as delivery rows name them: "hl7:RIS", "fhir:EHR"."""
         ris = (f"hl7:{peer.name}" for peer in self.hl7_peers if peer.receives_results)
         return (*ris, *(f"fhir:{server.name}" for server in self.fhir_servers if server.receives_results))
+
+    def rule_for(self, calling_ae_title: str) -> Rule:
+        """The first rule for what this AE sends; without one, the node's own ways, as a rule without a name."""
+        own = Rule("", bundle=self.bundle, plan=self.plan)
+        return next((rule for rule in self.rules if rule.matches(calling_ae_title)), own)
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
@@ -295,7 +284,7 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     ...
     config.toml_values.SettingsError: unknown key 'node.prot' (did you mean 'port'?)
     """
-    settings = cast(Settings, build(Settings, data, "", folder))
+    settings = cast(Settings, build(Settings, planning.inherited(data), "", folder))
     titles = [peer.ae_title for peer in settings.peers]
     _check_names(settings)
     for title in [settings.node.ae_title, *titles]:
@@ -309,6 +298,8 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     _check_lists(settings)
     _check_network(settings)
     hl7.check(settings.hl7, settings.hl7_peers)
+    receiving = {*(peer.ae_title for peer in settings.destinations()), *settings.message_destinations()}
+    planning.check(settings.rules, receiving)
     doubles = sorted({title for title in titles if titles.count(title) > 1})
     if doubles:
         raise SettingsError(f"[[peers]] names {', '.join(doubles)} more than once; merge the entries")
@@ -365,6 +356,7 @@ def _check_ranges(settings: Settings) -> None:
     sections: list[tuple[str, object]] = [(name, getattr(settings, name)) for name in names]
     sections += [("web.oidc", settings.web.oidc), ("audit.syslog", settings.audit.syslog)]
     sections += [(f"fhir_servers {server.name}", server) for server in settings.fhir_servers]
+    sections += [(f"rules {rule.name} plan", rule.plan) for rule in settings.rules]
     for section, table in sections:
         for key, value in vars(table).items() if table is not None else ():
             if isinstance(value, bool) or not isinstance(value, int | float):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import config
-from config.settings import FhirServer, Hl7Peer, Peer, Settings, SettingsError, load, parse
+from config.settings import FhirServer, Hl7Peer, Peer, Rule, Settings, SettingsError, load, parse
 
 DEFAULT = Path(config.__file__).with_name("prognode.toml")
 
@@ -43,7 +43,7 @@ def test_the_default_file_names_every_key() -> None:
         table = getattr(Settings(), field.name)
         if is_dataclass(table):
             assert set(data[field.name]) == {f.name for f in fields(table)}, field.name
-    for name, kind in (("peers", Peer), ("hl7_peers", Hl7Peer), ("fhir_servers", FhirServer)):
+    for name, kind in (("peers", Peer), ("hl7_peers", Hl7Peer), ("fhir_servers", FhirServer), ("rules", Rule)):
         assert [set(peer) for peer in data[name]] == [{f.name for f in fields(kind)}], name
 
 
