@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from config.settings import Settings
-from dicom_node import cli_clinical, cli_config, cli_fsck, cli_items, cli_keep, cli_models, cli_web, notify
+from dicom_node import cli_clinical, cli_config, cli_conformance, cli_fsck, cli_items, cli_keep, cli_models, cli_web, notify
 from dicom_node.cli_common import Config, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundle_of
 from dicom_node.notify import Part
@@ -268,6 +268,7 @@ def check(
 cli_models.add_to(app)
 cli_clinical.add_to(app)
 cli_config.add_to(app)
+cli_conformance.add_to(app)
 cli_items.add_to(app)
 cli_web.add_to(app)
 cli_keep.add_to(app)

@@ -78,6 +78,11 @@ def complaints(tls: Tls, now: float) -> list[str]:
     return [words for one in certificates(tls) if (words := one.complaint(now, tls.expiry_warning_days))]
 
 
+def suites() -> list[str]:
+    """The suites of TLS 1.2 that are offered and taken, by OpenSSL's names; of TLS 1.3 all are."""
+    return [str(one["name"]) for one in _context(ssl.PROTOCOL_TLS_SERVER).get_ciphers() if one["protocol"] == "TLSv1.2"]
+
+
 def _context(protocol: int) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
