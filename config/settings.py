@@ -245,6 +245,10 @@ class Settings:
         ris = (f"hl7:{peer.name}" for peer in self.hl7_peers if peer.receives_results)
         return (*ris, *(f"fhir:{server.name}" for server in self.fhir_servers if server.receives_results))
 
+    def every_destination(self) -> tuple[str, ...]:
+        """All that get results, as delivery rows name them; PACS first."""
+        return (*(peer.ae_title for peer in self.destinations()), *self.message_destinations())
+
     def rule_for(self, calling_ae_title: str) -> Rule:
         """The first rule for what this AE sends; without one, the node's own ways, as a rule without a name."""
         own = Rule("", bundle=self.bundle, plan=self.plan)
@@ -298,8 +302,7 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     _check_lists(settings)
     _check_network(settings)
     hl7.check(settings.hl7, settings.hl7_peers)
-    receiving = {*(peer.ae_title for peer in settings.destinations()), *settings.message_destinations()}
-    planning.check(settings.rules, receiving)
+    planning.check(settings.rules, settings.every_destination())
     doubles = sorted({title for title in titles if titles.count(title) > 1})
     if doubles:
         raise SettingsError(f"[[peers]] names {', '.join(doubles)} more than once; merge the entries")

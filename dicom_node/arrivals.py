@@ -44,7 +44,8 @@ class Arrivals:
                 " study_instance_uid, frame_of_reference_uid, header, calling_ae_title, received_at, own, planned,"
                 " association) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (sop_instance_uid, digest) DO UPDATE SET current = 1, planned = excluded.planned,"
-                " received_at = excluded.received_at, association = excluded.association, removed = 0",
+                " received_at = excluded.received_at, association = excluded.association,"
+                " calling_ae_title = excluded.calling_ae_title, removed = 0",
                 [
                     instance.sop_instance_uid,
                     instance.digest,
@@ -94,6 +95,14 @@ class Arrivals:
             "SELECT header FROM instance WHERE sop_instance_uid = ? AND current = 1", [sop_instance_uid]
         )
         return Instance.from_json(rows[0]["header"]) if rows else None
+
+    def calling_ae_title(self, sop_instance_uid: str) -> str:
+        """Who sent the newest content of an instance; '' where it is not here."""
+        rows = self._db.rows(
+            "SELECT calling_ae_title AS title FROM instance WHERE sop_instance_uid = ? AND current = 1",
+            [sop_instance_uid],
+        )
+        return str(rows[0]["title"]) if rows else ""
 
     def rois_touched_by(self, sop_instance_uid: str, series_instance_uid: str) -> set[str]:
         """SOP Instance UIDs of the contour objects that reference this image or its series."""

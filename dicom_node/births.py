@@ -31,6 +31,8 @@ class Birth:
     inputs_digest: str  # the part of the key that only images and contours can change
     plan: str
     reason: str | None
+    priority: int = 0  # of workitem.PRIORITIES
+    shadow: bool = False
 
 
 class Births:
@@ -49,20 +51,31 @@ class Births:
                 columns = {"study_instance_uid": ct.study_instance_uid, "ct_series_instance_uid": series}
                 items.insert(self._db, State.WAITING, now, reason=reason, **columns)
 
-    def wait(self, roi: Instance, study: str, series: str | None, reason: str, detail: str, now: float) -> bool:
+    def wait(
+        self,
+        roi: Instance,
+        study: str,
+        series: str | None,
+        reason: str,
+        detail: str,
+        now: float,
+        *,
+        shadow: bool = False,
+    ) -> bool:
         """Keep a contour object's question open, also where an earlier content of it has its result.
 
         Returns whether the reason is a new one.
         """
         uid = roi.sop_instance_uid
-        columns = {"study_instance_uid": study, "ct_series_instance_uid": series, "reason": reason, "hint": detail}
+        columns = {"study_instance_uid": study, "ct_series_instance_uid": series, "reason": reason, "hint": detail,
+                   "shadow": shadow}  # fmt: skip
         with self._db.immediate():
             waiting = self._waiting(uid)
             if waiting is None:
                 items.insert(self._db, State.WAITING, now, detail, roi_sop_instance_uid=uid, **columns)
                 self._contour_came(series, now)
                 return True
-            if (waiting.reason, waiting.hint) == (reason, detail):
+            if (waiting.reason, waiting.hint, waiting.shadow) == (reason, detail, shadow):
                 return False  # looked at every few seconds: not a write each time
             self._update(waiting.id, columns)
             if waiting.reason == reason:
@@ -120,6 +133,7 @@ class Births:
                 columns["roi_sop_instance_uid"] = roi_sop_instance_uid
                 items.insert(self._db, State.SCHEDULED, now, birth.reason or why, **columns)
             else:
+                columns["priority"] = waiting.priority or birth.priority  # an operator's word goes first
                 self._update(waiting.id, columns)
                 items.move(self._db, waiting.id, State.SCHEDULED, now, birth.reason or why)
             self._contour_came(birth.ct_series_instance_uid, now)
@@ -157,7 +171,7 @@ class Births:
             if waiting is not None:
                 self._update(waiting.id, {"replan": 1, "updated_at": now})
             else:
-                columns = {name: getattr(item, name) for name in _OF_THE_STUDY}
+                columns = {name: getattr(item, name) for name in (*_OF_THE_STUDY, "shadow")}
                 items.insert(self._db, State.WAITING, now, why, replan=1, **columns)
         return True
 

@@ -41,6 +41,17 @@ def bundle_of(settings: Settings):  # type: ignore[no-untyped-def]  # models is 
         stop(f"bundle: {error}", os.EX_CONFIG)
 
 
+def bundles_of(settings: Settings):  # type: ignore[no-untyped-def]
+    """The settings' bundle and those of its rules; ends the program where one cannot be used."""
+    from dicom_node.bundles import Bundles
+    from models.bundle import BundleError
+
+    try:
+        return Bundles.load(settings)
+    except BundleError as error:
+        stop(f"bundle: {error}", os.EX_CONFIG)
+
+
 @bundle_app.command("show")
 def bundle_show(
     folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,

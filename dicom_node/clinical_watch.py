@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from analysis.contract import Reason
-from config.settings import Settings
+from config.settings import Rule, Settings
 from dicom_node import baseline
+from dicom_node.bundles import Bundles
 from dicom_node.clinical_snapshot import THERAPY_START, Snapshots
 from dicom_node.decision import NotEligible, Plan
 from dicom_node.spool import Spool
@@ -25,10 +26,10 @@ class ClinicalWatch:
     """Compares what is on hand with what was frozen. One per thread, as its store is."""
 
     def __init__(
-        self, store: Store, spool: Spool, settings: Settings, bundle: Bundle, clock: Callable[[], float]
+        self, store: Store, spool: Spool, settings: Settings, bundles: Bundles | Bundle, clock: Callable[[], float]
     ) -> None:
         self._store, self._spool, self._settings, self._clock = store, spool, settings, clock
-        self._snapshots = Snapshots(store, settings.clinical, bundle.manifest.clinical)
+        self._bundles = bundles if isinstance(bundles, Bundles) else Bundles(bundles)
 
     def look(self) -> bool:
         """Deal with what has changed since the last look. False when nothing has, or it cannot be told just now."""
@@ -77,14 +78,20 @@ class ClinicalWatch:
         if image is None or not image.exists():  # its images have gone: it will not be scored again
             return
         names: tuple[str, ...] = ()
+        rule = self._rule(ticket)
+        snapshots = Snapshots(self._store, self._settings.clinical, self._bundles.of(rule).manifest.clinical)
         if isinstance(ticket.decision, Plan):
-            now = self._snapshots.take(item.study_instance_uid, image)
-            names = self._snapshots.differing(ticket.clinical, now.values)
-        if self._is_judged_anew(ticket.decision):
+            now = snapshots.take(item.study_instance_uid, image)
+            names = snapshots.differing(ticket.clinical, now.values)
+        if self._is_judged_anew(ticket.decision, rule, snapshots):
             names += (THERAPY_START,)
         if self._store.clinical.note_newer(item.id, names, self._clock()) and names:
             LOGGER.info("clinical.newer work item %s: %s", (item.key or "")[:12], ", ".join(names))
             self._store.note(item.id, "newer clinical values", self._clock(), ", ".join(names))
+
+    def _rule(self, ticket: Ticket) -> Rule:
+        """The rule by which it would be planned now."""
+        return self._settings.rule_for(self._store.arrivals.calling_ae_title(ticket.decision.roi_sop_instance_uid))
 
     def _first_image(self, ticket: Ticket) -> Path | None:
         """An image of what was planned; None where only other inputs can change the answer."""
@@ -97,10 +104,10 @@ class ClinicalWatch:
             return None
         return self._spool.instance_path(first, ticket.digests[first])
 
-    def _is_judged_anew(self, decision: Plan | NotEligible) -> bool:
+    def _is_judged_anew(self, decision: Plan | NotEligible, rule: Rule, snapshots: Snapshots) -> bool:
         """Whether the day on which therapy began, as it is known now, changes if the CT is the baseline, or why not."""
-        days = baseline.days_of(decision.study_instance_uid, self._store, self._snapshots)
-        objection = baseline.objection(days, self._settings.plan)
+        days = baseline.days_of(decision.study_instance_uid, self._store, snapshots)
+        objection = baseline.objection(days, rule.plan)
         if isinstance(decision, Plan):
             return objection is not None and days.therapy_start is not None
         return objection is None or objection.detail != decision.detail

@@ -117,7 +117,7 @@ class Dispatcher:
         try:
             reporter.settle_identity(item)
         except Retryable as error:
-            first = self._settings.destinations()[0]
+            first = reporter.asked(item) or peer
             if peer.ae_title == first.ae_title:  # who does not answer the question does not take the objects either
                 self._hold(peer)
                 raise

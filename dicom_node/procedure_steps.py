@@ -109,6 +109,8 @@ class ProcedureSteps:
             items = {row["id"]: row for row in self._items(numbers)}
             for event in events:
                 number = event["work_item_id"]
+                if number not in steps and items[number]["shadow"]:
+                    continue  # nobody outside is told
                 if number not in steps:
                     steps[number] = self._create(items[number], event, uid_of, matches)
                 self._take(steps[number], event, items[number]["roi_sop_instance_uid"] is not None)
@@ -133,7 +135,7 @@ class ProcedureSteps:
 
     def _items(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         marks = ", ".join("?" * len(numbers))
-        columns = "id, roi_sop_instance_uid, created_at"
+        columns = "id, roi_sop_instance_uid, created_at, shadow"
         return self._db.rows(f"SELECT {columns} FROM work_item WHERE id IN ({marks})", list(numbers))
 
     def _create(

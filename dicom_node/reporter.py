@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from pydicom import dcmread
 
 from config.identity import VERSION
-from config.settings import Settings
+from config.settings import Peer, Settings
 from dicom_node import compose, deliver
 from dicom_node.audit import AuditEntry
 from dicom_node.decision import Plan
@@ -67,6 +67,12 @@ class Reporter:
 
     # -- whose it is -----------------------------------------------------------------------------------------
 
+    def asked(self, item: WorkItem) -> Peer | None:
+        """Who is asked whose study it is: the first PACS that the work item's objects go to."""
+        peers = {peer.ae_title: peer for peer in self._settings.destinations()}
+        named = Ticket.from_json(item.plan or "").goes_to(self._settings.every_destination())
+        return next((peers[name] for name in named if name in peers), None)
+
     def _known(self, item: WorkItem) -> Identity:
         """What has changed the study's identity since its images came, else what they carry."""
         return self._store.patients.changed_since_received(item.study_instance_uid) or self._carried(item)
@@ -86,10 +92,9 @@ class Reporter:
     def _asked(self, item: WorkItem) -> Identity:
         """What the objects must carry, as the PACS that files them says; a change of who it is now is recorded."""
         known = self._known(item)
-        destinations = self._settings.destinations()
-        if not destinations:
+        peer, study = self.asked(item), item.study_instance_uid
+        if peer is None:
             return known
-        peer, study = destinations[0], item.study_instance_uid
         answers = deliver.find_identities(peer, study, self._settings)
         query = query_sent(peer, deliver.STUDY_ROOT_FIND, deliver.study_query(study), self._clock(), item.id)
         self._store.audit.add(query)
@@ -150,10 +155,15 @@ class Reporter:
     def _context(self, item: WorkItem) -> ReportContext:
         """Who reports, and when: the time of scheduling, so that a stage that runs again makes the same bytes."""
         before = self._store.item_of(item.predecessor_key) if item.predecessor_key else None
+        if before is not None and before.shadow and not item.shadow:
+            before = None  # nobody has seen it
         rows = self._store.deliveries.of_item(before.id) if before else []
         sent = {row.document: row.sop_instance_uid for row in rows if row.sop_instance_uid}
         risk_sr, radiomics_sr = compose.previous_documents(
-            self._spool, item.predecessor_key, sent, self._store.retention.documents(before.id) if before else None
+            self._spool,
+            before.key if before else None,
+            sent,
+            self._store.retention.documents(before.id) if before else None,
         )
         node = self._settings.node
         return ReportContext(

@@ -8,11 +8,11 @@ from dicom_node.database import Database
 from dicom_node.identity import Identity
 from dicom_node.workitem import WorkItem
 
-# Reported and not held. FAILED: its objects were made, and a destination has refused them. The plus signs keep SQLite
-# from walking an index of states, which nearly all work items satisfy.
+# Reported, not held and no shadow. FAILED: its objects were made, and a destination has refused them. The plus signs
+# keep SQLite from walking an index of states, which nearly all work items satisfy.
 _IS_RESULT = (
-    "+{0}.outcome IS NOT NULL AND {0}.key IS NOT NULL AND +{0}.held = 0 AND (+{0}.state IN ('REPORTED', 'COMPLETED')"
-    " OR (+{0}.state = 'FAILED' AND {0}.identity IS NOT NULL))"
+    "+{0}.outcome IS NOT NULL AND {0}.key IS NOT NULL AND +{0}.held = 0 AND +{0}.shadow = 0"
+    " AND (+{0}.state IN ('REPORTED', 'COMPLETED') OR (+{0}.state = 'FAILED' AND {0}.identity IS NOT NULL))"
 )
 _IDENTITY = tuple(field.name for field in fields(Identity))
 _REPLACED = f"EXISTS (SELECT 1 FROM work_item n WHERE n.predecessor_key = w.key AND {_IS_RESULT.format('n')})"

@@ -8,38 +8,42 @@ from dataclasses import replace
 
 from analysis.contract import Reason, WaitingReason
 from config.identity import VERSION
-from config.settings import Settings
+from config.settings import Rule, Settings
 from dicom_node import baseline, clinical_sources, plan
 from dicom_node.births import Birth
+from dicom_node.bundles import Bundles
 from dicom_node.clinical_snapshot import Snapshot, Snapshots
 from dicom_node.decision import NotEligible, Plan, Waiting
 from dicom_node.instance import Instance
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.ticket import Ticket
-from dicom_node.workitem import StageError
+from dicom_node.workitem import PRIORITIES, StageError
 from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Looks at new arrivals, and again at what waits. One per thread, as its store is."""
+    """Looks at new arrivals, and again at what waits. One per thread, as its store is.
+
+    Which rule counts is decided by who sent the contour object, and stands in the work item's ticket from then on.
+    """
 
     def __init__(
         self,
         store: Store,
         spool: Spool,
         settings: Settings,
-        bundle: Bundle,
+        bundles: Bundles | Bundle,
         clock: Callable[[], float] = time.time,
         *,
         final: bool = False,
     ) -> None:
         """`final`: nothing more will come (`prognode score`), so nothing is waited for."""
-        self._store, self._spool, self._settings, self._bundle = store, spool, settings, bundle
+        self._store, self._spool, self._settings = store, spool, settings
+        self._bundles = bundles if isinstance(bundles, Bundles) else Bundles(bundles)
         self._clock, self._final = clock, final
-        self._snapshots = Snapshots(store, settings.clinical, bundle.manifest.clinical)
 
     def take_arrivals(self) -> bool:
         """Plan everything that the arrivals since the last call touch. False when there were none."""
@@ -77,8 +81,9 @@ class Scheduler:
                 ct_series_instance_uid=item.ct_series_instance_uid,
             )
             digests = {"": "", **{image.sop_instance_uid: image.digest for image in images}}
-            inputs = self._key(refusal, digests, Snapshot(), "")
-            birth = self._birth(refusal, digests, Snapshot(), inputs)
+            rule = self._settings.rule_for("")
+            inputs = self._key(refusal, digests, Snapshot(), rule, "")
+            birth = self._birth(refusal, digests, Snapshot(), rule, inputs)
             self._store.births.schedule_without_contour(item.id, birth, self._clock())
 
     def look_at(self, roi_sop_instance_uid: str) -> None:
@@ -86,25 +91,31 @@ class Scheduler:
         roi = self._store.arrivals.instance(roi_sop_instance_uid)
         if roi is None or roi.own:
             return
+        rule = self._settings.rule_for(self._store.arrivals.calling_ae_title(roi_sop_instance_uid))
         try:
-            self._decide(roi)
+            self._decide(roi, rule)
         except StageError as error:
-            self._wait(roi, WaitingReason.CLINICAL_VALUES_UNAVAILABLE, f"{error}; {error.hint}")
+            self._wait(roi, rule, WaitingReason.CLINICAL_VALUES_UNAVAILABLE, f"{error}; {error.hint}")
         except Exception as error:
             LOGGER.debug("plan.held", exc_info=True)
-            self._wait(roi, WaitingReason.PLANNING_FAILED, f"{type(error).__name__}; report this: it is a bug")
+            self._wait(roi, rule, WaitingReason.PLANNING_FAILED, f"{type(error).__name__}; report this: it is a bug")
 
-    def _decide(self, roi: Instance) -> None:
+    def _decide(self, roi: Instance, rule: Rule) -> None:
         images = self._store.arrivals.images_for(roi)
         here, *others = self._merged([roi, *images])
         decision = plan.decide(
-            here, others, self._settings.plan, waited_seconds=self._waited(roi), quiet=self._quiet(roi, images)
+            here,
+            others,
+            rule.plan,
+            waited_seconds=self._waited(roi),
+            quiet=self._quiet(roi, images, rule.plan.quiet_seconds),
         )
         if isinstance(decision, Waiting):
             study, series = decision.study_instance_uid, decision.ct_series_instance_uid
-            self._store.births.wait(roi, study, series, decision.reason, decision.detail, self._clock())
+            reason, detail = decision.reason, decision.detail
+            self._store.births.wait(roi, study, series, reason, detail, self._clock(), shadow=rule.shadow)
         else:
-            self._schedule(roi, decision, {item.sop_instance_uid: item.digest for item in [roi, *images]})
+            self._schedule(roi, decision, {item.sop_instance_uid: item.digest for item in [roi, *images]}, rule)
 
     def _merged(self, instances: list[Instance]) -> list[Instance]:
         """The same instances, with patients that were merged into one (HL7 A40) as that one: no reason to refuse."""
@@ -113,32 +124,37 @@ class Scheduler:
             return instances
         return [replace(instance, patient=into.get(instance.patient, instance.patient)) for instance in instances]
 
-    def _schedule(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str]) -> None:
+    def _schedule(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str], rule: Rule) -> None:
         uid = roi.sop_instance_uid
-        inputs = self._key(decision, digests, Snapshot(), "")
+        inputs = self._key(decision, digests, Snapshot(), rule, "")
         if self._store.births.is_answered(uid, inputs, self._clock()):
             return
-        if self._awaits_what_was_removed(roi, decision, digests):
+        if self._awaits_what_was_removed(roi, decision, digests, rule):
             return
         snapshot: Snapshot | None = Snapshot()
         if isinstance(decision, Plan):
-            snapshot = self._clinical(roi, decision, digests)
-            decision = self._of_baseline(decision)
+            snapshots = self._snapshots(rule)
+            snapshot = self._clinical(roi, decision, digests, rule, snapshots)
+            decision = self._of_baseline(decision, rule, snapshots)
         if snapshot is None:
             return
-        birth = self._birth(decision, digests, snapshot if isinstance(decision, Plan) else Snapshot(), inputs)
+        birth = self._birth(decision, digests, snapshot if isinstance(decision, Plan) else Snapshot(), rule, inputs)
         chosen = self._chosen(roi, decision) if isinstance(decision, Plan) else ""
         if self._store.births.schedule(uid, birth, self._clock(), chosen):
-            LOGGER.info("plan.scheduled work item %s: %s", birth.key[:12], birth.reason or "eligible")
+            by = f" by rule {rule.name}" if rule.name else ""
+            LOGGER.info("plan.scheduled work item %s: %s%s", birth.key[:12], birth.reason or "eligible", by)
+
+    def _snapshots(self, rule: Rule) -> Snapshots:
+        return Snapshots(self._store, self._settings.clinical, self._bundles.of(rule).manifest.clinical)
 
     def _chosen(self, roi: Instance, decision: Plan) -> str:
         study, series = decision.study_instance_uid, decision.ct_series_instance_uid
         return plan.why(roi, decision, self._store.arrivals.other_ct_series(study, series))
 
-    def _of_baseline(self, decision: Plan) -> Plan | NotEligible:
+    def _of_baseline(self, decision: Plan, rule: Rule, snapshots: Snapshots) -> Plan | NotEligible:
         """The plan, unless its CT is a prior or a follow-up. Judged once, as the clinical values are."""
         study = decision.study_instance_uid
-        objection = baseline.objection(baseline.days_of(study, self._store, self._snapshots), self._settings.plan)
+        objection = baseline.objection(baseline.days_of(study, self._store, snapshots), rule.plan)
         if objection is None:
             return decision
         return NotEligible(
@@ -150,25 +166,43 @@ class Scheduler:
             ct_series_instance_uid=decision.ct_series_instance_uid,
         )
 
-    def _awaits_what_was_removed(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str]) -> bool:
+    def _awaits_what_was_removed(
+        self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str], rule: Rule
+    ) -> bool:
         """Whether retention has removed some of the inputs: known by their rows, but needed once more as files."""
         used = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
         uids = {uid for uid in (*used, roi.sop_instance_uid) if uid}
         removed = self._store.retention.removed_among({uid: digests[uid] for uid in uids})
         if removed:
-            self._wait(roi, WaitingReason.INPUTS_REMOVED, f"{removed} of {len(uids)} objects are to be sent again")
+            self._wait(
+                roi, rule, WaitingReason.INPUTS_REMOVED, f"{removed} of {len(uids)} objects are to be sent again"
+            )
         return bool(removed)
 
-    def _birth(self, decision: Plan | NotEligible, digests: dict[str, str], snapshot: Snapshot, inputs: str) -> Birth:
+    def _birth(
+        self, decision: Plan | NotEligible, digests: dict[str, str], snapshot: Snapshot, rule: Rule, inputs: str
+    ) -> Birth:
+        bundle = self._bundles.of(rule).digest
         used = decision.ct_sop_instance_uids if isinstance(decision, Plan) else decision.evidence
         frozen = {uid: digests[uid] for uid in (*used, decision.roi_sop_instance_uid)}
         return Birth(
             study_instance_uid=decision.study_instance_uid,
             ct_series_instance_uid=decision.ct_series_instance_uid,
-            key=self._key(decision, digests, snapshot, self._bundle.digest),
+            key=self._key(decision, digests, snapshot, rule, bundle),
             inputs_digest=inputs,
-            plan=Ticket(decision, snapshot.values, frozen, self._bundle.digest, snapshot.quality).to_json(),
+            plan=Ticket(
+                decision,
+                snapshot.values,
+                frozen,
+                bundle,
+                snapshot.quality,
+                rule=rule.name,
+                destinations=rule.destinations,
+                shadow=rule.shadow,
+            ).to_json(),
             reason=None if isinstance(decision, Plan) else str(decision.reason),
+            priority=PRIORITIES[rule.priority],
+            shadow=rule.shadow,
         )
 
     def _key(
@@ -176,9 +210,11 @@ class Scheduler:
         decision: Plan | NotEligible,
         digests: dict[str, str],
         snapshot: Snapshot,
+        rule: Rule,
         bundle_digest: str,
     ) -> str:
         written: dict[str, str | int] = {
+            **({"shadow": True} if rule.shadow else {}),  # what nobody was told of is no answer once it is to be sent
             "series_number": self._settings.report.series_number,
             "ae_title": self._settings.node.ae_title,
             "site": self._settings.node.site,
@@ -194,7 +230,9 @@ class Scheduler:
             config=written if bundle_digest else None,
         )
 
-    def _clinical(self, roi: Instance, plan: Plan, digests: dict[str, str]) -> Snapshot | None:
+    def _clinical(
+        self, roi: Instance, plan: Plan, digests: dict[str, str], rule: Rule, snapshots: Snapshots
+    ) -> Snapshot | None:
         """The clinical values of this moment; None while a FHIR server is asked: then the contour waits."""
         asked = clinical_sources.Asked()
         if not self._final:
@@ -203,15 +241,16 @@ class Scheduler:
         if asked.awaited:
             study, series, detail = plan.study_instance_uid, plan.ct_series_instance_uid, ", ".join(asked.awaited)
             reason = WaitingReason.CLINICAL_VALUES_AWAITED
-            self._store.births.wait(roi, study, series, reason, detail, self._clock())
+            self._store.births.wait(roi, study, series, reason, detail, self._clock(), shadow=rule.shadow)
             return None
         uid = plan.ct_sop_instance_uids[0]
-        taken = self._snapshots.take(plan.study_instance_uid, self._spool.instance_path(uid, digests[uid]))
+        taken = snapshots.take(plan.study_instance_uid, self._spool.instance_path(uid, digests[uid]))
         return replace(taken, quality=asked.quality + taken.quality)
 
-    def _wait(self, roi: Instance, reason: str, detail: str) -> None:
+    def _wait(self, roi: Instance, rule: Rule, reason: str, detail: str) -> None:
         series = next(iter(roi.referenced_series_instance_uids), None)
-        new = self._store.births.wait(roi, roi.study_instance_uid, series, reason, detail, self._clock())
+        study, now = roi.study_instance_uid, self._clock()
+        new = self._store.births.wait(roi, study, series, reason, detail, now, shadow=rule.shadow)
         if new:  # looked at every few seconds, said once
             LOGGER.warning("plan.held a contour waits: %s: %s", reason, detail)
 
@@ -220,10 +259,10 @@ class Scheduler:
             return math.inf
         return max(0.0, self._clock() - self._store.arrivals.received_at(roi.sop_instance_uid))
 
-    def _quiet(self, roi: Instance, images: list[Instance]) -> bool:
+    def _quiet(self, roi: Instance, images: list[Instance], seconds: float) -> bool:
         """True when nothing has come for a while: the fallback for contours that do not list a whole series."""
         if self._final:
             return True
         series = {image.series_instance_uid for image in images} | {roi.series_instance_uid}
         latest = self._store.arrivals.last_arrival(series)
-        return latest is not None and self._clock() - latest >= self._settings.plan.quiet_seconds
+        return latest is not None and self._clock() - latest >= seconds

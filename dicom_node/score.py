@@ -12,6 +12,7 @@ from typing import Any
 from analysis.contract import FEATURES_FILE, MASK_FILE, RESULT_FILE, JobResult, wording
 from config.settings import Settings
 from dicom_node import headers
+from dicom_node.bundles import Bundles
 from dicom_node.compose import DOCUMENTS, PAGE_PICTURES
 from dicom_node.elements import UnreadableHeader
 from dicom_node.identity import Identity
@@ -62,7 +63,7 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
         raise NoInput(f"{folder}: no files here; give a folder with the CT and its RTSTRUCT or SEG")
     moment = max(path.stat().st_mtime for path in paths)
     out.mkdir(parents=True, exist_ok=True)
-    offline = replace(settings, peers=(), hl7_peers=(), fhir_servers=())
+    offline = replace(settings, peers=(), rules=(), hl7_peers=(), fhir_servers=())  # nobody has called
     with tempfile.TemporaryDirectory(dir=out, prefix=".spool-") as scratch:
         spool = Spool(Path(scratch))
         spool.create()
@@ -71,7 +72,7 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
             {"file": str(path.relative_to(folder)), "why": why} for path, why in _take(paths, spool, store, moment)
         ]
         clock = _Clock(moment)
-        scheduler = Scheduler(store, spool, offline, bundle, clock, final=True)
+        scheduler = Scheduler(store, spool, offline, Bundles(bundle), clock, final=True)
         while scheduler.take_arrivals():
             pass
         scheduler.refuse_without_contour()

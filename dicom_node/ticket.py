@@ -1,7 +1,7 @@
 """What the plan stage froze for the stages after it: the JSON in work_item.plan. Leaf of the node."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,23 @@ class Ticket:
     digests: dict[str, str]
     bundle_digest: str
     quality: tuple[QualityFlag, ...] = ()  # of the clinical values
+    rule: str = ""  # of [[rules]], by name; "": none
+    destinations: tuple[str, ...] | None = None  # as the rule has them; None: all that get results
+    shadow: bool = False
+
+    def goes_to(self, every: Sequence[str]) -> tuple[str, ...]:
+        """Of `every` destination of results those that this one is for; in the rule's order, where it has one."""
+        if self.shadow:
+            return ()
+        return tuple(every) if self.destinations is None else self.destinations
 
     def to_json(self) -> str:
         values = [value.model_dump(mode="json") for value in self.clinical]
         flags = [flag.model_dump(mode="json") for flag in self.quality]
         decision = json.loads(self.decision.to_json())
         frozen = {"decision": decision, "clinical": values, "digests": self.digests, "bundle": self.bundle_digest}
-        return json.dumps(frozen | {"quality": flags}, separators=(",", ":"))
+        rule = {"name": self.rule, "destinations": self.destinations, "shadow": self.shadow}
+        return json.dumps(frozen | {"quality": flags, "rule": rule}, separators=(",", ":"))
 
     def paths(self, instance_path: Callable[[str, str], Path]) -> Callable[[str], Path]:
         """Where each input lies, by its frozen content: a later content of a UID is another input."""
@@ -39,7 +49,18 @@ class Ticket:
         data = json.loads(text)
         clinical = tuple(ClinicalValue.model_validate(value) for value in data["clinical"])
         quality = tuple(QualityFlag.model_validate(flag) for flag in data.get("quality", ()))
-        return Ticket(from_json(json.dumps(data["decision"])), clinical, data["digests"], data["bundle"], quality)
+        decision, rule = from_json(json.dumps(data["decision"])), data.get("rule", {})
+        named = rule.get("destinations")
+        return Ticket(
+            decision,
+            clinical,
+            data["digests"],
+            data["bundle"],
+            quality,
+            rule.get("name", ""),
+            None if named is None else tuple(named),
+            rule.get("shadow", False),
+        )
 
 
 def ticket_of(plan: str | None) -> Ticket | None:

@@ -86,6 +86,7 @@ class WorkItem:
     held: int  # 1: an operator holds it; nothing is claimed or sent
     summary: str | None  # JSON: groups and scores of a scored result
     identity: str | None  # JSON of the Identity that its objects were made under
+    shadow: int  # 1: nothing of it is sent, and nobody outside is told
     attempts: int
     run_after: float
     scheduled_at: float | None

@@ -42,6 +42,7 @@ class Row:
     state: State
     leased: bool  # a worker is at it
     held: bool
+    shadow: bool  # by a rule, nothing of it is sent
     outcome: str | None  # SCORED, NOT_SCORED; None before the analysis
     reason: str | None  # analysis.contract.Reason, where not scored or waiting
     hint: str | None
@@ -279,6 +280,6 @@ def _search(text: str) -> tuple[str, ...]:
 
 def _row(row: dict[str, Any]) -> Row:
     deliveries = DeliveryCounts(**{name: row.pop(f"delivered_{name}") for name in _DELIVERED})
-    flags = {name: bool(row[name]) for name in ("newest", "leased", "held")}
+    flags = {name: bool(row[name]) for name in ("newest", "leased", "held", "shadow")}
     summary = Summary.model_validate_json(row["summary"]) if row["summary"] else None
     return Row(**{**row, **flags, "state": State(row["state"]), "summary": summary, "deliveries": deliveries})

@@ -238,6 +238,8 @@ CREATE INDEX ups_report_by_ae ON ups_report (ae_title, id);
 ALTER TABLE work_item ADD COLUMN held INTEGER NOT NULL DEFAULT 0;   -- 1: nothing is claimed or sent until released
 ALTER TABLE work_item ADD COLUMN summary TEXT;                      -- JSON: groups and scores of a scored result
 ALTER TABLE work_item ADD COLUMN identity TEXT;                     -- JSON of the Identity that its objects were made under
+-- 1: by a rule, nothing of it is sent, and nobody outside is told (FHIR, UPS).
+ALTER TABLE work_item ADD COLUMN shadow INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX work_item_by_update ON work_item (updated_at);
 CREATE INDEX work_item_by_predecessor ON work_item (predecessor_key) WHERE predecessor_key IS NOT NULL;
 

@@ -56,6 +56,7 @@ class WorkItemOut(_Out):
     state: State
     in_progress: bool = Field(description="a worker holds the lease now")
     held: bool
+    shadow: bool = Field(description="by a routing rule, analysed and kept: nothing of it is sent")
     revision: int
     newest: bool = Field(description="false: a later revision of the same contour has taken its place")
     outcome: Literal["SCORED", "NOT_SCORED"] | None

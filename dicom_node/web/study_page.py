@@ -78,7 +78,7 @@ def _result(row: Row, item: WorkItem, result: JobResult | None) -> dict[str, Any
         "reason_detail": result.reason_detail if result else "",
         "clinical": study_view.clinical(ticket.clinical if ticket else (), result.contributions if result else ()),
         "groups": [], "bars": [], "flags": [], "performance": [], "unavailable": [],
-        "sub_model": "", "interval_note": "", "region": "", "bundle": None,
+        "sub_model": "", "interval_note": "", "region": "", "bundle": None, "rule": ticket.rule if ticket else "",
     }  # fmt: skip
     if result is None:
         return context

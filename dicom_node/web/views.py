@@ -182,6 +182,8 @@ def stage(row: Row) -> str:
         return "being analysed"
     if row.state is State.CANCELED and not row.newest:
         return "replaced by a later revision"
+    if row.shadow and row.state in (State.REPORTED, State.COMPLETED):
+        return "report made, kept as a shadow"
     return STAGES[row.state]
 
 
@@ -289,6 +291,6 @@ def row_view(row: Row) -> RowView:
         ),
         reason="" if scored else reason_text(row.reason, row.hint),
         priority=priority(row.priority),
-        deliveries=deliveries(row.deliveries),
+        deliveries=Badge("not sent") if row.shadow else deliveries(row.deliveries),
         warnings=f"{warnings} warning{'s' * (warnings != 1)}" if warnings else "",
     )
