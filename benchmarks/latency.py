@@ -33,8 +33,11 @@ SR_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"
 PATIENCE_SECONDS = 300
 
 
-def lung2_as_dicom(folder: Path) -> Path:
-    """Write the public chest CT `lung2` as a CT series with an RTSTRUCT of its label."""
+def lung2_as_dicom(folder: Path, thin: bool = False) -> Path:
+    """Write the public chest CT `lung2` as a CT series with an RTSTRUCT of its label: 61 slices of 5 mm.
+
+    `thin`: 300 slices of 1 mm instead, interpolated between them; the lesion keeps its 48 mL.
+    """
     import numpy as np
     import SimpleITK
 
@@ -44,13 +47,17 @@ def lung2_as_dicom(folder: Path) -> Path:
     image = SimpleITK.ReadImage(str(SHARED / "pyradiomics_lung" / "lung2_image.nrrd"))
     label = SimpleITK.ReadImage(str(SHARED / "pyradiomics_lung" / "lung2_label.nrrd"))
     hu = SimpleITK.GetArrayFromImage(image).astype(np.float32)
-    mask = SimpleITK.GetArrayFromImage(label) > 0
-    slices, rows, columns = hu.shape
+    lesion = (SimpleITK.GetArrayFromImage(label) > 0).astype(np.float32)
     width, height, step = image.GetSpacing()
-    grid = Grid((slices, rows, columns), (step, height, width))
-    study = Study(key="lung2", number=2, seed=2, age=60, female=False, scanner="LUNG2", kernel="B30f")
+    if thin:
+        place = np.arange(300) / step
+        below, share = place.astype(int), (place % 1).astype(np.float32)[:, None, None]
+        hu, lesion = ((1 - share) * one[below] + share * one[below + 1] for one in (hu, lesion))
+        step = 1.0
+    grid = Grid(hu.shape, (step, height, width))
+    study = Study(key=f"lung2 {step:g}", number=2, seed=2, age=60, female=False, scanner="LUNG2", kernel="B30f")
     headers = write_ct(folder / "ct", hu, grid, study)
-    write_rtstruct(folder / "rtstruct.dcm", mask, grid, headers, study)
+    write_rtstruct(folder / "rtstruct.dcm", lesion >= 0.5, grid, headers, study)
     return folder
 
 

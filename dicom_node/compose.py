@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom import DataElement, Dataset, dcmread, dcmwrite
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.uid import CTImageStorage
 
 from analysis.contract import MASK_FILE, PICTURES_FILE, RESULT_FILE, JobResult, Outcome
@@ -23,7 +23,7 @@ from dicom_node.overlay import Overlay, with_identity
 from dicom_node.spool import Spool
 from reports import build
 from reports.context import DocumentReference, ReportContext, reference_to
-from reports.sr_variant import as_sop_class
+from reports.sr_variant import files
 
 RISK_SR, RADIOMICS_SR, SEGMENTATION, PAGE, SECOND_PAGE = "risk-sr", "radiomics-sr", "segmentation", "page-1", "page-2"
 PRESENTATION_STATE, PDF = "presentation-state", "pages-pdf"
@@ -66,10 +66,11 @@ def compose(
     present = _named(made)
     with spool.replace_results(key, "report") as folder:
         for name, dataset in present.items():
-            dcmwrite(folder / f"{name}.dcm", dataset, enforce_file_format=True)
-            if name in (RISK_SR, RADIOMICS_SR):
-                for other in sr_sop_classes[1:]:
-                    dcmwrite(folder / variant_name(name, other), as_sop_class(dataset, other), enforce_file_format=True)
+            others = sr_sop_classes[1:] if name in (RISK_SR, RADIOMICS_SR) else ()
+            preferred, variants = files(dataset, others)
+            (folder / f"{name}.dcm").write_bytes(preferred)
+            for other, variant in zip(others, variants, strict=True):
+                (folder / variant_name(name, other)).write_bytes(variant)
         for name, page in zip(PAGE_PICTURES, made.pages, strict=False):
             (folder / name).write_bytes(_png(page.pixels))
     return tuple(present)
@@ -205,8 +206,7 @@ def _mask(path: Path) -> NDArray[np.bool_]:
     if math.prod(image.shape) * image.get_data_dtype().itemsize > MAXIMUM_UNPACKED_BYTES:
         raise ValueError(f"{path.name} claims more than {MAXIMUM_UNPACKED_BYTES} bytes of voxels")
     voxels = np.asanyarray(image.dataobj)
-    mask: NDArray[np.bool_] = voxels.transpose(2, 1, 0).astype(bool)
-    return mask
+    return voxels.transpose(2, 1, 0) != 0
 
 
 def _pictures(path: Path) -> Mapping[str, NDArray[Any]] | None:

@@ -4,10 +4,12 @@ highdicom copies names into its log and refuses legacy character sets, malformed
 (facts measured with 0.28.2). It is therefore given stand-ins without identity; identity is put in afterwards.
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from reports import legal
 
@@ -34,6 +36,7 @@ _REQUIRED = IDENTITY[:10]
 # What a PACS files a result by: copied as it is, legal or not, for another value means another patient or study.
 _MATCHED = ("PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber")
 
+_SOP_CLASS, _SOP_INSTANCE = Tag("ReferencedSOPClassUID"), Tag("ReferencedSOPInstanceUID")
 _REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _IMAGE = (
     "Modality", "FrameOfReferenceUID",
@@ -88,19 +91,40 @@ def stand_in(source: Dataset) -> Dataset:
     return seen
 
 
-def reference(source: Dataset) -> Dataset:
-    """The four UIDs that evidence is made of; raises as `stand_in` does."""
-    made = Dataset()
+class Reference(NamedTuple):
+    """The four UIDs that evidence is made of."""
+
+    sop_class_uid: UID
+    sop_instance_uid: UID
+    study_instance_uid: UID
+    series_instance_uid: UID
+
+
+def refer(source: Dataset) -> Reference:
+    """What a document says of a source; raises as `stand_in` does."""
+    values = []
     for keyword in _REFERENCE:
-        if not source.get(keyword):
+        value = source.get(keyword)
+        if not value or not isinstance(value, str):
             raise EvidenceError(f"evidence has no {keyword}; send the object again with a complete header")
-        setattr(made, keyword, source.get(keyword))
+        values.append(value if isinstance(value, UID) else UID(value))
+    return Reference(*values)
+
+
+def reference(source: Dataset) -> Dataset:
+    """The four UIDs as a data set; raises as `stand_in` does."""
+    made = Dataset()
+    for keyword, value in zip(_REFERENCE, refer(source), strict=True):
+        setattr(made, keyword, value)
     return made
 
 
-def stand_ins(sources: Sequence[Dataset]) -> list[Dataset]:
-    """Evidence of a document: a whole stand-in of the first source, references to the rest."""
-    return [stand_in(sources[0]), *(reference(source) for source in sources[1:])]
+def sop_reference(source: Reference) -> Dataset:
+    """An item of a sequence of SOP references (PS3.3 table 10-11). Some hundred of them stand in each object."""
+    made = Dataset()
+    made.add(DataElement(_SOP_CLASS, "UI", source.sop_class_uid, already_converted=True))
+    made.add(DataElement(_SOP_INSTANCE, "UI", source.sop_instance_uid, already_converted=True))
+    return made
 
 
 def frame_count(source: Dataset) -> int:

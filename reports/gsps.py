@@ -26,7 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from config.identity import MANUFACTURER, MODEL_NAME
 from reports import legal
 from reports.context import ReportContext, described, local_time
-from reports.evidence import frame_count, stand_in
+from reports.evidence import frame_count, refer, sop_reference, stand_in
 from reports.finish import CHARACTER_SET, body_part, finish
 from reports.language import speaker
 from reports.outline import outlines
@@ -67,23 +67,36 @@ def build(
         return None
     layer = GraphicLayer(LAYER, order=1, description="Contour that was scored", display_color=_COLOUR)
     seen = {0: _seen(ct[0])} if multi_frame else {k: _seen(ct[k]) for k in drawn}
-    annotations = [
-        GraphicAnnotation(
-            referenced_images=[seen[0 if multi_frame else k]],
-            graphic_layer=layer,
-            referenced_frame_number=frames[k] if multi_frame else None,
-            graphic_objects=[_polyline(corners, tracking) for corners in loops],
-            text_objects=[_note(context.language)],
+    note = _note(context.language)
+    shown = [
+        (
+            seen[0 if multi_frame else k],
+            frames[k] if multi_frame else None,
+            [_polyline(loop, tracking) for loop in loops],
         )
         for k, loops in drawn.items()
     ]
+    image, frame, graphics = shown[0]
+    first = GraphicAnnotation([image], layer, frame, graphic_objects=graphics, text_objects=[note])
     largest = max(drawn, key=lambda k: int(mask[k].sum()))
-    made = _state(list(seen.values()), layer, annotations, next(iter(rescale)), slot, context, ct[0])
+    made = _state(list(seen.values()), layer, first, next(iter(rescale)), slot, context, ct[0])
+    made.GraphicAnnotationSequence = [first, *(_annotation(*one, note) for one in shown[1:])]
     if multi_frame:
         made.ReferencedSeriesSequence[0].ReferencedImageSequence[0].ReferencedFrameNumber = [frames[k] for k in drawn]
     _show(made, ct[0 if multi_frame else largest])
     body_part(made, ct[0])
     return finish(made, ct[0], context)
+
+
+def _annotation(image: Dataset, frame: int | None, graphics: list[GraphicObject], note: TextObject) -> Dataset:
+    """As `GraphicAnnotation` is made, which asks for each slice anew what its IOD may hold: 5 ms a slice."""
+    seen = sop_reference(refer(image))
+    if frame is not None:
+        seen.ReferencedFrameNumber = frame
+    made = Dataset()
+    made.ReferencedImageSequence, made.GraphicLayer = [seen], LAYER
+    made.GraphicObjectSequence, made.TextObjectSequence = graphics, [note]
+    return made
 
 
 def _seen(header: Dataset) -> Dataset:
@@ -95,7 +108,7 @@ def _seen(header: Dataset) -> Dataset:
 def _state(
     images: list[Dataset],
     layer: GraphicLayer,
-    annotations: list[GraphicAnnotation],
+    annotation: GraphicAnnotation,
     rescale: tuple[float, float] | None,
     slot: Slot,
     context: ReportContext,
@@ -115,7 +128,7 @@ def _state(
         device_serial_number=context.device_uid,
         content_label="REGION_SCORED",
         content_description=described("Outline of the voxels that were scored", context),
-        graphic_annotations=annotations,
+        graphic_annotations=[annotation],
         graphic_layers=[layer],
         modality_lut_transformation=ModalityLUTTransformation(
             rescale_slope=rescale[0], rescale_intercept=rescale[1], rescale_type="HU"

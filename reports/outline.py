@@ -20,13 +20,17 @@ def outlines(mask: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
     >>> outlines(np.array([[0, 1, 1], [0, 0, 0]], bool))
     [[(1, 0), (3, 0), (3, 1), (1, 1)]]
     """
-    edges = _edges(mask)
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return []
+    top, left = int(rows[0]), int(columns[0])
+    edges = _edges(mask[top : rows[-1] + 1, left : columns[-1] + 1])
     if sum(map(len, edges.values())) > MAXIMUM_EDGES:
         return []
     loops = []
     while edges:
         start = next(iter(edges))
-        loops.append(_follow(edges, start))
+        loops.append([(left + x, top + y) for x, y in _follow(edges, start)])
     return loops
 
 

@@ -10,14 +10,16 @@ from highdicom.seg import (
     SegmentDescription,
 )
 from highdicom.seg import Segmentation as HighdicomSegmentation
+from highdicom.spatial import get_volume_positions
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
 
 from config.identity import MANUFACTURER, MODEL_NAME
 from reports import codes
 from reports.context import ReportContext, described, local_time
-from reports.evidence import EvidenceError, frame_count, stand_in
+from reports.evidence import EvidenceError, frame_count, refer, sop_reference, stand_in
 from reports.finish import CHARACTER_SET, finish
 from reports.sr_document import Slot
 from reports.uids import derive
@@ -48,11 +50,13 @@ def build(
     EvidenceError
         Where mask and CT do not fit, or the mask is empty.
     """
-    frames = _frames(ct, mask, frame_numbers)
+    numbers = _frame_numbers(ct, mask, frame_numbers)
+    chosen = _chosen(mask, numbers) if len(ct) > 1 else None
+    images = _source_images(ct, chosen or [0])
     now = local_time(context, ct[0])
     made: Dataset = HighdicomSegmentation(
-        source_images=_source_images(ct),
-        pixel_array=frames,
+        source_images=images,
+        pixel_array=_frames(mask, numbers, chosen or range(frame_count(ct[0]))),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(tracking_uid, context)],
         series_instance_uid=slot.series_instance_uid,
@@ -72,40 +76,71 @@ def build(
         content_time=now.time(),
         series_description=slot.series_description,
     )
+    if chosen is not None:
+        _as_of_all(made, ct, images[0])
     _derive_dimension_uid(made, slot)
     return finish(made, ct[0], context)
 
 
-def _source_images(ct: Sequence[Dataset]) -> list[Dataset]:
+def _chosen(mask: NDArray[np.bool_], numbers: NDArray[np.int_]) -> list[int]:
+    """Places of the slices that highdicom is given, in the order of the CT: the first, from which it takes what all
+    share, and those that hold any of the mask. It leaves the others out, but only after it has copied their headers.
+    """
+    return sorted({0, *(numbers[mask.any(axis=(1, 2))] - 1).tolist()})
+
+
+def _as_of_all(made: Dataset, ct: Sequence[Dataset], first: Dataset) -> None:
+    """What highdicom says of the whole series: references to every slice, and the distance between neighbours."""
+    references = [sop_reference(refer(header)) for header in ct]
+    made.SourceImageSequence = references
+    made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
+    measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    if "SpacingBetweenSlices" in first:
+        return
+    positions = [header.ImagePositionPatient for header in ct]
+    spacing, _ = get_volume_positions(image_positions=positions, image_orientation=first.ImageOrientationPatient)
+    if spacing is not None:
+        measures.SpacingBetweenSlices = format_number_as_ds(spacing)
+    elif "SpacingBetweenSlices" in measures:
+        del measures.SpacingBetweenSlices
+
+
+def _source_images(ct: Sequence[Dataset], chosen: Sequence[int]) -> list[Dataset]:
     """Stand-ins that all have a Slice Thickness: it is type 2 in CT, but a SEG of a volume cannot be without it.
 
     Where it is missing, the distance between slices takes its place: that is how thick a voxel of the mask is.
     """
-    images = [stand_in(header) for header in ct]
-    if len(images) > 1 and not images[0].get("SliceThickness"):
-        first, second = (np.asarray(image.ImagePositionPatient, float) for image in images[:2])
+    images = [stand_in(ct[place]) for place in chosen]
+    if len(ct) > 1 and not images[0].get("SliceThickness"):
+        first, second = (np.asarray(header.ImagePositionPatient, float) for header in ct[:2])
         distance = round(float(np.linalg.norm(second - first)), 4)
         for image in images:
             image.SliceThickness = distance
     return images
 
 
-def _frames(ct: Sequence[Dataset], mask: NDArray[np.bool_], frame_numbers: Sequence[int] | None) -> NDArray[np.uint8]:
-    """The mask as highdicom wants it: one plane per source instance, or per frame of a multi-frame source."""
+def _frame_numbers(ct: Sequence[Dataset], mask: NDArray[np.bool_], given: Sequence[int] | None) -> NDArray[np.int_]:
+    """Of each slice of the mask its source instance, or frame of a multi-frame source, from 1."""
     if mask.ndim != 3 or mask.shape[1:] != (int(ct[0].Rows), int(ct[0].Columns)):
         raise EvidenceError(f"mask of shape {mask.shape} does not fit the CT's matrix; analyse the series again")
     if not mask.any():
         raise EvidenceError("the mask is empty; an empty ROI is a NOT_SCORED result, not a segmentation")
-    planes = np.ascontiguousarray(mask).astype(np.uint8)
     total = frame_count(ct[0]) if len(ct) == 1 else len(ct)
-    numbers = list(frame_numbers) if frame_numbers is not None else list(range(1, len(mask) + 1))
-    if len(numbers) != len(mask) or not all(1 <= n <= total for n in numbers) or len(set(numbers)) != len(mask):
+    numbers = list(given) if given is not None else list(range(1, len(mask) + 1))
+    fits = len(numbers) == len(mask) == len(set(numbers)) and all(1 <= number <= total for number in numbers)
+    if not fits or (len(ct) > 1 and len(mask) != total):
         raise EvidenceError(f"{len(mask)} mask slices do not fit a CT of {total} slices; analyse the series again")
-    if len(ct) > 1 and len(mask) != total:
-        raise EvidenceError(f"{len(mask)} mask slices do not fit a CT of {total} slices; analyse the series again")
-    placed = np.zeros((total, *mask.shape[1:]), np.uint8)
-    placed[np.asarray(numbers) - 1] = planes
-    return placed
+    return np.array(numbers)
+
+
+def _frames(mask: NDArray[np.bool_], numbers: NDArray[np.int_], chosen: Sequence[int]) -> NDArray[np.uint8]:
+    """The mask as highdicom wants it: a plane for each source instance, or frame, that it is given."""
+    places = {number - 1: place for place, number in enumerate(numbers.tolist())}
+    planes = np.zeros((len(chosen), *mask.shape[1:]), np.uint8)
+    for plane, place in zip(planes, chosen, strict=True):
+        if place in places:
+            plane[:] = mask[places[place]]
+    return planes
 
 
 def _segment(tracking_uid: str, context: ReportContext) -> SegmentDescription:

@@ -1,7 +1,10 @@
 """The same SR in another SOP class, for a PACS that does not accept the preferred one."""
 
 import copy
+import io
+from collections.abc import Sequence
 
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 
 from reports.sr_content import ReportError
@@ -30,3 +33,37 @@ def as_sop_class(document: Dataset, sop_class_uid: str) -> Dataset:
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     return made
+
+
+def part10(dataset: Dataset) -> bytes:
+    """An object as a Part 10 file."""
+    stream = io.BytesIO()
+    dcmwrite(stream, dataset, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def files(document: Dataset, others: Sequence[str]) -> tuple[bytes, list[bytes]]:
+    """One of our SRs as a Part 10 file, and as the file of `as_sop_class` for each of the other SOP classes.
+
+    Some thousand elements are encoded once: the files differ in the meta information and in two neighbouring elements.
+    """
+    whole = part10(document)
+    meta, named = _beginning(document)
+    body = whole[len(meta) :]
+    place = body.index(named)
+    before, after = body[:place], body[place + len(named) :]
+    made = []
+    for other in others:
+        meta, named = _beginning(as_sop_class(document, other))
+        made.append(b"".join((meta, before, named, after)))
+    return whole, made
+
+
+def _beginning(document: Dataset) -> tuple[bytes, bytes]:
+    """Preamble and meta information; SOP Class and SOP Instance UID as they are encoded."""
+    short = Dataset()
+    short.file_meta = document.file_meta
+    meta = len(part10(short))
+    short.SOPClassUID, short.SOPInstanceUID = document.SOPClassUID, document.SOPInstanceUID
+    encoded = part10(short)
+    return encoded[:meta], encoded[meta:]

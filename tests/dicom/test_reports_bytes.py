@@ -1,0 +1,139 @@
+"""The short ways of the report stage end in the bytes of the long ones: highdicom given everything."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from highdicom.pr import GraphicAnnotation
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContainerContentItem, EnhancedSR
+from highdicom.sr.utils import collect_evidence
+from pydicom.dataset import Dataset
+
+from config.identity import MANUFACTURER
+from reports import build, gsps, seg
+from reports.codes import coding_schemes
+from reports.context import DocumentReference, ReportContext, local_time
+from reports.evidence import Reference, reference, stand_in
+from reports.finish import finish
+from reports.sr_content import separate
+from reports.sr_document import SR_SOP_CLASSES, Slot, evidence_of
+from reports.sr_variant import as_sop_class, files, part10
+from tests.report_inputs import Case, scored, short, small_case
+
+
+@pytest.mark.parametrize("sop_class", short(SR_SOP_CLASSES, SR_SOP_CLASSES[1]))
+def test_an_sr_is_what_highdicom_makes_of_the_whole_content(sop_class: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = small_case()
+    ours = scored(case, sop_class)
+    monkeypatch.setattr(build, "document", _whole_document)
+    long = scored(case, sop_class)
+    for name in ("risk_sr", "radiomics_sr"):
+        assert part10(getattr(ours, name)) == part10(getattr(long, name))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_evidence_is_listed_as_highdicom_lists_it(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    sources = [
+        Reference(*(f"1.2.{kind}.{draw.integers(1, most)}" for kind, most in enumerate((3, 30, 4, 5), start=1)))
+        for _ in range(40)
+    ]
+    here, elsewhere = evidence_of(sources, "1.2.3.1")
+    expected = collect_evidence([_as_dataset(source) for source in sources], _empty(), "1.2.3.1")
+    assert (here, elsewhere) == expected
+
+
+@pytest.mark.parametrize("holes", short([(), (5,), (4, 5, 7)], (5,)))
+def test_a_seg_is_what_highdicom_makes_of_every_slice(holes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    case = _with_holes(small_case(), holes)
+    ours = scored(case).segmentation
+    monkeypatch.setattr(seg, "_chosen", lambda mask, numbers: list(range(len(mask))))
+    monkeypatch.setattr(seg, "_as_of_all", lambda *_: None)
+    long = scored(case).segmentation
+    assert ours is not None
+    assert long is not None
+    assert part10(ours) == part10(long)
+
+
+def test_a_seg_of_one_slice_tells_the_distance_of_all() -> None:
+    case = small_case()
+    only = np.zeros_like(case.mask)
+    only[6] = case.mask[6]
+    assert only.any()
+    made = scored(Case(case.ct, case.roi, only)).segmentation
+    assert made is not None
+    measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    steps = np.diff([float(header.ImagePositionPatient[2]) for header in case.ct])
+    assert float(measures.SpacingBetweenSlices) == pytest.approx(abs(steps[0]))
+    assert len(made.SourceImageSequence) == len(case.ct)
+
+
+def test_an_outline_is_what_highdicom_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = small_case()
+    ours = scored(case).presentation_state
+
+    def long(image: Dataset, frame: int | None, graphics: list[gsps.GraphicObject], note: gsps.TextObject) -> Dataset:
+        layer = gsps.GraphicLayer(gsps.LAYER, order=1)
+        return GraphicAnnotation([image], layer, frame, graphic_objects=graphics, text_objects=[note])
+
+    monkeypatch.setattr(gsps, "_annotation", long)
+    again = scored(case).presentation_state
+    assert ours is not None
+    assert again is not None
+    assert len(ours.GraphicAnnotationSequence) > 2
+    assert part10(ours) == part10(again)
+
+
+def test_the_files_of_an_sr_are_those_of_its_sop_classes() -> None:
+    made = scored(small_case()).radiomics_sr
+    assert made is not None
+    preferred, others = files(made, SR_SOP_CLASSES[1:])
+    assert preferred == part10(made)
+    assert others == [part10(as_sop_class(made, other)) for other in SR_SOP_CLASSES[1:]]
+
+
+def _whole_document(
+    sop_class_uid: str,
+    content: ContainerContentItem,
+    evidence: Sequence[Dataset],
+    slot: Slot,
+    _: DocumentReference | None,
+    context: ReportContext,
+) -> Dataset:
+    makers = dict(zip(SR_SOP_CLASSES, (Comprehensive3DSR, ComprehensiveSR, EnhancedSR), strict=True))
+    separate(content)
+    now = local_time(context, evidence[0])
+    made: Dataset = makers[sop_class_uid](
+        evidence=[stand_in(evidence[0]), *map(reference, evidence[1:])],
+        content=content,
+        series_instance_uid=slot.series_instance_uid,
+        series_number=slot.series_number,
+        sop_instance_uid=slot.sop_instance_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        content_date=now.date(),
+        content_time=now.time(),
+        series_description=slot.series_description,
+        specific_character_set="ISO_IR 192",
+        coding_schemes=coding_schemes(),
+    )
+    return finish(made, evidence[0], context)
+
+
+def _as_dataset(source: Reference) -> Dataset:
+    made = Dataset()
+    made.SOPClassUID, made.SOPInstanceUID, made.StudyInstanceUID, made.SeriesInstanceUID = source
+    return made
+
+
+def _empty() -> Dataset:
+    made = Dataset()
+    made.ContentSequence = []
+    return made
+
+
+def _with_holes(case: Case, holes: tuple[int, ...]) -> Case:
+    mask = case.mask.copy()
+    mask[list(holes)] = False
+    return Case(case.ct, case.roi, mask)
