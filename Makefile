@@ -12,7 +12,7 @@ FUZZ_INPUTS ?=
 LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install deps demo test lint unit exhaustive lock catalogues schema conformance bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test clean sbom audit-deps
+.PHONY: help install deps demo test lint unit exhaustive lock catalogues schema documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,8 +60,8 @@ catalogues: install ## bring the message catalogues of the reports up to the cod
 schema: install ## regenerate the JSON Schemas in config/schema
 	$(BIN)/python scripts/schema.py
 
-conformance: install ## write docs/conformance.md again, with all that is optional switched on
-	PROGNODE_UPS__ENABLED=true PROGNODE_REPORT__ENCAPSULATED_PDF=true $(BIN)/prognode conformance --out docs/conformance.md
+documents: install ## write the parts of docs/ again that are made from the code
+	$(BIN)/python -m scripts.documents
 
 bundle: install ## train the synthetic demo bundle again; the same digest comes out
 	scripts/demo-bundle $(BIN)/prognode

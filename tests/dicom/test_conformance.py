@@ -227,9 +227,8 @@ def test_the_statement_of_the_documentation_is_the_one_that_the_command_writes(t
     done = CliRunner().invoke(app, ["conformance", "--out", str(out)], env=variables)
 
     assert done.exit_code == 0, done.output
-    assert (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8") == out.read_text(encoding="utf-8"), (
-        "make conformance"
-    )
+    kept = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert out.read_text(encoding="utf-8") == kept, "run: make documents"
 
 
 def test_what_a_peer_is_called_cannot_break_the_tables() -> None:

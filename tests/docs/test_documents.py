@@ -82,6 +82,14 @@ def test_the_readme_s_settings_are_valid() -> None:
     assert [peer.ae_title for peer in settings.destinations()] == ["PACS"]
 
 
+def test_the_tables_of_reasons_are_those_of_the_code() -> None:
+    from scripts.documents import with_reasons
+
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    assert with_reasons(text) == text, "run: make documents"
+    assert "`REFERENCED_CT_INCOMPLETE`" in text
+
+
 def test_every_link_of_the_documents_leads_to_a_file() -> None:
     for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
