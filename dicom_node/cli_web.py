@@ -50,7 +50,9 @@ def web(config: Config = None) -> None:
     spool = Spool(settings.node.spool)
     try:
         with on_record(settings, spool, "web") if spool.store.is_file() else nullcontext():
-            server.run(settings, spool, lambda address: print(f"prognode: the worklist is at {address}", flush=True))
+            server.run(
+                settings, spool, lambda address: print(f"prognode: the worklist is at {address}", flush=True), config
+            )
     except ConfigError as error:
         stop(str(error), os.EX_CONFIG)
     except OSError as error:

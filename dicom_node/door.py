@@ -117,6 +117,10 @@ class Door:
         self.turned = time.monotonic()  # when the thread was last seen at work
         self.turned_away = 0  # connections that were not let in
 
+    def go_on_with(self, settings: Settings) -> None:
+        """Judge whoever comes from now on by other settings."""
+        self._limits, self._gate = settings.receive, Gate(settings)
+
     def open(self, listeners: list[Listener]) -> None:
         self._listeners = listeners
         for listener in listeners:

@@ -29,11 +29,7 @@ def application_entity(settings: Settings) -> AE:
     entity = AE(settings.node.ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.maximum_pdu_size = settings.receive.maximum_pdu_bytes
-    entity.maximum_associations = settings.receive.maximum_associations
-    entity.acse_timeout = settings.receive.acse_timeout_seconds
-    entity.dimse_timeout = settings.receive.dimse_timeout_seconds
-    entity.network_timeout = settings.receive.network_timeout_seconds
+    limit(entity, settings)
     syntaxes = transfer_syntaxes()
     for sop_class_uid in sorted(CT_CLASSES | ROI_CLASSES):
         entity.add_supported_context(sop_class_uid, syntaxes)
@@ -45,6 +41,15 @@ def application_entity(settings: Settings) -> AE:
                           UnifiedProcedureStepPush):  # fmt: skip
             entity.add_supported_context(ups_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     return entity
+
+
+def limit(entity: AE, settings: Settings) -> None:
+    """Give an AE its limits; an association that is in progress keeps those that it has begun with."""
+    entity.maximum_pdu_size = settings.receive.maximum_pdu_bytes
+    entity.maximum_associations = settings.receive.maximum_associations
+    entity.acse_timeout = settings.receive.acse_timeout_seconds
+    entity.dimse_timeout = settings.receive.dimse_timeout_seconds
+    entity.network_timeout = settings.receive.network_timeout_seconds
 
 
 def transfer_syntaxes() -> list[UID]:

@@ -21,6 +21,10 @@ class Heartbeat:
         self._started = clock()
         self._to_ask: list[Peer] = []
 
+    def go_on_with(self, settings: Settings) -> None:
+        """Ask the destinations of these settings."""
+        self._settings, self._to_ask = settings, []
+
     def beat(self) -> bool:
         """Write the worker's row. False: there is no more to do now."""
         self._store().vitals.beat("work", VERSION, self._started, self._clock(), self._facts)

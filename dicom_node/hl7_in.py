@@ -85,6 +85,26 @@ class Listener:
         kind = "MLLPS" if self._context else "MLLP"
         LOGGER.info("hl7.listening %s on %s port %d", kind, self._hl7.host, self.port)
 
+    def ready_for(self, settings: Settings) -> Callable[[], None]:
+        """As `reload.Reloadable`: who calls from now on meets these settings."""
+        hl7 = settings.hl7
+        if self._passed:
+            check(replace(hl7, host=self._passed.getsockname()[0]), ())
+        office, context = Office(hl7, load(settings.clinical.codes)), server_context(hl7)
+        if (context is None) != (self._context is None):
+            raise ConfigError("[hl7] certificate: from MLLP in clear to MLLPS, and back, takes a restart")
+        allowed = [ipaddress.ip_network(one, strict=False) for one in hl7.allowed_hosts]
+
+        def put_in_force() -> None:
+            self._hl7, self._office, self._context, self._allowed = hl7, office, context, allowed
+            self._told.clear()
+
+        return put_in_force
+
+    def pulse(self) -> tuple[bool, str]:
+        """For the service manager: whether messages are taken."""
+        return self._server is not None, f"HL7 on port {self.port}"
+
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Close the port and the idle connections; let messages at work be answered for `grace_seconds`."""
         if self._server is not None:

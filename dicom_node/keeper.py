@@ -45,6 +45,10 @@ class Keeper:
             (self.keep_room, ROOM_SECONDS),
         ]
 
+    def go_on_with(self, settings: Settings) -> None:
+        """Keep room by other settings. The trail and its collector stay as they were."""
+        self._settings, self._cleaner = settings, None
+
     def write_audit(self) -> bool:
         """Entries become lines of the trail."""
         return AuditTrail(self._store("write"), self._spool, self._settings, self._clock).write()

@@ -8,7 +8,8 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 PULSE_SECONDS = 10.0
@@ -42,20 +43,43 @@ def pulse(parts: Sequence[Part], *first: str) -> None:
     say(*first, f"STATUS={status}", *alive)
 
 
-def pulse_until_signal(parts: Sequence[Part]) -> None:
-    """Say READY, pulse until SIGTERM or SIGINT, say STOPPING. Call it in the main thread.
+def pulse_until_signal(parts: Sequence[Part], reload: Callable[[], object] = lambda: None) -> None:
+    """Say READY, pulse until SIGTERM or SIGINT, say STOPPING; `reload` at each SIGHUP. Call it in the main thread.
 
     A pipe wakes it: threading.Event.wait was seen to sleep on for its whole time when a signal came.
     """
     asleep, wake = os.pipe()
     os.set_blocking(wake, False)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     pulse(parts, "READY=1")
-    while not select.select([asleep], [], [], PULSE_SECONDS)[0]:
-        pulse(parts)
+    while True:
+        if not select.select([asleep], [], [], PULSE_SECONDS)[0]:
+            pulse(parts)
+        elif {*os.read(asleep, 4096)} != {signal.SIGHUP} or terminal_is_gone():
+            break
+        else:
+            reloading(reload)
+            pulse(parts)
     say("STOPPING=1", "STATUS=ending what is at work")
+
+
+def reloading(reload: Callable[[], object]) -> None:
+    """Around a reload, for the service manager."""
+    say("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    reload()
+    say("READY=1")
+
+
+def terminal_is_gone() -> bool:
+    """Whether a SIGHUP means what it meant first: the terminal that the process was started at has been closed."""
+    try:
+        if os.isatty(0):
+            os.tcgetpgrp(0)
+        return False
+    except OSError:
+        return True
 
 
 def _names() -> list[str]:

@@ -21,7 +21,7 @@ from dicom_node.association_audit import AssociationAudit
 from dicom_node.commitment import read_report
 from dicom_node.door import Door, Listener
 from dicom_node.elements import UnreadableHeader, escaped
-from dicom_node.entity import application_entity
+from dicom_node.entity import application_entity, limit
 from dicom_node.identity import Identity
 from dicom_node.incoming import Incoming, request_handler
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
@@ -76,6 +76,7 @@ class Receiver:
         self._spool = spool
         self._clock = clock
         self._door: Door | None = None
+        self._worklist: UpsScp | None = None
         self._listeners: list[Listener] = []
         self._ledger: Ledger | None = None
         self._disk = Disk(spool.root, settings)
@@ -131,6 +132,25 @@ class Receiver:
             ledger, self._ledger = self._ledger, None
             ledger.close()
         self._locked.close()
+
+    def ready_for(self, settings: Settings) -> Callable[[], None]:
+        """As `reload.Reloadable`: new associations go by these settings, those in progress by what they began with."""
+        listeners = self._listeners
+        context = server_context(settings.tls) if any(one.ssl_context for one in listeners) else None
+
+        def put_in_force() -> None:
+            self._settings = settings
+            self._disk = Disk(self._spool.root, settings)
+            self._traffic.go_on_with(settings)
+            for listener in listeners:
+                limit(listener.ae, settings)
+                listener.RequestHandlerClass = request_handler(self._spool, settings.receive, self._disk)
+                listener.ssl_context = context if listener.ssl_context else None
+            for part in (self._door, self._worklist):
+                if part is not None:
+                    part.go_on_with(settings)
+
+        return put_in_force
 
     def pulse(self) -> tuple[bool, str]:
         """For the service manager; counts go to the store when they have changed, for the metrics."""
@@ -203,9 +223,11 @@ class Receiver:
             return []
         ledger = Ledger(self._spool)
         self._locked.callback(ledger.close)
-        return UpsScp(self._settings, self._spool, ledger.call, self._clock).handlers()
+        self._worklist = UpsScp(self._settings, self._spool, ledger.call, self._clock)
+        return self._worklist.handlers()
 
     def _on_established(self, event: evt.Event) -> None:
+        event.assoc.began_with = self._settings
         self._traffic.add(str(event.assoc.requestor.ae_title), "associations")
         self._audit.accepted(str(event.assoc.requestor.ae_title), event.assoc.requestor.address_info.address)
         calling = escaped(str(event.assoc.requestor.ae_title))
@@ -256,8 +278,9 @@ class Receiver:
         return SUCCESS
 
     def _keep(self, event: evt.Event, incoming: Incoming | None, calling: str) -> tuple[Instance, bool]:
-        peer = peer_of(self._settings, calling)
-        if self._settings.receive.known_callers_only and (peer is None or not peer.sends):
+        settings: Settings = event.assoc.began_with
+        peer = peer_of(settings, calling)
+        if settings.receive.known_callers_only and (peer is None or not peer.sends):
             raise Refusal(NOT_AUTHORISED, "sends = false for this AE title in the node's settings")
         if incoming is None or not incoming.size:
             raise Refusal(CANNOT_UNDERSTAND, "there is no data set")

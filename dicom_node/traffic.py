@@ -12,9 +12,13 @@ class Traffic:
     """Counters of one receiver; its associations' threads add to them."""
 
     def __init__(self, settings: Settings) -> None:
-        self._known = {peer.ae_title.strip() for peer in settings.peers}
+        self.go_on_with(settings)
         self._lock = threading.Lock()
         self._counts: dict[str, Counter[str]] = {}
+
+    def go_on_with(self, settings: Settings) -> None:
+        """Know the peers of these settings by name."""
+        self._known = {peer.ae_title.strip() for peer in settings.peers}
 
     def add(self, calling: str, what: str, count: int = 1) -> None:
         """Count for a calling AE title: associations, objects, bytes, refused (objects)."""

@@ -62,6 +62,10 @@ class UpsScp:
     ) -> None:
         self._settings, self._spool, self._call, self._clock = settings, spool, call, clock
 
+    def go_on_with(self, settings: Settings) -> None:
+        """Answer by other settings from now on."""
+        self._settings = settings
+
     def handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
         """What `receive` binds."""
         return [

@@ -7,17 +7,23 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from config.settings import Settings, Tls, Web
 from dicom_node import notify
+from dicom_node.reload import Reloader
+from dicom_node.secrets import secret_file
 from dicom_node.spool import Spool
 from dicom_node.tls import server_context
 from dicom_node.web import deps
 from dicom_node.web.app import create_app
+from dicom_node.web.facts import Models
 from dicom_node.web.security import is_loopback
 from dicom_node.workitem import ConfigError
 
@@ -74,9 +80,20 @@ class _Protocol(H11Protocol):
 class _Server(uvicorn.Server):
     """Says when it listens, and tells streams that live long when the end has come: `app.state.stopping` is set."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stopping: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        stopping: Callable[[], None],
+        reload: Callable[[], object],
+    ) -> None:
         super().__init__(config)
-        self._ready, self._stopping = ready, stopping
+        self._ready, self._stopping, self._reload = ready, stopping, reload
+        self._hung_up = False
+
+    def hang_up(self, *_: object) -> None:
+        """SIGHUP: the settings are read again at the next tick."""
+        self._hung_up = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -84,6 +101,12 @@ class _Server(uvicorn.Server):
         notify.say("READY=1")
 
     async def on_tick(self, counter: int) -> bool:
+        if self._hung_up:
+            self._hung_up = False
+            if notify.terminal_is_gone():
+                self.handle_exit(signal.SIGHUP, None)
+            else:
+                notify.reloading(self._reload)
         if counter % _TICKS == 0:  # the loop turns
             notify.say("WATCHDOG=1", f"STATUS={len(self.server_state.connections)} connections")
         return await super().on_tick(counter)
@@ -92,6 +115,30 @@ class _Server(uvicorn.Server):
         notify.say("STOPPING=1")
         self._stopping()
         super().handle_exit(sig, frame)
+
+
+class _Page:
+    """The page as a part of its process that goes on with other settings (`reload.Reloadable`)."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config, listens: dict[str, Any]) -> None:
+        """`listens`: what of [web] a socket of systemd decides."""
+        self._app, self._config, self._listens = app, config, listens
+
+    def ready_for(self, settings: Settings) -> Callable[[], None]:
+        web = replace(settings.web, **self._listens)
+        check(web)
+        if (web.certificate is None) != (self._config.ssl is None):
+            raise ConfigError("[web] certificate: from http to https, and back, takes a restart")
+        if web.certificate is not None:
+            context_of(web)  # raises for what cannot be used, before the one in use is touched
+        models = Models(settings)
+
+        def put_in_force() -> None:
+            self._app.state.settings, self._app.state.models = replace(settings, web=web), models
+            if self._config.ssl is not None and web.certificate is not None and web.private_key is not None:
+                self._config.ssl.load_cert_chain(web.certificate, secret_file(web.private_key))
+
+        return put_in_force
 
 
 def check(web: Web) -> None:
@@ -107,15 +154,16 @@ def check(web: Web) -> None:
         )
 
 
-def run(settings: Settings, spool: Spool, say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `say` is given the address once it listens.
+def run(settings: Settings, spool: Spool, say: Callable[[str], None], file: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; `say` is given the address once it listens; at SIGHUP, `file` is read again.
 
     Raises ConfigError for settings that cannot be used, OSError when the port is not to be had.
     """
-    passed = notify.passed("web")
+    of_file, passed = settings, notify.passed("web")
+    listens = dict[str, Any]()
     if passed is not None:  # what counts is where systemd listens
-        host, port = passed.getsockname()[:2]
-        settings = replace(settings, web=replace(settings.web, host=host, port=port))
+        listens["host"], listens["port"] = passed.getsockname()[:2]
+        settings = replace(settings, web=replace(settings.web, **listens))
     web = settings.web
     check(web)
     app = create_app(settings, spool)
@@ -151,7 +199,10 @@ def run(settings: Settings, spool: Spool, say: Callable[[str], None]) -> None:
             if not spool.store.is_file():
                 LOGGER.warning("web.no_store there is none in %s yet; start: prognode serve", spool.root)
 
-        _Server(config, ready, app.state.stopping.set).run([listener])
+        reloader = Reloader(file, of_file, spool, "web", [_Page(app, config, listens)])
+        server = _Server(config, ready, app.state.stopping.set, reloader.reload)
+        signal.signal(signal.SIGHUP, server.hang_up)
+        server.run([listener])
 
 
 def context_of(web: Web) -> ssl.SSLContext:

@@ -1,0 +1,87 @@
+"""Settings read again by a process that runs (SIGHUP, `systemctl reload`): taken over whole, or not at all."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from config.effective import not_there
+from config.reload import compare
+from config.settings import Settings, SettingsError, load
+from dicom_node.audit import AuditEntry, AuditOutcome
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.tls import complaints
+from dicom_node.workitem import ConfigError, StageError, StoreBusy
+from models.bundle import BundleError
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Reloadable(Protocol):
+    """A part of a process that can go on with other settings."""
+
+    def ready_for(self, settings: Settings) -> Callable[[], None]:
+        """Make everything ready that may fail, and give what puts it in force, which must not.
+
+        Raises ConfigError, StageError, BundleError or OSError where these settings cannot be used.
+        """
+
+
+class Reloader:
+    """`reload` reads the settings again; `process` is its name in the audit trail."""
+
+    def __init__(
+        self,
+        config: Path | None,
+        settings: Settings,
+        spool: Spool,
+        process: str,
+        parts: Sequence[Reloadable],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config, self._settings, self._spool, self._process = config, settings, spool, process
+        self._parts, self._clock = parts, clock
+
+    def reload(self) -> bool:
+        """Whether the settings are in force; where not, all is as it was, and the log says why."""
+        try:
+            change = compare(self._settings, load(self._config, os.environ))
+            put_in_force = [part.ready_for(change.settings) for part in self._parts]
+        except (SettingsError, ConfigError, StageError, BundleError, OSError) as error:
+            hint = f"; {error.hint}" if isinstance(error, StageError) else ""
+            LOGGER.error("settings.refused the settings stay as they were: %s%s", error, hint)
+            self._record("failed", f"reload: {error}")
+            return False
+        for put in put_in_force:
+            put()
+        self._settings = change.settings
+        taken = ", ".join(change.taken) or "nothing new"
+        LOGGER.info("settings.reloaded in force now: %s", taken)
+        for sentence in change.waiting:
+            LOGGER.warning("settings.restart_needed %s", sentence)
+        self._look(change.settings)
+        waits = f"; after a restart: {', '.join(one.split()[0] for one in change.waiting)}" if change.waiting else ""
+        self._record("done", f"reload: {taken}{waits}")
+        return True
+
+    def _look(self, settings: Settings) -> None:
+        """What is said at the start, too."""
+        for key, path in not_there(settings):
+            LOGGER.warning("settings.file_missing %s: %s is not there, or not to be read", key, path)
+        with suppress(ConfigError):  # a process that has no use for them need not be able to read them
+            for complaint in complaints(settings.tls, self._clock()):
+                LOGGER.warning("tls.certificate %s", complaint)
+
+    def _record(self, outcome: AuditOutcome, detail: str) -> None:
+        try:
+            store = Store.open(self._spool.store)
+            store.audit.add(
+                AuditEntry(self._clock(), self._process, "node", "settings.changed", outcome, detail=detail[:500])
+            )
+            store.close()
+        except (StoreBusy, ConfigError, OSError) as error:
+            LOGGER.error("store.failed %s; an entry of the audit trail is missing", type(error).__name__)

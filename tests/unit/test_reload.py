@@ -1,0 +1,49 @@
+"""Changed settings: each key is taken over at once or takes a restart, and says which."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from config.keeping import AuditTrail, Syslog
+from config.reload import LIVE, RESTART, compare, is_live, keys
+from config.settings import Deliver, Node, Peer, Rule, Settings, Tls
+
+
+def test_every_setting_is_live_or_says_why_it_takes_a_restart() -> None:
+    every = keys(Settings())
+    assert len(every) > 120
+    for key in every:
+        assert is_live(key) or key in RESTART or key.partition(".")[0] in RESTART, key
+    tables = {key.partition(".")[0] for key in every}
+    for key in (*LIVE, *RESTART):
+        assert key in every or key in tables, f"{key} is no setting any more"
+    assert not set(LIVE) & set(RESTART)
+
+
+def test_what_is_live_is_taken_and_the_rest_stays_as_it_was_with_a_sentence_for_each() -> None:
+    old = Settings()
+    new = replace(
+        old,
+        node=Node(ae_title="OTHER", port=104),
+        peers=(Peer("PACS"),),
+        rules=(Rule("a"),),
+        deliver=Deliver(delay_factor=3.0),
+        tls=Tls(listen="only", certificate=Path("a"), private_key=Path("b")),
+        audit=AuditTrail(syslog=Syslog(host="collector")),
+    )
+    change = compare(old, new)
+    assert change.taken == ("peers", "tls.certificate", "tls.private_key", "rules", "deliver.delay_factor")
+    assert [one.split(" takes a restart: ")[0] for one in change.waiting] == [
+        "node.ae_title", "node.port", "tls.listen", "audit.syslog.host",
+    ]  # fmt: skip
+    assert all(len(one.split(": ", 1)[1]) > 20 for one in change.waiting)
+    assert change.settings == replace(new, node=old.node, audit=old.audit, tls=replace(new.tls, listen="off"))
+    assert compare(change.settings, new).taken == (), "what waits is said again at the next time"
+    assert len(compare(change.settings, new).waiting) == 4
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(peers=(Peer("PACS"),))])
+def test_nothing_changed_is_nothing_taken(settings: Settings) -> None:
+    assert compare(settings, settings) == compare(settings, replace(settings))
+    assert compare(settings, settings).taken == ()
