@@ -90,6 +90,13 @@ def test_the_tables_of_reasons_are_those_of_the_code() -> None:
     assert "`REFERENCED_CT_INCOMPLETE`" in text
 
 
+def test_every_test_that_the_security_paper_names_exists() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z0-9]+/)test_[a-z0-9_]+\.py)`", text))
+    assert len(named) > 20
+    assert not [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()]
+
+
 def test_every_link_of_the_documents_leads_to_a_file() -> None:
     for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
