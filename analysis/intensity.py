@@ -14,9 +14,10 @@ def statistics(values: Floats) -> dict[str, float]:
     p10, p25, median, p75, p90 = (float(p) for p in np.percentile(values, (10, 25, 50, 75, 90)))
     mean, variance = float(values.mean()), float(values.var())
     centred = values - mean
+    squared = centred * centred  # a general power takes ten times as long
     # a flat ROI has neither skew nor tails (IBSI)
-    skewness = float((centred**3).mean()) / variance**1.5 if variance > 0 else 0.0
-    kurtosis = float((centred**4).mean()) / variance**2 - 3 if variance > 0 else 0.0
+    skewness = float((squared * centred).mean()) / variance**1.5 if variance > 0 else 0.0
+    kurtosis = float((squared * squared).mean()) / variance**2 - 3 if variance > 0 else 0.0
     robust = values[(values >= p10) & (values <= p90)]
     return {
         "Mean": mean,

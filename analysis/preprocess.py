@@ -3,14 +3,14 @@ filter, discretise. Between roi and radiomic in the job.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (the field writes it so)
 from numpy.typing import NDArray
-from radiomics.imageoperations import getWaveletImage
 
 from analysis.contract import NotScorable, Reason
+from analysis.filters import along, laplacian_of_gaussian, wavelet_subbands
 from analysis.settings import Discretisation, ExtractionSettings, Triple, log_sigma
 from analysis.volume import Volume
 
@@ -19,6 +19,7 @@ Mask = NDArray[np.bool_]
 Levels = NDArray[np.int32]
 Steps = tuple[float, float, float]
 Window = tuple[slice, slice, slice]
+Span = tuple[int, int]  # first and last index
 
 # The B-spline prefilter reaches far: 16 voxels around leave 8e-8 HU of error, 4 would leave 0.9.
 SPLINE_MARGIN = 16
@@ -26,6 +27,7 @@ SPLINE_MARGIN = 16
 # usual default) those of sigma 5 mm move by a third.
 LOG_PAD_SIGMAS = 8
 WAVELET_PAD = 6  # coif1 has 6 taps
+_ALL = slice(0, None)
 _NEARLY_HALF = 0.5 - 1e-6  # 3 mm to 2 mm puts every third plane at exactly one half: decide it the same way always
 
 
@@ -95,14 +97,9 @@ def prepare(volume: Volume, mask: Mask, settings: ExtractionSettings) -> Prepare
     if box is None:
         raise NotScorable(Reason.ROI_EMPTY)
     pad = np.max(list(_pads(settings, tuple(axis.step for axis in axes))), axis=0)
-    starts = [axis.around(edge.start, edge.stop - 1, n) for axis, edge, n in zip(axes, box, pad, strict=True)]
-    cut = (axes[0].needed(*starts[0]), axes[1].needed(*starts[1]), axes[2].needed(*starts[2]))
-    image = _interpolate(volume.array[cut], axes, starts, cut, settings.image_interpolator)
-    inside = (
-        mask[cut]
-        if all(axis.kept for axis in axes)
-        else (_interpolate(mask[cut], axes, starts, cut, "linear") >= _NEARLY_HALF)
-    )
+    spans = [axis.around(edge.start, edge.stop - 1, n) for axis, edge, n in zip(axes, box, pad, strict=True)]
+    image = _interpolate(volume.array, axes, spans, settings.image_interpolator)
+    inside = _interpolated_mask(mask, axes, spans, box)
     if settings.round_intensities:
         np.rint(image, out=image)
     if not inside.any():
@@ -169,24 +166,32 @@ def name_prefixes(image_type: str) -> tuple[str, ...]:
 
 def images(prepared: Prepared, settings: ExtractionSettings) -> Iterator[tuple[str, str, Prepared]]:
     """(image type, name prefix, image) for each image that the settings ask for, cropped to the ROI."""
+    roi = _crop(prepared, (0, 0, 0))[0]
     for image_type in settings.image_types:
         if image_type == "original":
-            yield image_type, "original", _crop(prepared, (0, 0, 0))
+            yield image_type, "original", roi
         elif image_type == "wavelet":
-            yield from _wavelets(_crop(prepared, (WAVELET_PAD,) * 3))
+            around, window = _crop(prepared, (WAVELET_PAD,) * 3)
+            for band, response in wavelet_subbands(around.image, window):
+                yield image_type, f"wavelet-{band}", replace(roi, image=response)
         else:
             sigma = log_sigma(image_type)
-            around = _crop(prepared, _log_pad(sigma, prepared.spacing))
-            yield image_type, name_prefixes(image_type)[0], _log(around, sigma)
+            around, window = _crop(prepared, _log_pad(sigma, prepared.spacing))
+            if min(around.image.shape) < 4:
+                raise NotScorable(Reason.TOO_FEW_SLICES, "the LoG filter needs 4 slices")
+            response = laplacian_of_gaussian(around.image, prepared.spacing, sigma, window)
+            yield image_type, name_prefixes(image_type)[0], replace(roi, image=response)
 
 
 def bounding_box(mask: Mask) -> Window | None:
     """Slices of the smallest box around the mask, or None if it is empty."""
-    along = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if along[0].size == 0:
+    hits = np.flatnonzero(mask.any(axis=(1, 2)))
+    if hits.size == 0:
         return None
-    first, second, third = (slice(int(hits[0]), int(hits[-1]) + 1) for hits in along)
-    return first, second, third
+    first = slice(int(hits[0]), int(hits[-1]) + 1)
+    plane: Mask = np.logical_or.reduce(mask[first], axis=0)
+    second, third = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
+    return first, slice(int(second[0]), int(second[-1]) + 1), slice(int(third[0]), int(third[-1]) + 1)
 
 
 # Grid -------------------------------------------------------------------------------------------------------
@@ -205,13 +210,51 @@ def _axes(shape: tuple[int, ...], spacing: Steps, wanted: Triple | None) -> tupl
     return made[0], made[1], made[2]
 
 
-def _interpolate(
-    array: NDArray[np.generic], axes: tuple[_Axis, ...], spans: list[tuple[int, int]], cut: Window, how: str
-) -> Floats:
-    """Values at the new centres; axis-aligned, so in the array's own frame with the first old centre as origin."""
+def _interpolated_mask(mask: Mask, axes: tuple[_Axis, ...], spans: list[Span], box: Window) -> Mask:
+    """Share of each new voxel in the ROI by linear interpolation, cut at one half; computed around the ROI alone."""
+    inside = np.zeros([stop - start + 1 for start, stop in spans], dtype=np.bool_)
+    near = [axis.around(edge.start, edge.stop - 1, 0) for axis, edge in zip(axes, box, strict=True)]
+    here = tuple(slice(low - start, high + 1 - start) for (low, high), (start, _) in zip(near, spans, strict=True))
+    inside[here] = _interpolate(mask, axes, near, "linear") >= _NEARLY_HALF
+    return inside
+
+
+def _interpolate(array: NDArray[np.generic], axes: tuple[_Axis, ...], spans: list[Span], how: str) -> Floats:
+    """Values at the new centres, without the whole image: axis by axis where nothing lies outside it.
+
+    A new centre more than half a voxel outside the image takes the nearest voxel's value, which is ITK's to do.
+    """
+    cut = tuple(axis.needed(*span) for axis, span in zip(axes, spans, strict=True))
+    part = array[cut].astype(np.float64)
     if all(axis.kept for axis in axes):
-        return array.astype(np.float64)
-    image = sitk.GetImageFromArray(array.astype(np.float64))
+        return part
+    # Values that lie half-way between two grey levels are exact in linear interpolation, and rounding follows its
+    # last bit: for images it stays ITK's.
+    if (how == "linear" and array.dtype != np.bool_) or not all(map(_within, axes, spans, cut)):
+        return _by_itk(part, axes, spans, cut, how)
+    for number, (axis, span, edge) in enumerate(zip(axes, spans, cut, strict=True)):
+        if not axis.kept:
+            part = along(_weights(axis, span, edge, how), part, number)
+    return part
+
+
+def _within(axis: _Axis, span: Span, edge: slice) -> bool:
+    """Whether all new centres lie on old voxels, with some room for rounding."""
+    first, last = ((axis.first + index * axis.step) / axis.old_step for index in span)
+    return axis.kept or (edge.start - 0.499 <= first and last <= edge.stop - 0.501)
+
+
+def _weights(axis: _Axis, span: Span, edge: slice, how: str) -> Floats:
+    """What each old voxel of a line adds to each new one (new, old): ITK's interpolation of unit vectors."""
+    size = edge.stop - edge.start
+    lines = _Axis(0.0, 1.0, size, 1.0, size)
+    made = _by_itk(np.eye(size)[None], (lines, lines, axis), [(0, 0), (0, size - 1), span], (_ALL, _ALL, edge), how)
+    return np.ascontiguousarray(made[0].T)
+
+
+def _by_itk(part: Floats, axes: tuple[_Axis, ...], spans: list[Span], cut: tuple[slice, ...], how: str) -> Floats:
+    """Axis-aligned, so in the array's own frame with the first old centre as origin; `part` begins at `cut`."""
+    image = sitk.GetImageFromArray(part)
     image.SetSpacing([axis.old_step for axis in reversed(axes)])
     image.SetOrigin([edge.start * axis.old_step for axis, edge in reversed(list(zip(axes, cut, strict=True)))])
     resample = sitk.ResampleImageFilter()
@@ -253,34 +296,16 @@ def _log_pad(sigma: float, spacing: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(int(np.ceil(LOG_PAD_SIGMAS * sigma / step)) for step in spacing)
 
 
-def _crop(prepared: Prepared, pad: tuple[int, ...]) -> Prepared:
-    """The same padding around the ROI whatever else was asked for, so that no image type moves another's values."""
+def _crop(prepared: Prepared, pad: tuple[int, ...]) -> tuple[Prepared, Window]:
+    """The same padding around the ROI whatever else was asked for, so that no image type moves another's values.
+
+    Gives the padded ROI and where in it the ROI lies.
+    """
     box = bounding_box(prepared.morphological)
     if box is None:
         raise NotScorable(Reason.ROI_EMPTY)
     cut = tuple(slice(max(edge.start - n, 0), edge.stop + n) for edge, n in zip(box, pad, strict=True))
-    return Prepared(prepared.image[cut], prepared.morphological[cut], prepared.intensity[cut], prepared.spacing)
-
-
-def _as_sitk(prepared: Prepared) -> sitk.Image:
-    image = sitk.GetImageFromArray(prepared.image)
-    image.SetSpacing(tuple(reversed(prepared.spacing)))
-    return image
-
-
-def _log(prepared: Prepared, sigma: float) -> Prepared:
-    """Laplacian of Gaussian, scale-normalised: sigma^2 (mm^2) times IBSI's, as pyradiomics has it."""
-    if min(prepared.image.shape) < 4:
-        raise NotScorable(Reason.TOO_FEW_SLICES, "the LoG filter needs 4 slices")
-    log = sitk.LaplacianRecursiveGaussianImageFilter()
-    log.SetNormalizeAcrossScale(True)
-    log.SetSigma(sigma)
-    response = sitk.GetArrayFromImage(log.Execute(_as_sitk(prepared))).astype(np.float64)
-    return Prepared(response, prepared.morphological, prepared.intensity, prepared.spacing)
-
-
-def _wavelets(prepared: Prepared) -> Iterator[tuple[str, str, Prepared]]:
-    """The 8 subbands of one undecimated coif1 level."""
-    for response, name, _ in getWaveletImage(_as_sitk(prepared), None, wavelet="coif1"):
-        array = sitk.GetArrayFromImage(response).astype(np.float64)
-        yield "wavelet", name, Prepared(array, prepared.morphological, prepared.intensity, prepared.spacing)
+    within = [slice(edge.start - out.start, edge.stop - out.start) for edge, out in zip(box, cut, strict=True)]
+    image = np.ascontiguousarray(prepared.image[cut])
+    masks = [np.ascontiguousarray(mask[cut]) for mask in (prepared.morphological, prepared.intensity)]
+    return Prepared(image, masks[0], masks[1], prepared.spacing), (within[0], within[1], within[2])

@@ -1,9 +1,13 @@
 """Volume and mask -> radiomic features; the third step of the job (receive -> plan -> analyse).
 
-Our own preprocessing and discretisation as IBSI has them, pyradiomics' texture matrices and mesh, and a table that
-every value is checked against: a feature comes out, or it is listed as failed with its reason.
+Our own preprocessing, discretisation and textures as IBSI has them, pyradiomics' mesh, and a table that every value is
+checked against: a feature comes out, or it is listed as failed with its reason.
 """
 
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +29,12 @@ from analysis.preprocess import (
 from analysis.roi import flag
 from analysis.settings import ExtractionSettings
 from analysis.shape import morphology
-from analysis.texture import MATRICES, Failed, Found, quiet_radiomics, textures
+from analysis.texture import MATRICES, Failed, Found, textures
 from analysis.volume import Volume
 
 # More of the ROI than this outside the re-segmentation range is worth a word: the contour holds air or bone.
 MUCH_RESEGMENTED = 0.1
+THREADS = 4  # at most: beyond that, Python's own lock and memory are what is left
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,10 @@ def features(volume: Volume, mask: NDArray[np.bool_], settings: ExtractionSettin
     prepared = prepare(volume, mask, settings)
     measurements: list[Measurement] = []
     failed: list[FailedFeature] = []
-    with quiet_radiomics():
-        for image_type, prefix, image in images(prepared, settings):
-            found, reasons = _image_features(image_type, image, settings)
-            wanted = [row for row in table if image_type == "original" or row.group != MASK_ONLY]
-            for row in wanted:
-                _sort_in(row, prefix, found, reasons, measurements, failed)
+    for image_type, prefix, (found, reasons) in _each_image(prepared, settings):
+        wanted = [row for row in table if image_type == "original" or row.group != MASK_ONLY]
+        for row in wanted:
+            _sort_in(row, prefix, found, reasons, measurements, failed)
     before, after = (int(np.count_nonzero(part)) for part in (prepared.morphological, prepared.intensity))
     return FeatureSet(tuple(measurements), tuple(failed), _flags(before, after), before, after, settings.as_text())
 
@@ -97,6 +100,27 @@ def expected_names(settings: ExtractionSettings) -> tuple[str, ...]:
         for row in load_features()
         if image_type == "original" or row.group != MASK_ONLY
     )
+
+
+def _each_image(prepared: Prepared, settings: ExtractionSettings) -> Iterator[tuple[str, str, tuple[Found, Failed]]]:
+    """(image type, name prefix, features), in the settings' order whatever the number of threads.
+
+    This thread filters, others measure. Each image is measured by one thread alone, so that every sum has its order.
+    """
+    threads = min(THREADS, len(os.sched_getaffinity(0)))
+    if threads == 1 or settings.image_types == ("original",):
+        for image_type, prefix, image in images(prepared, settings):
+            yield image_type, prefix, _image_features(image_type, image, settings)
+        return
+    waiting: deque[tuple[str, str, Future[tuple[Found, Failed]]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="features") as pool:
+        for image_type, prefix, image in images(prepared, settings):
+            waiting.append((image_type, prefix, pool.submit(_image_features, image_type, image, settings)))
+            if len(waiting) > threads:  # no more images in memory than are worked on
+                image_type, prefix, measured = waiting.popleft()
+                yield image_type, prefix, measured.result()
+        for image_type, prefix, measured in waiting:
+            yield image_type, prefix, measured.result()
 
 
 def _image_features(image_type: str, image: Prepared, settings: ExtractionSettings) -> tuple[Found, Failed]:

@@ -5,6 +5,8 @@ its C code is asked once per cube configuration (256 of them), and the diameters
 """
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,23 +79,23 @@ def _cases(padded: Mask) -> NDArray[np.uint8]:
     return case
 
 
+@cache
 def _case_tables(spacing: Steps) -> tuple[Floats, Floats, Floats]:
-    """Area, volume from the cube's own corner, and gain in volume per step along each axis, of each configuration."""
+    """Area, volume from the cube's own corner, and gain in volume per step along each axis, of each configuration.
+
+    Volumes come from a table, as 48ths of a voxel (mesh_cases.csv beside this module, one row per configuration:
+    volume, then gain along slices, rows and columns); the areas' dependence on the spacing is pyradiomics' to compute.
+    """
+    rows = files("analysis").joinpath("mesh_cases.csv").read_text(encoding="utf-8").splitlines()[1:]
+    table = np.array([row.split(",") for row in rows], dtype=np.float64) / 48 * np.prod(spacing)
     step = np.asarray(spacing, dtype=np.float64)
-    areas, volumes, vectors = np.zeros(256), np.zeros(256), np.zeros((256, 3))
-    cubes = {case: np.array([case >> corner & 1 for corner in range(8)], bool).reshape(2, 2, 2) for case in range(256)}
-    for case, cube in cubes.items():
-        areas[case], volumes[case], _ = cShape.calculate_coefficients(cube, step)
-    for case, cube in cubes.items():
-        for axis in range(3):
-            # the same cube one step on, behind the cube that its first face and an empty one make
-            face = np.take(cube, [0], axis=axis)
-            both = np.concatenate([np.zeros_like(face), cube], axis=axis)
-            before = np.concatenate([np.zeros_like(face), face], axis=axis)
-            volume = cShape.calculate_coefficients(np.ascontiguousarray(both), step)[1]
-            volume -= volumes[_cases(np.ascontiguousarray(before)).item()]
-            vectors[case, axis] = volume - volumes[case]
-    return areas, volumes, vectors
+    areas = np.array([cShape.calculate_coefficients(_cube(case), step)[0] for case in range(256)])
+    return areas, table[:, 0], table[:, 1:]
+
+
+def _cube(case: int) -> Mask:
+    """The 2x2x2 voxels of a configuration."""
+    return np.array([case >> corner & 1 for corner in range(8)], bool).reshape(2, 2, 2)
 
 
 def _axes(mask: Mask, spacing: Steps) -> dict[str, float]:
@@ -140,11 +142,22 @@ def _vertices(padded: Mask) -> NDArray[np.int64]:
 
 
 def _widest_in_planes(doubled: NDArray[np.int64], axis: int, step: Floats) -> float:
+    """Widest first, by twice the radius around the middle of each plane's box: most planes are never looked at."""
     order = np.argsort(doubled[:, axis], kind="stable")
-    ordered = doubled[order]
-    cuts = np.flatnonzero(np.diff(ordered[:, axis])) + 1
+    plane = doubled[order, axis]
     others = [other for other in range(3) if other != axis]
-    return max(_widest(plane[:, others] * step[others]) for plane in np.split(ordered, cuts))
+    points = doubled[order][:, others] * step[others]
+    starts = np.flatnonzero(np.diff(plane, prepend=plane[0] - 1))
+    ends = np.append(starts[1:], len(plane))
+    middle = (np.minimum.reduceat(points, starts) + np.maximum.reduceat(points, starts)) / 2
+    radius = np.sqrt(((points - np.repeat(middle, ends - starts, axis=0)) ** 2).sum(axis=1))
+    reach = 2 * np.maximum.reduceat(radius, starts)
+    best = 0.0
+    for number in np.argsort(-reach):
+        if reach[number] * (1 + 1e-9) < best:
+            break
+        best = max(best, _widest(points[starts[number] : ends[number]]))
+    return best
 
 
 def _widest(points: Floats) -> float:

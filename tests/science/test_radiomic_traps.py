@@ -18,8 +18,9 @@ from analysis.preprocess import discretise, prepare
 from analysis.radiomic import features
 from analysis.roi import Mask
 from analysis.settings import Discretisation, ExtractionSettings
-from analysis.texture import quiet_radiomics, textures
+from analysis.texture import textures
 from analysis.volume import Volume
+from tests.pyradiomics import quiet_pyradiomics
 from tests.volumes import lesion, volume_of
 
 ISO = ExtractionSettings(spacing_mm=(1.0, 1.0, 1.0))
@@ -275,7 +276,7 @@ def test_the_shape_is_that_of_the_whole_region_and_intensities_of_what_is_left_o
 @pytest.fixture
 def on_its_own_grid() -> Iterator[tuple[Volume, Mask]]:
     volume, mask = lesion((16, 30, 30), (2.0, 1.0, 1.0), 8.0)
-    with quiet_radiomics():
+    with quiet_pyradiomics():
         yield replace(volume, array=np.maximum(volume.array, -400)), mask
 
 
