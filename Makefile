@@ -12,7 +12,7 @@ FUZZ_INPUTS ?=
 LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install deps demo test lint unit exhaustive lock catalogues schema documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test clean sbom audit-deps
+.PHONY: help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test wheelhouse clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ catalogues: install ## bring the message catalogues of the reports up to the cod
 schema: install ## regenerate the JSON Schemas in config/schema
 	$(BIN)/python scripts/schema.py
 
+docs: install ## the documentation as HTML in build/docs; a warning is an error
+	$(BIN)/sphinx-build -q -n -W --keep-going -b html -d build/docs/.doctrees docs build/docs/html
+	@echo build/docs/html/index.html
+
 documents: install ## write the parts of docs/ again that are made from the code
 	$(BIN)/python -m scripts.documents
 
@@ -90,6 +94,9 @@ sbom: install $(TOOLS)/.installed ## CycloneDX SBOM in build/sbom.json (SBOM_OF=
 
 audit-deps: $(TOOLS)/.installed ## known vulnerabilities of what the lock pins (needs the network, and says so)
 	scripts/audit-deps $(TOOLS) requirements/locked.txt requirements/pyradiomics.txt
+
+wheelhouse: ## dist/: our wheel and all that it needs, with hashes, to install without network
+	$(PYTHON) scripts/wheelhouse.py dist
 
 lock: ## renew the lock (needs uv)
 	scripts/lock
