@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis import nifti
 from analysis.volume import Volume
 
 WINDOW_CENTRE, WINDOW_WIDTH = -500.0, 1500.0  # HU: lung window wide enough to keep the mediastinum readable
@@ -41,8 +41,7 @@ def write_mask(path: Path, volume: Volume, mask: Mask) -> None:
     """The ROI as NIfTI (RAS, mm), voxels in (column, row, slice) order."""
     lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
     by_column = volume.affine[:, [2, 1, 0, 3]]
-    image = nibabel.Nifti1Image(mask.transpose(2, 1, 0).astype(np.uint8), lps_to_ras @ by_column)
-    nibabel.save(image, path)
+    nifti.write(path, mask, lps_to_ras @ by_column)
 
 
 def _windowed(plane: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -39,7 +39,6 @@ from analysis.contract import (
 )
 from analysis.deep import DeepFeatures, Encoder, EncoderError
 from analysis.roi import RoiMask, mask_from_rtstruct
-from analysis.segment import mask_from_seg
 from analysis.settings import ExtractionSettings
 from analysis.volume import Volume, read_ct
 from models.bundle import Bundle, BundleError, load
@@ -211,9 +210,13 @@ def software() -> dict[str, str]:
 
 
 def _mask(request: JobRequest, folder_in: Path, volume: Volume) -> RoiMask:
-    read = mask_from_rtstruct if request.roi.kind is RoiKind.RTSTRUCT else mask_from_seg
+    path, wanted = folder_in / "roi" / request.roi.file, (request.roi.numbers, request.roi.combine)
     try:
-        return read(folder_in / "roi" / request.roi.file, request.roi.numbers, request.roi.combine, volume)
+        if request.roi.kind is RoiKind.RTSTRUCT:
+            return mask_from_rtstruct(path, *wanted, volume)
+        from analysis.segment import mask_from_seg  # noqa: PLC0415 - highdicom: a quarter of what a job imports
+
+        return mask_from_seg(path, *wanted, volume)
     except MemoryError:  # a SEG may claim any size; the CT, which is as large as it may be, has been read by now
         raise NotScorable(Reason.ROI_UNREADABLE, "it claims more than fits into memory") from None
 

@@ -4,19 +4,18 @@ import contextlib
 import io
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.uid import CTImageStorage
 
+from analysis import nifti
 from analysis.contract import MASK_FILE, PICTURES_FILE, RESULT_FILE, JobResult, Outcome
 from dicom_node.decision import NotEligible, Plan
 from dicom_node.overlay import Overlay, with_identity
@@ -167,7 +166,7 @@ def _build(
     multi_frame = len(ordered) == 1 and len(result.geometry.files) > 1
     frames = result.geometry.frames if multi_frame else None
     ct = [header_of(uid) for uid in ordered]
-    mask = _mask(analysis / MASK_FILE)
+    mask = nifti.read(analysis / MASK_FILE, MAXIMUM_UNPACKED_BYTES)
     return build.scored(ct, roi, mask, pictures, result, *how, frames, order.optional)
 
 
@@ -198,15 +197,6 @@ def _depth(element: DataElement) -> int:
     if element.VR != "SQ" or not element.value:
         return 0
     return 1 + max(max((_depth(inner) for inner in item), default=0) for item in element.value)
-
-
-def _mask(path: Path) -> NDArray[np.bool_]:
-    """NIfTI voxels (column, row, slice) back to (slice, row, column). The job wrote it: it may unpack large."""
-    image = nibabel.load(path)
-    if math.prod(image.shape) * image.get_data_dtype().itemsize > MAXIMUM_UNPACKED_BYTES:
-        raise ValueError(f"{path.name} claims more than {MAXIMUM_UNPACKED_BYTES} bytes of voxels")
-    voxels = np.asanyarray(image.dataobj)
-    return voxels.transpose(2, 1, 0) != 0
 
 
 def _pictures(path: Path) -> Mapping[str, NDArray[Any]] | None:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from analysis.contract import JobResult
-from reports import encapsulated, gsps, page, pdf, sc, seg, sr_radiomics, sr_risk
+from reports import gsps, page, sc, seg, sr_radiomics, sr_risk
 from reports.context import ReportContext, local
 from reports.drawing import Canvas
 from reports.evidence import frame_count, stand_in
@@ -219,6 +219,8 @@ def _pdf(
     context: ReportContext,
     parts: tuple[str, ...],
 ) -> Dataset:
+    from reports import encapsulated, pdf  # noqa: PLC0415 - two libraries for an object that few sites ask for
+
     title = page.headline(drawn[0])
     content = pdf.render(drawn, title, local(context, evidence[0]).created)
     slot = _slot("PDF", 4, synthetic, context, (*parts, sha256(content).hexdigest()))

@@ -5,13 +5,15 @@ checked against the IBSI reference values; the rest is coded privately (PS3.3 8.
 """
 
 import hashlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
 from analysis.contract import Endpoint, Measurement, Reason, RiskGroup
 from reports import words
+
+if TYPE_CHECKING:
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
 SCHEME: Final = "99PROGNODE"
 MAX_MEANING: Final = 64  # LO
@@ -181,8 +183,11 @@ def short_value(name: str) -> str:
     return f"{name[:3]}_{digest[:12]}"
 
 
-def coding_schemes() -> list[CodingSchemeIdentificationItem]:
+def coding_schemes() -> "list[CodingSchemeIdentificationItem]":
     """Coding Scheme Identification Sequence (0008,0110): the schemes outside the standard."""
+    # The web process knows our codes and needs nothing of highdicom.
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem  # noqa: PLC0415
+
     return [
         CodingSchemeIdentificationItem(
             designator=SCHEME,

@@ -8,11 +8,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from nibabel import Nifti1Header
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from analysis import nifti
 from reports.outline import outlines
 
 MAXIMUM_SLICES, MAXIMUM_PIXELS = 20_000, 4096 * 4096
@@ -41,30 +39,14 @@ def read(path: Path, shape: tuple[int, int, int]) -> dict[int, str]:
     found: dict[int, str] = {}
     try:
         with gzip.open(path, "rb") as stream:
-            _skip_header(stream, shape)
-            for number in range(slices):
-                data = stream.read(rows * columns)
-                if len(data) != rows * columns:
-                    raise MaskUnreadable("the mask is shorter than its header says")
-                if data.count(0) != len(data):
-                    found[number] = svg_path(np.frombuffer(data, np.uint8).reshape(rows, columns) != 0)
-            if stream.read(1):  # also checks the sum over all bytes
-                raise MaskUnreadable("the mask is longer than its header says")
+            for number, plane in enumerate(nifti.planes(stream, shape)):
+                if plane is not None:
+                    found[number] = svg_path(plane)
+    except nifti.NiftiInvalid as error:
+        raise MaskUnreadable(str(error)) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise MaskUnreadable(f"the mask is damaged ({type(error).__name__})") from None
     return found
-
-
-def _skip_header(stream: gzip.GzipFile, shape: tuple[int, int, int]) -> None:
-    try:
-        header = Nifti1Header.from_fileobj(stream)
-        stated = tuple(int(n) for n in header.get_data_shape())
-        offset, kind = int(header.get_data_offset()), header.get_data_dtype()
-    except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
-        raise MaskUnreadable(f"the mask is not NIfTI-1 ({type(error).__name__})") from None
-    if stated != shape[::-1] or kind != np.uint8 or not 0 <= offset - stream.tell() < 1_000_000:
-        raise MaskUnreadable("the mask is not of the size that the result states")
-    stream.read(offset - stream.tell())
 
 
 def svg_path(mask: NDArray[np.bool_]) -> str:

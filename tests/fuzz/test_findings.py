@@ -13,6 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
+from analysis import nifti
 from analysis.contract import NotScorable, Reason
 from analysis.segment import mask_from_seg
 from analysis.volume import read_ct
@@ -127,10 +128,11 @@ def test_a_mask_that_claims_to_unpack_to_gigabytes_is_not_unpacked(tmp_path: Pat
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape((30_000, 30_000, 100))
+    header["vox_offset"] = 352
     path = tmp_path / "mask.nii.gz"
     path.write_bytes(gzip.compress(header.binaryblock + b"\0" * 10_004))
     with pytest.raises(ValueError, match="claims more than"):
-        compose._mask(path)
+        nifti.read(path, compose.MAXIMUM_UNPACKED_BYTES)
 
 
 def test_pictures_that_claim_to_unpack_to_gigabytes_are_not_unpacked(tmp_path: Path) -> None:

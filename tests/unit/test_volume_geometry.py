@@ -174,3 +174,27 @@ def test_noise_in_the_orientation_decimals_passes(ct: list[Dataset], tmp_path: P
             round(float(v), 6) for v in np.array([1, 0, 0, 0, 1, 0]) + rng.normal(0, 1e-5, 6)
         ]
     assert read_ct(save_all(ct, tmp_path)).array.shape[0] == 8
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_makes_a_volume_is_judged_as_highdicom_judges_it(seed: int) -> None:
+    from highdicom.spatial import get_volume_positions
+
+    from analysis import geometry
+
+    draw = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(draw.normal(size=(3, 3)))
+    row, column = turn[:, 0], turn[:, 1]
+    normal = np.cross(row, column)
+    step, count = draw.choice([0.6, 1.0, 5.0]), int(draw.integers(2, 30))
+    positions = draw.normal(scale=100, size=3) + np.arange(count)[:, None] * step * normal
+    positions += draw.choice([0.0, 0.03, 0.09, 0.3]) * draw.uniform(-1, 1, (count, 1)) * normal  # uneven
+    positions += draw.choice([0.0, 0.1, 0.2]) * np.arange(count)[:, None] * step * row  # tilted
+    positions = positions[np.argsort(positions @ normal)]
+    distances = positions @ normal
+    even = float(distances[-1] - distances[0]) / (count - 1)
+    tolerance = max(geometry.SPACING_RTOL * even, 2 * geometry.POSITION_JITTER_MM)
+    spacing, _ = get_volume_positions(
+        positions.tolist(), [*row, *column], atol=tolerance, perpendicular_tol=geometry.UPRIGHT
+    )
+    assert geometry.makes_volume(positions, normal, even) is (spacing is not None)
