@@ -12,7 +12,7 @@ FUZZ_INPUTS ?=
 LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test wheelhouse clean sbom audit-deps
+.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test wheelhouse clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,16 @@ encoder: install ## pretrain the demo's encoder again (BACKGROUND=DIR of public 
 
 validate: install ## DICOM validators over build/demo
 	$(BIN)/python -m tests.validators build/demo
+
+# pictologics and Z-Rad want Python 3.12; pictologics compiles at its first import, for five minutes.
+PEER_PYTHON ?= python3.12
+build/feature-peers/.installed: requirements/feature-peers.txt
+	$(PEER_PYTHON) -m venv build/feature-peers
+	build/feature-peers/bin/python -m pip install --quiet -r requirements/feature-peers.txt
+	cd build/feature-peers && bin/python -P -c "import pictologics"
+	@touch $@
+
+feature-peers: build/feature-peers/.installed ## pictologics, MIRP and Z-Rad for benchmarks.features (PEER_PYTHON=python3.12)
 
 benchmark: install ## latency by stage, on the phantom and on a full chest
 	$(BIN)/python -m benchmarks.latency
