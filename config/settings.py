@@ -92,6 +92,7 @@ class Receive:
     dimse_timeout_seconds: float = 30.0
     network_timeout_seconds: float = 60.0
     reserve_disk_bytes: int = 2_000_000_000
+    fast: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
@@ -26,9 +26,21 @@ from dicom_node.limits import Caller
 LOGGER = logging.getLogger(__name__)
 LARGEST_PDU_BYTES = 16_777_216  # taken where no limit is announced; real ones have 16 to 128 KiB, some 1 MiB
 SLOWEST_BYTES_PER_SECOND = 32_768.0  # of a PDU, on top of its time-out
-READ_BYTES = 262_144
+READ_BYTES = 262_144  # read ahead of an association at most
+LEAST_ROOM_BYTES = 65_536  # with less of it, what was read ahead moves to the front
 MAXIMUM_UNANSWERED = 8  # messages of one association; its window is one operation (PS3.7 annex D.3.3.3)
 IDLE_MILLISECONDS = 100  # between two looks at the timers
+
+
+class UnacceptablePdu(Exception):
+    """What came breaks the protocol; it has been said why."""
+
+
+class FastPath(Protocol):
+    """Takes P-DATA-TFs from the socket; see `dicom_node.fast_store`."""
+
+    def take(self) -> bool:
+        """False when what comes next is no P-DATA-TF. Raises OSError and UnacceptablePdu."""
 
 
 class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is not typed here
@@ -39,10 +51,14 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
     ) -> None:
         super().__init__(association, client_socket=connection)
         self._caller = caller
-        self._unread = request
+        self._buffer = bytearray(request)  # read ahead; what of it was not taken stands from `_start` to `_end`
+        self._start, self._end = 0, len(request)
         self._seconds = limits.dimse_timeout_seconds
         self._longest = limits.maximum_pdu_bytes or LARGEST_PDU_BYTES
         self._deadline = 0.0
+        self._poll = select.poll()  # select() knows no descriptor above 1023
+        self._poll.register(connection, select.POLLIN)
+        self._other = -1
 
     def begin_pdu(self) -> None:
         """The time for a PDU runs from its first byte, whatever dribbles in after it."""
@@ -52,52 +68,113 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
     def ready(self) -> bool:
         return self.wait(0)
 
+    @property
+    def ahead(self) -> int:
+        """Bytes that were read and not taken."""
+        return self._end - self._start
+
     def wait(self, milliseconds: int, other: int = -1) -> bool:
-        """Whether bytes can be read; waits for them, or for the descriptor `other`."""
-        if self._unread:
+        """Whether bytes can be read; waits for them, or for the descriptor `other` (from its first naming on)."""
+        if self._end > self._start:
             return True
         if self.socket is None or not self._is_connected:
             return False
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
         try:
-            poll = select.poll()  # select() knows no descriptor above 1023
-            poll.register(self.socket, select.POLLIN)
-            if other >= 0:
-                poll.register(other, select.POLLIN)
-            return any(found != other for found, _ in poll.poll(milliseconds))
+            if other >= 0 and self._other < 0:
+                self._other = other
+                self._poll.register(other, select.POLLIN)
+            return any(found != self._other for found, _ in self._poll.poll(milliseconds))
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # the connection is closed
             return False
 
-    def recv(self, nr_bytes: int) -> bytearray:
-        """All of `nr_bytes`, or what came before the peer closed. Raises OSError when it is too much or too slow."""
-        if self._unread:
-            piece, self._unread = bytearray(self._unread[:nr_bytes]), self._unread[nr_bytes:]
-            return piece
+    def expect(self, nr_bytes: int) -> None:
+        """The body of a PDU comes next: bounds its length, and gives it its time. Raises OSError."""
         if nr_bytes > self._longest:
             self._complain(f"a PDU of {nr_bytes} bytes; {self._longest} are the most that is taken")
-        try:
-            return self._recv_until(self._deadline + nr_bytes / SLOWEST_BYTES_PER_SECOND, nr_bytes)
-        except TimeoutError:
-            self._complain(f"a PDU that was not whole within {self._seconds:g} s")
+        self._deadline += nr_bytes / SLOWEST_BYTES_PER_SECOND
 
-    def _recv_until(self, deadline: float, nr_bytes: int) -> bytearray:
+    def recv(self, nr_bytes: int) -> bytearray:
+        """All of `nr_bytes`, or what came before the peer closed. Raises OSError when it is too much or too slow."""
+        self.expect(nr_bytes)
         data = bytearray()
         while len(data) < nr_bytes:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self.socket.settimeout(left)
-            piece = self.socket.recv(min(nr_bytes - len(data), READ_BYTES))
+            piece = self.view(1, nr_bytes - len(data))
             if not piece:
                 break
             data += piece
+            self.take(len(piece))
         return data
+
+    def view(self, least: int, most: int = READ_BYTES) -> memoryview:
+        """What was read ahead and not taken yet, `most` bytes of it; waits until `least` (at most 4096) are there.
+
+        Fewer when the peer has closed. Valid until the next call. Raises OSError when they come too slowly.
+        """
+        while self._end - self._start < least:
+            if not self._fetch():
+                break
+        return memoryview(self._buffer)[self._start : min(self._end, self._start + most)]
+
+    def take(self, count: int) -> None:
+        """Be done with the first `count` bytes of the view."""
+        self._start += count
+
+    def more(self) -> bool:
+        """Whether a byte is there without waiting; reads ahead."""
+        return self._end > self._start or self._read() > 0
+
+    def _fetch(self) -> bool:
+        """Read ahead, waiting until the deadline; False when the peer has closed."""
+        while True:
+            count = self._read()
+            if count >= 0:
+                return count > 0
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                self._complain(f"a PDU that was not whole within {self._seconds:g} s")
+            self._poll_for(left)
+
+    def _poll_for(self, seconds: float) -> None:
+        if self._other >= 0:  # who wants to be heard waits until the PDU is whole
+            self._poll.unregister(self._other)
+            self._other = -1
+        self._poll.poll(max(1, int(seconds * 1000)))
+
+    def _read(self) -> int:
+        """Read ahead what has come: how many bytes; 0 at the end, -1 when there is nothing yet. Raises OSError."""
+        if len(self._buffer) < READ_BYTES:
+            self._buffer = self._buffer[self._start : self._end].ljust(READ_BYTES, b"\0")
+            self._start, self._end = 0, self._end - self._start
+        elif self._end == self._start:
+            self._start = self._end = 0
+        elif self._end > READ_BYTES - LEAST_ROOM_BYTES:
+            rest = self._buffer[self._start : self._end]
+            self._buffer[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        if self.socket.gettimeout() != 0:
+            self.socket.settimeout(0)
+        count = -1
+        try:
+            count = self.socket.recv_into(self._space())
+            self._end += count
+            while isinstance(self.socket, ssl.SSLSocket) and count > 0 and self._end < READ_BYTES:
+                got = self.socket.recv_into(self._space())  # one TLS record a call
+                if not got:
+                    break
+                self._end, count = self._end + got, count + got
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        return count
+
+    def _space(self) -> memoryview:
+        return memoryview(self._buffer)[self._end :]
 
     def discard(self) -> None:
         """Drop what has come, so that closing does not take back what we have said last (a TCP reset would)."""
-        self._unread = b""
+        self._start = self._end = 0
         with contextlib.suppress(OSError):
             self.socket.settimeout(0)
             for _ in range(64):
@@ -132,6 +209,7 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not
         super().__init__(association)
         self.state_machine = NewsGivingMachine(self)
         self._run_loop_delay = 0.0
+        self.fast: FastPath | None = None  # who takes P-DATA before pynetdicom does
         self._waking = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -158,16 +236,34 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not
             time.sleep(0.01)
             return False  # who does not wait for answers is made to wait
         elif self.event_queue.empty():
-            self.socket.wait(IDLE_MILLISECONDS, self._wake)
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
+            if not self.socket.wait(IDLE_MILLISECONDS, self._wake):
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
             if not self.to_provider_queue.empty():
                 return False  # ours goes first; what came stays in the socket
         return bool(super()._is_transport_event())
 
     def _read_pdu_data(self) -> None:
         self.socket.begin_pdu()
-        super()._read_pdu_data()
+        if self.fast is None or self.state_machine.current_state != "Sta6" or not self._take_fast(self.fast):
+            super()._read_pdu_data()
+
+    def _take_fast(self, fast: "FastPath") -> bool:
+        try:
+            return fast.take()
+        except OSError:
+            self.event_queue.put("Evt17")  # as pynetdicom: the connection is closed, or of no more use
+        except UnacceptablePdu:
+            self.event_queue.put("Evt19")  # invalid PDU: the state machine aborts the association
+        return True
+
+    def goes_on(self) -> bool:
+        """Whether the fast path may read another PDU: it is there, and nothing else waits to be done."""
+        self._idle_timer.restart()
+        if self._kill_thread or not (self.event_queue.empty() and self.to_provider_queue.empty()):
+            return False
+        self.socket.begin_pdu()
+        return bool(self.socket.more())
 
     def run_reactor(self) -> None:
         try:

@@ -7,6 +7,7 @@ when the sender aborts. Here its DIMSE provider is subclassed, and nothing of an
 import hashlib
 import logging
 import os
+import struct
 import threading
 import time
 import uuid
@@ -15,26 +16,22 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import RequestHandler
 
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from config.settings import Receive
-from dicom_node.connection import IDLE_MILLISECONDS, accepted
-from dicom_node.door import Arrived
+from dicom_node.connection import IDLE_MILLISECONDS
 from dicom_node.elements import UnreadableHeader, is_uid
 from dicom_node.outline import check_structure
 from dicom_node.spool import Spool
 from dicom_node.watermark import Disk
 
 LOGGER = logging.getLogger(__name__)
-BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 16  # longer pieces are written as they are
 ROOM_BYTES = 1 << 24  # how much room an object asks for at a time
 MAXIMUM_COMMAND_BYTES = 1 << 16  # a real command set has a few hundred
 MAXIMUM_MESSAGE_BYTES = 1 << 22  # data sets of everything but C-STORE stay in memory; a commitment report has 1.5 MB
@@ -70,23 +67,15 @@ class Incoming:
 
     def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
         """Begin the file with a correct meta header (PS3.10 section 7.1) of our own making."""
-        meta = FileMetaDataset()
-        meta.FileMetaInformationVersion = b"\x00\x01"
-        meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-        meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-        meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-        meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-        meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
         try:
             self._ask_for_room()
             if self.error is None:
                 self._stream = self.path.open("xb", buffering=BUFFER_BYTES)
-                self._stream.write(b"\0" * 128 + b"DICM")
-                write_file_meta_info(self._stream, meta)
+                self._stream.write(part10_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid))
         except OSError as error:
             self._fail(error)
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Take a fragment of the data set."""
         self.size += len(data)
         if self._stream is not None and self.error is None:
@@ -139,6 +128,45 @@ class Incoming:
         self.error = f"disk: {error.strerror or type(error).__name__}"
 
 
+def part10_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Preamble and meta header (PS3.10 section 7.1). Made by hand: pydicom takes 20 times as long, for each object."""
+    elements = b"".join(
+        struct.pack("<HH2sH", 0x0002, number, vr, len(value)) + value
+        for number, vr, value in (
+            (0x0002, b"UI", _even(sop_class_uid, b"\0")),
+            (0x0003, b"UI", _even(sop_instance_uid, b"\0")),
+            (0x0010, b"UI", _even(transfer_syntax_uid, b"\0")),
+            (0x0012, b"UI", _even(IMPLEMENTATION_CLASS_UID, b"\0")),
+            (0x0013, b"SH", _even(IMPLEMENTATION_VERSION_NAME, b" ")),
+        )
+    )
+    version = struct.pack("<HH2sHL", 0x0002, 0x0001, b"OB", 0, 2) + b"\0\1"
+    length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(version) + len(elements))
+    return b"\0" * 128 + b"DICM" + length + version + elements
+
+
+def _even(text: str, padding: bytes) -> bytes:
+    return text.encode() + padding * (len(text) % 2)
+
+
+class Pace:
+    """A message must come on: many tiny PDUs, each in its time, would hold an association for ever."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began, self._came = 0.0, 0
+
+    def begin(self) -> None:
+        """The first bytes of a message are here."""
+        self._began, self._came = time.monotonic(), 0
+
+    def came(self, count: int) -> None:
+        """`count` bytes more. Raises Unacceptable when the message takes too long by now."""
+        self._came += count
+        if time.monotonic() - self._began > self._seconds + self._came / SLOWEST_BYTES_PER_SECOND:
+            raise Unacceptable("comes too slowly")
+
+
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom is not typed here
     """A DIMSE provider that gives each C-STORE a file in the spool. `stored` and `refused` count for the log."""
 
@@ -147,29 +175,45 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
         self.message: Any = None
         self._spool = spool
         self._disk = disk
-        self._seconds = limits.dimse_timeout_seconds
-        self._began, self._came = 0.0, 0  # when the message began, and its bytes so far
+        self.pace = Pace(limits.dimse_timeout_seconds)
         self.stored = 0
         self.refused = 0
         self.mark = uuid.uuid4().hex[:16]  # of the association, for the audit
         self.known: Counter[tuple[str, str]] = Counter()  # what was here already, by study and SOP class
+        self._attending = threading.Event()  # the association's thread has nothing to do but to wait for messages
+        self._is_new = True
         self.news = threading.Event()  # set by the upper layer when anything has happened
         self._lock = threading.Lock()
         self._open: set[Incoming] = set()
 
     def get_msg(self, block: bool = False) -> Any:
         """The next message, (None, None) without one. pynetdicom asks 1000 times a second: it is made to wait."""
-        if not block and self.msg_queue.empty():
+        if block:
+            return super().get_msg(block)
+        self._attending.set()
+        if self.msg_queue.empty():
             self.news.wait(IDLE_MILLISECONDS / 1000)
             self.news.clear()
+        if self.msg_queue.empty():
+            return None, None
+        self._attending.clear()
         return super().get_msg(block)
+
+    def is_free(self) -> bool:
+        """Whether no message waits or is being served; for the upper layer's thread, which alone brings new ones."""
+        if self._is_new:  # the association's thread is still busy with its beginning; what comes first waits for it
+            self._is_new = False
+            self._attending.wait(1.0)
+        return self.msg_queue.empty() and self._attending.is_set() and self.dul.to_provider_queue.empty()
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take P-DATA, one PDV at a time: the file has to stand before the first byte of its data set."""
         try:
             for context_id, data in primitive.presentation_data_value_list:
-                self._check_pace(len(data))
-                self._prepare(data)
+                if self.message is None:
+                    self.pace.begin()
+                self.pace.came(len(data))
+                self._prepare(context_id, data)
                 single = P_DATA()
                 single.presentation_data_value_list = [[context_id, data]]
                 super().receive_primitive(single)
@@ -179,22 +223,12 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
             self.message = None
             self.dul.event_queue.put("Evt19")  # invalid PDU: the state machine aborts the association
 
-    def _check_pace(self, length: int) -> None:
-        """A message must come on: many tiny PDUs, each in its time, would hold an association for ever."""
-        now = time.monotonic()
-        if self.message is None:
-            self._began, self._came = now, 0
-        self._came += length
-        if now - self._began > self._seconds + self._came / SLOWEST_BYTES_PER_SECOND:
-            raise Unacceptable("comes too slowly")
-
-    def _prepare(self, data: bytes) -> None:
+    def _prepare(self, context_id: int, data: bytes) -> None:
         """Before a fragment (PS3.8 annex E.2: a control byte, then a part) is added to the message."""
         message = self.message
-        if message is None:
-            return
+        self._check_order(message, context_id, is_command=bool(data[0] & 1))
         if data[0] & 1:
-            if message.encoded_command_set.tell() + len(data) > MAXIMUM_COMMAND_BYTES:
+            if message is not None and message.encoded_command_set.tell() + len(data) > MAXIMUM_COMMAND_BYTES:
                 raise Unacceptable(f"has a command set of more than {MAXIMUM_COMMAND_BYTES} bytes")
         elif isinstance(message, C_STORE_RQ):
             if message._data_set_file is None:
@@ -204,6 +238,17 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
             raise Unacceptable(f"other than C-STORE has more than {MAXIMUM_MESSAGE_BYTES} bytes")
         elif data[0] & 2:
             self._check_structure(message, data[1:])
+
+    @staticmethod
+    def _check_order(message: Any, context_id: int, *, is_command: bool) -> None:
+        """A message is its command set, then its data set, in one presentation context, and then comes the next."""
+        knows_what_it_is = message is not None and type(message) is not DIMSEMessage
+        if message is not None and message.context_id not in (None, context_id):
+            raise Unacceptable("changes its presentation context")
+        if is_command and knows_what_it_is:
+            raise Unacceptable("begins before the one before it is whole")
+        if not is_command and not knows_what_it_is:
+            raise Unacceptable("begins with its data set")
 
     def _check_structure(self, message: Any, last: bytes) -> None:
         """Depth and number of elements of a whole data set, before pydicom parses it for a handler."""
@@ -215,10 +260,15 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
         except UnreadableHeader as error:
             raise Unacceptable(f"has a data set that is not taken: {error}") from None
 
-    def _begin(self, message: C_STORE_RQ) -> Incoming:
+    def new_incoming(self) -> Incoming:
+        """A file for an object that begins, removed with the association unless somebody takes it."""
         incoming = Incoming(self._spool.new_incoming(), self._disk)
         with self._lock:
             self._open.add(incoming)
+        return incoming
+
+    def _begin(self, message: C_STORE_RQ) -> Incoming:
+        incoming = self.new_incoming()
         command = message.command_set
         uids = [str(command.get(k, "")) for k in ("AffectedSOPClassUID", "AffectedSOPInstanceUID")]
         context = self.assoc._accepted_cx.get(message.context_id)
@@ -240,23 +290,3 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
             left, self._open = self._open, set()
         for incoming in left:
             incoming.discard()
-
-
-def request_handler(spool: Spool, limits: Receive, disk: Disk) -> type[RequestHandler]:
-    """A request handler whose associations write into this spool (socketserver wants a class, so it is made here).
-
-    Its `request` is what the door has let in.
-    """
-
-    class SpoolingRequestHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom is not typed here
-        request: Any  # an Arrived; pynetdicom expects the connection itself
-
-        def _create_association(self) -> Association:
-            arrived: Arrived = self.request
-            self.request = arrived.connection
-            association = super()._create_association()
-            accepted(association, arrived.connection, arrived.caller, arrived.request, limits)
-            association.dimse = SpoolingProvider(association, spool, limits, disk)
-            return association
-
-    return SpoolingRequestHandler

@@ -8,22 +8,25 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from socketserver import BaseRequestHandler
 from typing import Any, TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node import headers
+from dicom_node.acceptor import request_handler
 from dicom_node.association_audit import AssociationAudit
 from dicom_node.commitment import read_report
 from dicom_node.door import Door, Listener
 from dicom_node.elements import UnreadableHeader, escaped
 from dicom_node.entity import application_entity, limit
 from dicom_node.identity import Identity
-from dicom_node.incoming import Incoming, request_handler
+from dicom_node.incoming import Incoming
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
 from dicom_node.ledger import Ledger
 from dicom_node.limits import peer_of
@@ -144,7 +147,7 @@ class Receiver:
             self._traffic.go_on_with(settings)
             for listener in listeners:
                 limit(listener.ae, settings)
-                listener.RequestHandlerClass = request_handler(self._spool, settings.receive, self._disk)
+                listener.RequestHandlerClass = self._request_handler(settings)
                 listener.ssl_context = context if listener.ssl_context else None
             for part in (self._door, self._worklist):
                 if part is not None:
@@ -211,11 +214,14 @@ class Receiver:
             ssl_context=context,
             evt_handlers=handlers,
             server_class=Listener,
-            request_handler=request_handler(self._spool, self._settings.receive, self._disk),
+            request_handler=self._request_handler(self._settings),
         )
         self._listeners.append(listener)
         self.host = str(listener.server_address[0])  # a passed socket has an address of its own
         return int(listener.server_address[1])
+
+    def _request_handler(self, settings: Settings) -> type[BaseRequestHandler]:
+        return request_handler(self._spool, settings.receive, self._disk, self._store)
 
     def _worklist_handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
         """Those of the UPS worklist; with a store of their own, so that no C-STORE waits for a query."""
@@ -254,37 +260,49 @@ class Receiver:
             LOGGER.info('association.ended "%s": %d stored, %d refused', calling, provider.stored, provider.refused)
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
-        calling = str(event.assoc.requestor.ae_title)
-        incoming: Incoming | None = event.request._dataset_file
+        """A C-STORE that came by pynetdicom's way."""
+        asked = event.request
+        status, comment = self._store(
+            event.assoc, asked._dataset_file, str(asked.AffectedSOPClassUID), str(asked.AffectedSOPInstanceUID)
+        )
+        return status if status == SUCCESS else _answer(status, comment)
+
+    def _store(
+        self, association: Association, incoming: Incoming | None, sop_class_uid: str, sop_instance_uid: str
+    ) -> tuple[int, str]:
+        """Keep an object or refuse it: C-STORE status and error comment. It is durable when the status is SUCCESS."""
+        calling = str(association.requestor.ae_title)
         try:
-            instance, new = self._keep(event, incoming, calling)
+            instance, new = self._keep(association, incoming, calling, sop_class_uid, sop_instance_uid)
         except Refusal as refusal:
-            event.assoc.dimse.refused += 1
+            association.dimse.refused += 1
             self._traffic.add(calling, "refused")
             LOGGER.warning('instance.refused from "%s": status %04XH, %s', escaped(calling), refusal.status, refusal)
-            return _answer(refusal.status, str(refusal))
+            return refusal.status, str(refusal)
         finally:
             if incoming is not None:
                 incoming.discard()  # nothing to do when it was kept: it has another name by then
-        event.assoc.dimse.stored += 1
+        association.dimse.stored += 1
         self._traffic.add(calling, "objects")
         self._traffic.add(calling, "bytes", incoming.size if incoming else 0)
         if not new:
-            event.assoc.dimse.known[instance.study_instance_uid, instance.sop_class_uid] += 1
+            association.dimse.known[instance.study_instance_uid, instance.sop_class_uid] += 1
         LOGGER.debug(
             "instance.stored %s, class %s, from %s%s",
             instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already",
         )  # fmt: skip
-        return SUCCESS
+        return SUCCESS, ""
 
-    def _keep(self, event: evt.Event, incoming: Incoming | None, calling: str) -> tuple[Instance, bool]:
-        settings: Settings = event.assoc.began_with
+    def _keep(
+        self, association: Association, incoming: Incoming | None, calling: str, *named: str
+    ) -> tuple[Instance, bool]:
+        settings: Settings = association.began_with
         peer = peer_of(settings, calling)
         if settings.receive.known_callers_only and (peer is None or not peer.sends):
             raise Refusal(NOT_AUTHORISED, "sends = false for this AE title in the node's settings")
         if incoming is None or not incoming.size:
             raise Refusal(CANNOT_UNDERSTAND, "there is no data set")
-        if not event.assoc.dimse.take(incoming):
+        if not association.dimse.take(incoming):
             raise Refusal(PROCESSING_FAILURE, "the connection ended")
         if incoming.error is not None:
             raise Refusal(OUT_OF_RESOURCES, incoming.error)
@@ -292,23 +310,12 @@ class Receiver:
             raise Refusal(INVALID_INSTANCE, "SOP Class or Instance UID of the command is not a UID")
         try:
             digest = incoming.complete()
-            instance, identity = self._read(event, incoming, digest)
+            instance, identity = _read(incoming, digest, *named)
             with self._spool.instances_kept():
                 self._spool.keep_instance(incoming.path, instance.sop_instance_uid, digest)
-                return instance, self._record(instance, identity, calling, event.assoc.dimse.mark)
+                return instance, self._record(instance, identity, calling, association.dimse.mark)
         except OSError as error:
             raise Refusal(OUT_OF_RESOURCES, f"disk: {error.strerror or type(error).__name__}") from error
-
-    def _read(self, event: evt.Event, incoming: Incoming, digest: str) -> tuple[Instance, Identity]:
-        try:
-            instance, identity = headers.read_with_identity(incoming.path, digest)
-        except UnreadableHeader as error:
-            raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
-        if instance.sop_class_uid != str(event.request.AffectedSOPClassUID):
-            raise Refusal(MISMATCH, "SOP Class UID of data set and command differ")
-        if instance.sop_instance_uid != str(event.request.AffectedSOPInstanceUID):
-            raise Refusal(MISMATCH, "SOP Instance UID of data set and command differ")
-        return instance, identity
 
     def _record(self, instance: Instance, identity: Identity, calling: str, mark: str) -> bool:
         try:
@@ -353,3 +360,15 @@ def _answer(status: int, comment: str) -> Dataset:
     answer.Status = status
     answer.ErrorComment = comment[:64]  # LO: 64 characters (PS3.5 section 6.2)
     return answer
+
+
+def _read(incoming: Incoming, digest: str, sop_class_uid: str, sop_instance_uid: str) -> tuple[Instance, Identity]:
+    try:
+        instance, identity = headers.read_with_identity(incoming.path, digest)
+    except UnreadableHeader as error:
+        raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
+    if instance.sop_class_uid != sop_class_uid:
+        raise Refusal(MISMATCH, "SOP Class UID of data set and command differ")
+    if instance.sop_instance_uid != sop_instance_uid:
+        raise Refusal(MISMATCH, "SOP Instance UID of data set and command differ")
+    return instance, identity

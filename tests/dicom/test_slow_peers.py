@@ -135,7 +135,7 @@ def test_an_association_request_that_does_not_become_whole_ends_at_its_time_out(
 
 
 def test_a_pdu_that_does_not_become_whole_ends_its_association(tmp_path: Path) -> None:
-    begun = (b"\x04", b"\x04\x00\x00\x00", b"\x04\x00\x00\x00\x10\x00" + b"\0" * 9)
+    begun = (b"\x04", b"\x04\x00\x00\x00", b"\x04\x00\x00\x00\x10\x00" + b"\0\0\x0f\xfc\1\1" + b"\0" * 3)
     settings = settings_for(dimse_timeout_seconds=1.0, network_timeout_seconds=60.0)
     with receiving(tmp_path, settings) as (receiver, _), ExitStack() as open_:
         made = [open_.enter_context(wire.associated(receiver.port)) for _ in range(6)]
