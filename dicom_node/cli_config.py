@@ -90,7 +90,8 @@ def config_check(config: Config = None) -> None:
         for key, path in missing:
             print(f"FAIL {key}: {path} is not there, or not to be read; put the file there, or correct the setting")
         raise typer.Exit(os.EX_CONFIG)
-    choose((), settings.plan)  # these raise ConfigError, which ends the program in words
+    for plan in (settings.plan, *(rule.plan for rule in settings.rules)):
+        choose((), plan)  # these raise ConfigError, which ends the program in words
     clinical_codes.load(settings.clinical.codes)
     check_web(settings.web)
     changed = [one for one in found if one.changed]
@@ -98,6 +99,29 @@ def config_check(config: Config = None) -> None:
     where = str(config) if config else "no file: the built-in settings"
     differ = f"{counted(len(changed), 'value')} {'differs' if len(changed) == 1 else 'differ'} from the defaults"
     print(f"ok  {where}; {differ}, {variables} from the environment")
+
+
+@config_app.command("rule")
+def config_rule(
+    calling: Annotated[str, typer.Argument(help="Calling AE title, as the log has it.")], config: Config = None
+) -> None:
+    """Print which routing rule counts for the contours that an AE sends, and what it says.
+
+    Example: prognode config rule ARIA --config /etc/prognode/prognode.toml
+    """
+    from config.effective import text
+
+    settings, found = _values(config)
+    rule = settings.rule_for(calling)
+    place = settings.rules.index(rule) if rule.name else -1
+    print(f"{calling}: {f'rule {rule.name}' if rule.name else 'no rule: as the settings are without rules'}")
+    print(f"bundle: {rule.bundle or settings.bundle or 'the demo bundle that comes with the package'}")
+    every = settings.every_destination() if rule.destinations is None else rule.destinations
+    print(f"destinations: {'none, it is a shadow' if rule.shadow else ', '.join(every) or 'none'}")
+    print(f"priority: {rule.priority}")
+    for one in found:
+        if one.changed and one.key.startswith(f"rules[{place}].plan."):
+            print(f"{one.key.rpartition('.')[2]} = {text(one.value)}  # elsewhere {text(one.default)}")
 
 
 def _values(config: Path | None) -> "tuple[Settings, list[Value]]":

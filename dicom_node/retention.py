@@ -67,7 +67,7 @@ _ITEMS = (
     " WHERE i.study_instance_uid = :study"
     " UNION SELECT w.id FROM work_item w WHERE w.ct_series_instance_uid IN"
     " (SELECT series_instance_uid FROM instance WHERE study_instance_uid = :study)),"
-    " item AS (SELECT id, state, held, updated_at, roi_sop_instance_uid AS roi FROM work_item WHERE id IN id)"
+    " item AS (SELECT id, state, held, shadow, updated_at, roi_sop_instance_uid AS roi FROM work_item WHERE id IN id)"
 )
 _OPEN = "('WAITING', 'SCHEDULED', 'ANALYSED', 'REPORTED', 'FAILED')"
 _CONDITION = (
@@ -75,7 +75,7 @@ _CONDITION = (
     " total(state = 'WAITING' AND roi IS NULL) AS without_contour, total(state = 'WAITING') AS waiting,"
     " total(state IN ('SCHEDULED', 'ANALYSED', 'REPORTED')) AS at_work,"
     " total(state = 'FAILED') AS failed, total(held AND state NOT IN ('COMPLETED', 'CANCELED')) AS held,"
-    " total(state = 'COMPLETED' AND NOT EXISTS"
+    " total(state = 'COMPLETED' AND NOT shadow AND NOT EXISTS"
     " (SELECT 1 FROM delivery d WHERE d.work_item_id = item.id)) AS nowhere,"
     " total(EXISTS (SELECT 1 FROM delivery d WHERE d.work_item_id = item.id AND d.final = 0)) AS on_its_way,"
     " total(state != 'CANCELED' AND EXISTS"

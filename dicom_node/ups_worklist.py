@@ -130,10 +130,16 @@ class UpsWorklist:
             reason=reason,
             inputs=self._inputs(row, plan) if _INPUTS in details else (),
             outputs=self._outputs(row) if _OUTPUTS in details and step.started_at is not None else (),
-            destinations=tuple(peer.ae_title for peer in self._settings.destinations()),
+            destinations=self._destinations(plan),
             replaced=self.store.steps.uids_of(row) if "ReplacedProcedureStepSequence" in details else (),
             bundle_digest=plan.get("bundle", ""),
         )
+
+    def _destinations(self, plan: Mapping[str, Any]) -> tuple[str, ...]:
+        """AE titles that the results go to, as the rule of the work item has it."""
+        every = tuple(peer.ae_title for peer in self._settings.destinations())
+        named = plan.get("rule", {}).get("destinations")
+        return every if named is None else tuple(name for name in every if name in named)
 
     def _inputs(self, row: StepRow, plan: Mapping[str, Any]) -> tuple[ups.Instances, ...]:
         """The CT and the contour: what was planned, what a contour references, or what there is of the CT."""

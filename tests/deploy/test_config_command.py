@@ -238,3 +238,21 @@ def test_check_ends_with_78_at_a_misspelt_key(site: Path) -> None:
     for command in ("check", "show", "diff"):
         code, said = run(command, "--config", site)
         assert (code, said) == (78, "prognode: unknown key 'node.prot' (did you mean 'port'?)\n")
+
+
+# -- rule --------------------------------------------------------------------------------------------------------
+
+
+def test_rule_says_what_counts_for_an_ae(site: Path) -> None:
+    site.write_text(
+        SITE + '[[rules]]\nname = "rt"\ncalling_ae_titles = ["RT*"]\nshadow = true\npriority = "LOW"\n'
+        "plan = { minimum_slices = 20 }\n"
+    )
+    code, said = run("rule", "RT_1", "--config", site)
+    assert (code, said.splitlines()) == (0, [
+        "RT_1: rule rt", "bundle: the demo bundle that comes with the package", "destinations: none, it is a shadow",
+        "priority: LOW", "minimum_slices = 20  # elsewhere 8",
+    ])  # fmt: skip
+    code, said = run("rule", "CT", "--config", site)
+    first, _, destinations, _ = said.splitlines()
+    assert (code, first, destinations) == (0, "CT: no rule: as the settings are without rules", "destinations: PACS")

@@ -1,0 +1,167 @@
+"""`prognode check` on the machine: ports, spool and disk, how long a flush takes, and whether the clock is right."""
+
+import ctypes
+import errno
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from config.settings import Settings
+from dicom_node import probes
+from dicom_node.finding import Finding
+from dicom_node.spool import Spool
+from dicom_node.store import Store
+from dicom_node.vitals import GONE_SECONDS
+from dicom_node.watermark import room
+from dicom_node.workitem import ConfigError, StageError
+
+# SQLite's write-ahead log needs memory shared by all processes that use it, which these do not have.
+FOREIGN = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.glusterfs", "ceph"})
+SLOW_FLUSH_SECONDS = 0.5
+FLUSHES, FLUSHED_BYTES = 5, 524_288
+PAGE = "the page"
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
+
+
+def spool(settings: Settings) -> Iterator[Finding]:
+    """Whether the spool can be used, what is free, and what its disk is worth."""
+    folder, remedy = settings.node.spool, "give the service's user this folder (mode 0700)"
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        store = Spool(folder).store
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not a folder that can be written")
+        if store.is_file():
+            Store.open(store).close()
+    except (OSError, ConfigError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        yield Finding("machine.spool", False, f"{folder}: {text}", remedy)
+        return
+    mode = folder.stat().st_mode & 0o077 if there == folder else 0
+    yield Finding(
+        "machine.spool",
+        not mode,
+        f"{folder} can be written" if there == folder else f"{folder} is not there yet; the node makes it",
+        "" if not mode else f"chmod 0700 {folder}: others can read it",
+    )
+    yield _disk(there, settings)
+    yield _file_system(there)
+    yield _flush(there)
+
+
+def _disk(there: Path, settings: Settings) -> Finding:
+    disk = room(there, settings)
+    to_do = "free some space, or shorten the days in [storage]; what lies there: prognode storage"
+    return Finding(
+        "machine.disk",
+        not disk.low,
+        f"{disk.free / 1e9:.1f} GB free; warned below {disk.warn / 1e9:.1f} GB, "
+        f"nothing more is taken below {disk.refuse / 1e9:.1f} GB",
+        f"{to_do}{'; C-STORE is answered with A700 until then' if disk.full else ''}" if disk.low else "",
+    )
+
+
+def _file_system(there: Path) -> Finding:
+    kind = kind_of(there, Path("/proc/self/mounts").read_text("utf-8", "replace"))
+    foreign = kind in FOREIGN
+    text = f"{kind}: its files are on another machine, and the store cannot be relied on there" if foreign else kind
+    return Finding("machine.file_system", not foreign, text, "put [node] spool on a local disk" if foreign else "")
+
+
+def kind_of(path: Path, mounts: str) -> str:
+    """The kind of file system that a path is on, by what /proc/self/mounts says.
+
+    >>> kind_of(Path("/srv/spool"), "a / ext4 rw 0 0\\nb:/x /srv nfs4 rw 0 0\\nc /srv/other xfs rw 0 0")
+    'nfs4'
+    """
+    fields = [line.split() for line in mounts.splitlines()]
+    places = [(Path(one[1].replace("\\040", " ")), one[2]) for one in fields if len(one) > 2]
+    whole = path.absolute()
+    inside = [(len(place.parts), number) for number, (place, _) in enumerate(places) if whole.is_relative_to(place)]
+    return places[max(inside)[1]][1] if inside else "unknown"
+
+
+def _flush(there: Path) -> Finding:
+    """What each object waits for before its sender has its success. The file has no name, and is gone at the end."""
+    took = []
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            for _ in range(FLUSHES):
+                file.write(bytes(FLUSHED_BYTES))
+                file.flush()
+                begin = time.perf_counter()
+                os.fsync(file.fileno())
+                took.append(time.perf_counter() - begin)
+    except OSError as error:
+        return Finding("machine.flush", False, f"{there}: {error.strerror}", "look at the disk and its file system")
+    usual = sorted(took)[FLUSHES // 2]
+    slow = usual > SLOW_FLUSH_SECONDS
+    return Finding(
+        "machine.flush",
+        not slow,
+        f"{usual * 1000:.1f} ms for half a megabyte",
+        "each object waits for it: put [node] spool on a faster disk" if slow else "",
+    )
+
+
+def clock() -> Finding:
+    """The kernel's own word, as timedatectl has it; nothing in DICOM tells the time of a peer."""
+    buffer = ctypes.create_string_buffer(256)  # struct timex with modes = 0: nothing is set
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+    moment = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    if state < 0:
+        return Finding("machine.clock", True, f"{moment}; the kernel does not say whether it is synchronized")
+    if state != TIME_ERROR:
+        return Finding("machine.clock", True, f"{moment}, synchronized")
+    text = f"{moment}, not synchronized with a time server by this system"
+    remedy = "let systemd-timesyncd or chrony run, unless the machine below sets this one's clock: reports go by it"
+    return Finding("machine.clock", True, text, remedy)
+
+
+def ports(settings: Settings) -> Iterator[Finding]:
+    """Whether each port can be opened, or who has it."""
+    node, tls, hl7, web = settings.node, settings.tls, settings.hl7, settings.web
+    if tls.listen != "only":
+        yield from _port("DICOM", node.host, node.port, "[node] port", settings)
+    if tls.listen != "off":
+        yield from _port("DICOM over TLS", node.host, tls.port, "[tls] port", settings)
+    if hl7.listen:
+        yield from _port("HL7", hl7.host, hl7.port, "[hl7] port", settings)
+    yield from _port(PAGE, web.host, web.port, "[web] port", settings)
+
+
+def _port(name: str, host: str, port: int, key: str, settings: Settings) -> Iterator[Finding]:
+    if not port:  # any that is free
+        return
+    where, why = f"{host}:{port}", probes.why_no_port(host, port)
+    if why is None:
+        yield Finding("node.port", True, f"{where} is free: the node can open it", about=name)
+    elif why.errno == errno.EADDRINUSE and _is_ours(name, host, port, settings):
+        yield Finding("node.port", True, f"{where} is open, by this node", about=name)
+    elif why.errno == errno.EADDRINUSE:
+        remedy = f"start the node, where its .socket unit has the port; else find who has it (ss -ltnp), or set {key}"
+        yield Finding("node.port", False, f"{where} is in use, and this node is not heard there", remedy, name)
+    elif why.errno in (errno.EACCES, errno.EPERM):
+        remedy = f"where a .socket unit opens it, all is well; else set {key} to one above 1023"
+        yield Finding("node.port", True, f"{where}: this user may not open a port below 1024", remedy, name)
+    else:
+        remedy = f"give an address of this machine, or 0.0.0.0, and a port in {key}"
+        yield Finding("node.port", False, f"{where}: {why.strerror}", remedy, name)
+
+
+def _is_ours(name: str, host: str, port: int, settings: Settings) -> bool:
+    """The page is asked; of the receiver, the store knows."""
+    if name == PAGE:
+        return probes.is_page(host, port, tls=settings.web.certificate is not None)
+    path = Spool(settings.node.spool).store
+    if not path.is_file():
+        return False
+    try:
+        store = Store.open(path)
+    except (StageError, ConfigError):  # said of the spool already
+        return False
+    known = store.vitals.components()
+    store.close()
+    return any(one.component == "receive" and time.time() - one.seen_at < GONE_SECONDS for one in known)

@@ -1,0 +1,54 @@
+"""Looks at the network for `prognode check`: may a port be opened, and which certificate does somebody show."""
+
+import contextlib
+import http.client
+import socket
+import ssl
+
+from cryptography import x509
+
+SECONDS = 3.0
+
+
+def why_no_port(host: str, port: int) -> OSError | None:
+    """Why a port cannot be listened at; None where it can. It is opened for a moment, and nobody is served."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((host, port))
+            one.listen(1)
+    except OSError as error:
+        return error
+    return None
+
+
+def is_page(host: str, port: int, *, tls: bool) -> bool:
+    """Whether our worklist page answers there; which certificate it shows is looked at elsewhere."""
+    made = (
+        http.client.HTTPSConnection(host, port, timeout=SECONDS, context=ssl._create_unverified_context())  # noqa: S323
+        if tls
+        else http.client.HTTPConnection(host, port, timeout=SECONDS)
+    )
+    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(made):
+        made.request("GET", "/health")
+        answer = made.getresponse()
+        return answer.status == 200 and answer.read(100) == b'{"status":"up"}'
+    return False
+
+
+def host_name() -> str:
+    """What this machine calls itself."""
+    return socket.getfqdn()
+
+
+def certificate_of(host: str, port: int, name: str, context: ssl.SSLContext, seconds: float) -> x509.Certificate:
+    """The certificate that is shown there, checked by `context`. Raises OSError (ssl.SSLError is one)."""
+    with (
+        socket.create_connection((host, port), seconds) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secure,
+    ):
+        shown = secure.getpeercert(binary_form=True)
+    if shown is None:
+        raise OSError("no certificate is shown")
+    return x509.load_der_x509_certificate(shown)
