@@ -34,6 +34,7 @@ RESTART = {
     "hl7": "the HL7 listener is set up at the start",
     "ups": "the UPS worklist is opened at the start",
     "audit": "the audit trail and its collector are opened at the start",
+    "telemetry": "the log and the traces are set up at the start",
 }
 
 

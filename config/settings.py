@@ -215,6 +215,15 @@ class Ups:
 
 
 @dataclass(frozen=True)
+class Telemetry:
+    """What machines that watch the node get beside the metrics: log lines, and traces by OTLP/HTTP."""
+
+    log_format: Literal["text", "json"] = "text"
+    traces_endpoint: str = ""
+    traces_ca: Path | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that can be configured."""
 
@@ -235,6 +244,7 @@ class Settings:
     ups: Ups = field(default_factory=Ups)
     storage: Storage = field(default_factory=Storage)
     audit: AuditTrail = field(default_factory=AuditTrail)
+    telemetry: Telemetry = field(default_factory=Telemetry)
     bundle: Path | None = None  # None: the synthetic demo bundle that comes with the package
 
     def destinations(self) -> tuple[Peer, ...]:

@@ -41,11 +41,12 @@ def settings_of(config: Path | None) -> Settings:
         stop(str(error), os.EX_CONFIG)
 
 
-def log(level: int = logging.INFO) -> None:
-    """Log lines to standard error; libraries that would quote headers are kept quiet."""
+def log(level: int = logging.INFO, settings: Settings | None = None) -> None:
+    """Log lines to standard error, as the settings want them; libraries that would quote headers are kept quiet."""
+    from dicom_node.logs import write_to
     from dicom_node.quiet import quiet_libraries
 
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    write_to(sys.stderr, level, as_json=settings is not None and settings.telemetry.log_format == "json")
     quiet_libraries()
     for name in ("apscheduler", "numexpr"):
         logging.getLogger(name).setLevel(logging.ERROR)

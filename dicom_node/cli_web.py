@@ -46,7 +46,7 @@ def web(config: Config = None) -> None:
     from dicom_node.workitem import ConfigError
 
     settings = settings_of(config)
-    log()
+    log(settings=settings)
     spool = Spool(settings.node.spool)
     try:
         with on_record(settings, spool, "web") if spool.store.is_file() else nullcontext():

@@ -16,10 +16,12 @@ from dicom_node.compose import OPTIONAL, variant_name
 from dicom_node.deliver import Document, Variant
 from dicom_node.deliveries import Delivery
 from dicom_node.delivery_audit import objects_sent, query_sent
+from dicom_node.logs import about, mark_of
 from dicom_node.messages import Messenger, is_message
 from dicom_node.reporter import Reporter
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.telemetry import stage
 from dicom_node.workitem import DeliveryState, Retryable, WorkItem
 
 LOGGER = logging.getLogger(__name__)
@@ -52,23 +54,39 @@ class Dispatcher:
         due = self._store.deliveries.due(self._clock())
         if not due:
             return False
-        first = due[0]
-        item = self._store.item(first.work_item_id)
-        peer = self._peers.get(first.destination)
-        if item is not None and item.key is not None and is_message(first.destination):
-            self._guarded(due, lambda: self._send_message(item, first))
-        elif item is None or item.key is None or peer is None:
-            for row in due:
-                self._refuse(row, f"no [[peers]] entry {row.destination} in the settings; add it, then: prognode retry")
-        else:
-            self._guarded(due, lambda: self._step(item, peer, due))
-        self._store.complete_delivered(self._clock())
+        item = self._store.item(due[0].work_item_id)
+        with about(study=mark_of(item.study_instance_uid) if item else ""):
+            self._deliver(item, due)
+        self.complete()
         return True
 
-    def _guarded(self, due: Sequence[Delivery], step: Callable[[], None]) -> None:
+    def complete(self) -> None:
+        """Move on the work items all of whose deliveries are at their end."""
+        for number in self._store.complete_delivered(self._clock()):
+            item = self._store.item(number)
+            if item is not None:
+                with about(study=mark_of(item.study_instance_uid)):
+                    text = "workitem.%s work item %s every delivery is at its end"
+                    LOGGER.info(text, item.state.lower(), (item.key or "")[:12])
+
+    def _deliver(self, item: WorkItem | None, due: Sequence[Delivery]) -> None:
+        destination = due[0].destination
+        peer = self._peers.get(destination)
+        if item is None or item.key is None or (peer is None and not is_message(destination)):
+            for row in due:
+                self._refuse(row, f"no [[peers]] entry {row.destination} in the settings; add it, then: prognode retry")
+            return
+        if peer is None or is_message(destination):
+            self._guarded(item, due, lambda: self._send_message(item, due[0]))
+        else:
+            self._guarded(item, due, lambda: self._step(item, peer, due))
+
+    def _guarded(self, item: WorkItem, due: Sequence[Delivery], step: Callable[[], None]) -> None:
         """One step; whatever goes wrong moves these rows on, so that they never keep others from their turn."""
+        key, study, where = item.key or "", item.study_instance_uid, due[0].destination
         try:
-            step()
+            with stage("deliver", key, study, destination=where, objects=len(due)):
+                step()
         except Retryable as error:
             self._later(self._open(due), f"{error}; {error.hint}")
         except Exception as error:  # the boundary of the stage: one damaged file must not stop the others

@@ -15,8 +15,10 @@ from dicom_node.bundles import Bundles
 from dicom_node.clinical_snapshot import Snapshot, Snapshots
 from dicom_node.decision import NotEligible, Plan, Waiting
 from dicom_node.instance import Instance
+from dicom_node.logs import about, mark_of
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.telemetry import done
 from dicom_node.ticket import Ticket
 from dicom_node.workitem import PRIORITIES, StageError
 from models.bundle import Bundle
@@ -44,6 +46,7 @@ class Scheduler:
         self._store, self._spool, self._settings = store, spool, settings
         self._bundles = bundles if isinstance(bundles, Bundles) else Bundles(bundles)
         self._clock, self._final = clock, final
+        self._began = 0.0  # when the decision on a contour began, for its trace
 
     def take_arrivals(self) -> bool:
         """Plan everything that the arrivals since the last call touch. False when there were none."""
@@ -92,6 +95,11 @@ class Scheduler:
         if roi is None or roi.own:
             return
         rule = self._settings.rule_for(self._store.arrivals.calling_ae_title(roi_sop_instance_uid))
+        self._began = time.monotonic()
+        with about(study=mark_of(roi.study_instance_uid)):
+            self._look_at(roi, rule)
+
+    def _look_at(self, roi: Instance, rule: Rule) -> None:
         try:
             self._decide(roi, rule)
         except StageError as error:
@@ -142,7 +150,9 @@ class Scheduler:
         chosen = self._chosen(roi, decision) if isinstance(decision, Plan) else ""
         if self._store.births.schedule(uid, birth, self._clock(), chosen):
             by = f" by rule {rule.name}" if rule.name else ""
-            LOGGER.info("plan.scheduled work item %s: %s%s", birth.key[:12], birth.reason or "eligible", by)
+            with about(study=mark_of(birth.study_instance_uid)):  # a contour may lie in another study than its CT
+                LOGGER.info("plan.scheduled work item %s: %s%s", birth.key[:12], birth.reason or "eligible", by)
+            done("plan", birth.key, birth.study_instance_uid, time.monotonic() - self._began)
 
     def _snapshots(self, rule: Rule) -> Snapshots:
         return Snapshots(self._store, self._settings.clinical, self._bundles.of(rule).manifest.clinical)

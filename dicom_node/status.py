@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.contract import TIMING_FILE, wording
 from dicom_node.deliveries import Delivery
+from dicom_node.logs import mark_of
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, State, WorkItem
@@ -35,14 +36,18 @@ def of_study(store: Store, spool: Spool, study_instance_uid: str) -> str | None:
     if not items and not store.arrivals.knows_study(study_instance_uid):
         return None
     if not items:
-        return f"study {study_instance_uid}\n  objects are here, but none asks for a score yet"
+        return f"{_named(study_instance_uid)}\n  objects are here, but none asks for a score yet"
     return "\n\n".join(_way(item, store, spool) for item in items)
+
+
+def _named(study_instance_uid: str) -> str:
+    return f"study {study_instance_uid} (in the log: {mark_of(study_instance_uid)})"
 
 
 def _way(item: WorkItem, store: Store, spool: Spool) -> str:
     row = store.details(item.id)
     deliveries = store.deliveries.of_item(item.id)
-    head = f"study {item.study_instance_uid}\nwork item {item.id}, revision {item.revision}, state {item.state}"
+    head = f"{_named(item.study_instance_uid)}\nwork item {item.id}, revision {item.revision}, state {item.state}"
     if item.outcome or item.reason:
         head += f", {item.outcome or 'waiting'} {item.reason or ''}".rstrip()
     lines = [head]
