@@ -65,9 +65,9 @@ class Dispatcher:
         for number in self._store.complete_delivered(self._clock()):
             item = self._store.item(number)
             if item is not None:
+                state, key = item.state.lower(), (item.key or "")[:12]
                 with about(study=mark_of(item.study_instance_uid)):
-                    text = "workitem.%s work item %s every delivery is at its end"
-                    LOGGER.info(text, item.state.lower(), (item.key or "")[:12])
+                    LOGGER.info("workitem.%s work item %s every delivery is at its end", state, key)
 
     def _deliver(self, item: WorkItem | None, due: Sequence[Delivery]) -> None:
         destination = due[0].destination

@@ -6,7 +6,6 @@ when the sender aborts. Here its DIMSE provider is subclassed, and nothing of an
 
 import hashlib
 import logging
-import os
 import struct
 import threading
 import time
@@ -102,12 +101,13 @@ class Incoming:
                 self._fail(error)
         self._give_room_back()
 
-    def complete(self) -> str:
-        """Make the bytes durable; gives the SHA-256 of the data set. Raises OSError."""
+    def complete(self) -> tuple[int, str]:
+        """All bytes are in the file, which stays open: its descriptor, the SHA-256 of the data set. Raises OSError.
+
+        They are not durable yet.
+        """
         self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self.close()
-        return self._digest.hexdigest()
+        return self._stream.fileno(), self._digest.hexdigest()
 
     def discard(self) -> None:
         self.close()
@@ -179,6 +179,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
         self.stored = 0
         self.refused = 0
         self.mark = uuid.uuid4().hex[:16]  # of the association, for the audit
+        self.studies: dict[str, None] = {}  # those that came, in their order, for the log
         self.known: Counter[tuple[str, str]] = Counter()  # what was here already, by study and SOP class
         self._attending = threading.Event()  # the association's thread has nothing to do but to wait for messages
         self._is_new = True

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from socketserver import BaseRequestHandler
-from typing import Any, TypeVar
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -30,6 +30,7 @@ from dicom_node.incoming import Incoming
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES, Instance
 from dicom_node.ledger import Ledger
 from dicom_node.limits import peer_of
+from dicom_node.logs import about, mark_of
 from dicom_node.notify import STUCK_SECONDS
 from dicom_node.quiet import quiet_libraries
 from dicom_node.spool import Spool
@@ -42,6 +43,8 @@ from dicom_node.watermark import Disk
 
 LOGGER = logging.getLogger(__name__)
 
+MOST_STUDIES = 1000  # of one association that its last line in the log knows of
+
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
 INVALID_INSTANCE = 0x0117
@@ -49,8 +52,6 @@ NOT_AUTHORISED = 0x0124
 OUT_OF_RESOURCES = 0xA700
 MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
-
-T = TypeVar("T")
 
 
 class Refusal(Exception):
@@ -256,8 +257,9 @@ class Receiver:
             address = event.assoc.requestor.address_info.address
             self._audit.ended(provider.mark, str(event.assoc.requestor.ae_title), address, provider.known)
         if provider.stored or provider.refused:
-            calling = escaped(str(event.assoc.requestor.ae_title))
-            LOGGER.info('association.ended "%s": %d stored, %d refused', calling, provider.stored, provider.refused)
+            said = (escaped(str(event.assoc.requestor.ae_title)), provider.stored, provider.refused)
+            with about(association=provider.mark, study=tuple(map(mark_of, provider.studies))):
+                LOGGER.info('association.ended "%s": %d stored, %d refused', *said)
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         """A C-STORE that came by pynetdicom's way."""
@@ -277,12 +279,16 @@ class Receiver:
         except Refusal as refusal:
             association.dimse.refused += 1
             self._traffic.add(calling, "refused")
-            LOGGER.warning('instance.refused from "%s": status %04XH, %s', escaped(calling), refusal.status, refusal)
+            said = (escaped(calling), refusal.status, refusal)
+            with about(association=association.dimse.mark):
+                LOGGER.warning('instance.refused from "%s": status %04XH, %s', *said)
             return refusal.status, str(refusal)
         finally:
             if incoming is not None:
                 incoming.discard()  # nothing to do when it was kept: it has another name by then
         association.dimse.stored += 1
+        if len(association.dimse.studies) < MOST_STUDIES:
+            association.dimse.studies[instance.study_instance_uid] = None
         self._traffic.add(calling, "objects")
         self._traffic.add(calling, "bytes", incoming.size if incoming else 0)
         if not new:
@@ -309,26 +315,27 @@ class Receiver:
         if not incoming.is_open:
             raise Refusal(INVALID_INSTANCE, "SOP Class or Instance UID of the command is not a UID")
         try:
-            digest = incoming.complete()
+            descriptor, digest = incoming.complete()
             instance, identity = _read(incoming, digest, *named)
             with self._spool.instances_kept():
-                self._spool.keep_instance(incoming.path, instance.sop_instance_uid, digest)
+                self._spool.keep_arrival(incoming.path, descriptor, instance.sop_instance_uid, digest)
                 return instance, self._record(instance, identity, calling, association.dimse.mark)
         except OSError as error:
             raise Refusal(OUT_OF_RESOURCES, f"disk: {error.strerror or type(error).__name__}") from error
 
     def _record(self, instance: Instance, identity: Identity, calling: str, mark: str) -> bool:
         try:
-            return self._ledger_call(lambda store: store.arrivals.add(instance, calling, self._clock(), identity, mark))
+            now = self._clock()
+            return self._open_ledger().commit(lambda store: store.arrivals.add(instance, calling, now, identity, mark))
         except Exception as error:  # whatever the store says, the sender has to hear "try again"
             LOGGER.error("store.failed %s; the sender was told to try again", type(error).__name__)
             raise Refusal(OUT_OF_RESOURCES, "the node's store cannot be written") from error
 
-    def _ledger_call(self, work: Callable[[Store], T]) -> T:
+    def _open_ledger(self) -> Ledger:
         ledger = self._ledger
         if ledger is None:
             raise RuntimeError("the receiver is stopped")
-        return ledger.call(work)
+        return ledger
 
     def _post(self, work: Callable[[Store], object]) -> None:
         if self._ledger is not None:
@@ -343,7 +350,7 @@ class Receiver:
             return PROCESSING_FAILURE, None
         calling = escaped(str(event.assoc.requestor.ae_title))
         try:
-            known = self._ledger_call(
+            known = self._open_ledger().call(
                 lambda store: store.deliveries.commitment_report(transaction_uid, committed, failed, self._clock())
             )
         except Exception as error:  # noqa: BLE001 - whatever the store says, the peer has to hear that it did not take
