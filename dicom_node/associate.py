@@ -16,6 +16,7 @@ from pynetdicom.sop_class import Verification
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from config.settings import Peer, Settings
 from dicom_node.elements import escaped
+from dicom_node.entity import NATIVE
 from dicom_node.quiet import quiet_libraries
 from dicom_node.requestor import associate
 from dicom_node.tls import client_context
@@ -68,7 +69,7 @@ def _request(
             entity,
             (peer.host, peer.port),
             peer.ae_title,
-            [*contexts, build_context(Verification)],
+            [*contexts, build_context(Verification, NATIVE)],
             maximum_pdu_bytes=settings.receive.maximum_pdu_bytes,
             roles=roles,
             handlers=[*handlers, (evt.EVT_CONN_OPEN, _prepare, [settings.receive.dimse_timeout_seconds])],

@@ -4,7 +4,7 @@ Nothing here is typed twice: what is accepted is read from the very AE that list
 from the code that answers. `tests/dicom/test_conformance.py` associates with a running node and compares.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 from jinja2 import Environment, StrictUndefined
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID
 
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERSION
 from config.settings import Settings
@@ -25,7 +25,7 @@ from dicom_node.conformance_objects import (
     SECONDARY_CAPTURE,
     SEGMENTATION,
 )
-from dicom_node.entity import application_entity
+from dicom_node.entity import NATIVE, application_entity
 from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, ROI_CLASSES
 from reports.evidence import IDENTITY
 
@@ -75,25 +75,17 @@ def _what(uid: str) -> str:
 def proposed(settings: Settings) -> list[Context]:
     """What the node proposes on the associations that it requests itself."""
     report = settings.report
-    native = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
-    every = tuple(map(str, default_syntaxes()))
+    native = tuple(map(str, NATIVE))
     stored = [*report.sr_sop_classes, SECONDARY_CAPTURE, SEGMENTATION]
     stored += [PRESENTATION] if report.presentation_state else []
     stored += [ENCAPSULATED_PDF] if report.encapsulated_pdf else []
     made = [Context(uid, "SCU", native, "C-STORE of results; one context for each transfer syntax") for uid in stored]
-    made.append(Context(COMMITMENT, "SCU", every, "N-ACTION; a report on this association is waited for shortly"))
-    made.append(Context(STUDY_ROOT_FIND, "SCU", every, "C-FIND: read-back (IMAGE), whose study it is (STUDY)"))
-    made.append(Context(VERIFICATION, "SCU", every, "C-ECHO; proposed on every association"))
+    made.append(Context(COMMITMENT, "SCU", native, "N-ACTION; a report on this association is waited for shortly"))
+    made.append(Context(STUDY_ROOT_FIND, "SCU", native, "C-FIND: read-back (IMAGE), whose study it is (STUDY)"))
+    made.append(Context(VERIFICATION, "SCU", native, "C-ECHO; proposed on every association"))
     if settings.ups.enabled:
         made.append(Context(UPS_EVENT, "SCP", native, "N-EVENT-REPORT to subscribers (SCP role is proposed)"))
     return made
-
-
-def default_syntaxes() -> Sequence[UID]:
-    """The transfer syntaxes of contexts that carry no stored object."""
-    verification = [one for one in application_entity(Settings()).supported_contexts
-                    if one.abstract_syntax == VERIFICATION]  # fmt: skip
-    return list(verification[0].transfer_syntax)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from config.settings import Deliver, Peer, Settings
 from dicom_node.associate import association_with
 from dicom_node.commitment import read_report, request_dataset
 from dicom_node.elements import UnreadableHeader, ascii_text
+from dicom_node.entity import NATIVE
 from dicom_node.headers import identity_of
 from dicom_node.identity import FILED_BY, KEYWORDS, Identity
 from dicom_node.workitem import DeliveryState, Retryable
@@ -243,7 +244,7 @@ def request_commitment(
             arrived.set()
         return 0x0000, None
 
-    contexts = [build_context(StorageCommitmentPushModel)]
+    contexts = [build_context(StorageCommitmentPushModel, NATIVE)]
     with association_with(peer, settings, contexts, [(evt.EVT_N_EVENT_REPORT, on_report)]) as association:
         if not _accepts(association, StorageCommitmentPushModel):
             return CommitmentAnswer("NOT_OFFERED", message="the peer does not offer storage commitment")
@@ -277,7 +278,9 @@ def find(
     strictest SCP needs. None when the peer does not offer it or refuses the query. Raises Retryable.
     """
     seen: set[str] = set()
-    with association_with(peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+    with association_with(
+        peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind, NATIVE)]
+    ) as association:
         if not _accepts(association, StudyRootQueryRetrieveInformationModelFind):
             return None
         for series in sorted(set(instances.values())):
@@ -325,7 +328,9 @@ def find_identities(peer: Peer, study: str, settings: Settings) -> list[Identity
     STUDY level of the Study Root model (PS3.4 C.6.2.1). None when the peer does not offer it or refuses the query.
     Raises Retryable.
     """
-    with association_with(peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+    with association_with(
+        peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind, NATIVE)]
+    ) as association:
         if not _accepts(association, StudyRootQueryRetrieveInformationModelFind):
             return None
         answers = _answers(association, study_query(study))

@@ -23,6 +23,10 @@ from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 from config.settings import Settings
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES
 
+# Of every context that stores nothing, on both sides. Not deflated, which pynetdicom's default has: a message of a few
+# kilobytes may hold gigabytes, and is unpacked in memory.
+NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+
 
 def application_entity(settings: Settings) -> AE:
     """The listening AE: title, time-outs and presentation contexts. Who may call is the door's business."""
@@ -33,13 +37,13 @@ def application_entity(settings: Settings) -> AE:
     syntaxes = transfer_syntaxes()
     for sop_class_uid in sorted(CT_CLASSES | ROI_CLASSES):
         entity.add_supported_context(sop_class_uid, syntaxes)
-    entity.add_supported_context(Verification)
+    entity.add_supported_context(Verification, NATIVE)
     # The peer is the SCP of storage commitment and reports with the SCP role proposed; some propose no role at all.
-    entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    entity.add_supported_context(StorageCommitmentPushModel, NATIVE, scu_role=True, scp_role=True)
     if settings.ups.enabled:
         for ups_class in (UnifiedProcedureStepPull, UnifiedProcedureStepWatch, UnifiedProcedureStepQuery,
                           UnifiedProcedureStepPush):  # fmt: skip
-            entity.add_supported_context(ups_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+            entity.add_supported_context(ups_class, NATIVE)
     return entity
 
 
@@ -58,7 +62,7 @@ def transfer_syntaxes() -> list[UID]:
     Not deflated (a small object may grow without bound) and not big endian (retired).
     """
     skipped = {ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
-    return [ExplicitVRLittleEndian, ImplicitVRLittleEndian, *(s for s in AllTransferSyntaxes if _decodable(s, skipped))]
+    return [*NATIVE, *(s for s in AllTransferSyntaxes if _decodable(s, skipped))]
 
 
 def _decodable(syntax: UID, skipped: set[UID]) -> bool:

@@ -92,6 +92,12 @@ def test_of_several_transfer_syntaxes_the_first_of_the_table_is_taken(tmp_path: 
     assert chosen == {uid: one.transfer_syntaxes[0] for uid, one in table.items()}
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"])  # deflated, big endian
+def test_nothing_is_taken_or_proposed_deflated_or_big_endian(syntax: str) -> None:
+    every = [*conformance.accepted(EVERYTHING), *conformance.proposed(EVERYTHING)]
+    assert not [one.name for one in every if syntax in one.transfer_syntaxes]
+
+
 def test_roles_names_and_pdu_size_are_those_of_the_statement(tmp_path: Path) -> None:
     settings = settings_for(maximum_pdu_bytes=65536)
     text = conformance.statement(settings)
