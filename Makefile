@@ -64,10 +64,6 @@ docs: install ## the documentation as HTML in build/docs; a warning is an error
 	$(BIN)/sphinx-build -q -n -W --keep-going -b html -d build/docs/.doctrees docs build/docs/html
 	@echo build/docs/html/index.html
 
-docs: install ## the documentation as HTML in build/docs; a warning is an error
-	$(BIN)/sphinx-build -q -n -W --keep-going -b html -d build/docs/.doctrees docs build/docs/html
-	@echo build/docs/html/index.html
-
 documents: install ## write the parts of docs/ again that are made from the code
 	$(BIN)/python -m scripts.documents
 
