@@ -23,8 +23,8 @@ from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 from config.settings import Settings
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES
 
-# Of every context that stores nothing, on both sides. Not deflated, which pynetdicom's default has: a message of a few
-# kilobytes may hold gigabytes, and is unpacked in memory.
+# Of every context that stores nothing, on both sides. Not deflated, which pynetdicom's default has: a message of 0.3 MB
+# may take 600 MB to unpack.
 NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 
