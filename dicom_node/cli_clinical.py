@@ -15,7 +15,7 @@ import typer
 
 from config.settings import Settings
 from dicom_node.cli_common import Config, caller, counted, log, settings_of, stop, store_of
-from dicom_node.cli_models import bundle_of
+from dicom_node.cli_models import bundles_of
 
 if TYPE_CHECKING:
     from dicom_node.audit import AuditEntry
@@ -102,8 +102,8 @@ def _import(
     from dicom_node.clinical_import import Importer
 
     log()
-    store, bundle = store_of(settings), bundle_of(settings)
-    predictors = {predictor.name: predictor for predictor in bundle.manifest.clinical}
+    store, bundles = store_of(settings), [*bundles_of(settings)]  # the node's own says last what a name means
+    predictors = {one.name: one for bundle in reversed(bundles) for one in bundle.manifest.clinical}
     table = Table(path, *reading)
     codes = clinical_codes.load(settings.clinical.codes)
     importer = Importer(table, layout, predictors, codes, date.today())  # noqa: DTZ011 - the site's day

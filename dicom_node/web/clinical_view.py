@@ -82,8 +82,13 @@ def section(
 
 
 def predictors_of(request: Request, store: Store) -> tuple[Sequence[Predictor], str]:
-    model = request.app.state.models.all(store)[0]
-    return (model.manifest.clinical, "") if model.manifest else ((), "the model bundle cannot be used")
+    """Of the node's bundle, then what those of routing rules have beside."""
+    own, *others = (model.manifest for model in request.app.state.models.all(store))
+    if own is None:
+        return (), "the model bundle cannot be used"
+    found = {one.name: one for manifest in (*others, own) if manifest for one in manifest.clinical}
+    known = {one.name for one in own.clinical}
+    return (*own.clinical, *(one for name, one in found.items() if name not in known)), ""
 
 
 def labels_of(predictors: Sequence[Predictor]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dicom_node.births import Birth
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.operations import ACTIONS, Actor, Refused, Unknown, act, refusal
 from dicom_node.store import Store
+from dicom_node.web import views
 from dicom_node.workitem import TRANSITIONS, DeliveryState, LeaseLost, State, WorkItem
 from dicom_node.worklist import Row
 from tests import synthetic
@@ -315,3 +316,25 @@ def test_a_result_held_for_review_leaves_only_when_it_is_released(reviewed: tupl
     (item,) = node.items
     assert (item.state, item.held) == (State.COMPLETED, 0)
     assert len(pacs.objects()) == row.deliveries.total
+
+
+# -- what a rule says ------------------------------------------------------------------------------------------
+
+
+def test_a_shadow_is_marked_as_not_sent_and_an_operators_priority_goes_before_the_rules(
+    store: Store, items: Items
+) -> None:
+    from tests.unit.test_store import contour
+
+    born = Birth("1.2.60", "1.2.60.1", "k", "i", "{}", None, priority=1, shadow=True)
+    store.births.wait(contour("1.3.60"), "1.2.60", "1.2.60.1", "INCOMPLETE", "", items.tick(), shadow=True)
+    (waiting,) = store.items("1.2.60")
+    store.set_priority(waiting.id, -1, items.tick(), "later")
+    store.births.schedule("1.3.60", born, items.tick())
+    row = store.worklist.row(waiting.id)
+    assert row is not None
+    assert (row.shadow, row.priority) == (True, -1)
+    assert store.births.schedule("1.3.61", replace(born, key="other"), items.tick())
+    assert [one.priority for one in store.items("1.2.60")] == [1, -1]
+    shown = views.row_view(replace(row, state=State.COMPLETED))
+    assert (shown.deliveries.text, shown.stage.text) == ("not sent", "report made, kept as a shadow")
