@@ -1,5 +1,7 @@
 """Changed settings: each key is taken over at once or takes a restart, and says which."""
 
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import pytest
 
 from config.keeping import AuditTrail, Syslog
 from config.reload import LIVE, RESTART, compare, is_live, keys
-from config.settings import Deliver, Node, Peer, Rule, Settings, Tls
+from config.settings import Deliver, Node, Peer, Rule, Settings, Tls, parse
+from tests.paths import ROOT
 
 
 def test_every_setting_is_live_or_says_why_it_takes_a_restart() -> None:
@@ -47,3 +50,36 @@ def test_what_is_live_is_taken_and_the_rest_stays_as_it_was_with_a_sentence_for_
 def test_nothing_changed_is_nothing_taken(settings: Settings) -> None:
     assert compare(settings, settings) == compare(settings, replace(settings))
     assert compare(settings, settings).taken == ()
+
+
+# -- docs/configuration.md -------------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_of_each_key_whether_it_takes_a_restart() -> None:
+    reload = PAGE.partition("## Reload")[2]
+    live, _, restart = reload.partition("| takes a restart | why |")
+
+    def named(table: str) -> set[str]:
+        cells = re.findall(r"^\| (`[^|]*`) \|", table, re.MULTILINE)
+        return {key for cell in cells for key in re.findall(r"`([a-z0-9_.]+)`", cell)}
+
+    assert named(live) == set(LIVE)
+    assert named(restart) == set(RESTART)
+
+
+def test_the_page_has_every_section() -> None:
+    table = PAGE.partition("## Sections")[2].partition("\n## ")[0]
+    assert {name.partition(".")[0] for name in re.findall(r"`\[*([a-z0-9_.]+)\]*`", table)} >= set(vars(Settings()))
+
+
+def test_the_examples_of_the_page_are_settings() -> None:
+    examples = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert len(examples) == 3
+    first, second, third = (parse(tomllib.loads(text), Path("/")) for text in examples)
+    assert first.rule_for("RT_1").plan.several_rois == "union"
+    assert second.rule_for("TRIAL_WS").shadow
+    assert [third.rule_for(title).name for title in ("ONCO_WS1", "ONCO_WS2")] == ["live", "not yet"]
+    known = re.findall(r"^\| `([a-z_]+)` \|", PAGE.partition("## Routing rules")[2].partition("```")[0], re.MULTILINE)
+    assert known == list(vars(Rule("x")))
