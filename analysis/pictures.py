@@ -44,7 +44,9 @@ def write_mask(path: Path, volume: Volume, mask: Mask) -> None:
     nifti.write(path, mask, lps_to_ras @ by_column)
 
 
-def _windowed(plane: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _windowed(plane: NDArray[np.int16] | NDArray[np.float32]) -> NDArray[np.uint8]:
     low = WINDOW_CENTRE - WINDOW_WIDTH / 2
-    grey: NDArray[np.uint8] = (np.clip((plane - low) / WINDOW_WIDTH, 0, 1) * 255 + 0.5).astype(np.uint8)
+    grey: NDArray[np.uint8] = (np.clip((plane.astype(np.float32) - low) / WINDOW_WIDTH, 0, 1) * 255 + 0.5).astype(
+        np.uint8
+    )
     return grey

@@ -41,9 +41,9 @@ def refusal(paths: list[Path]) -> NotScorable:
     return caught.value
 
 
-def test_stored_values_become_float32_hounsfield_units_in_slice_order(ct: list[Dataset], tmp_path: Path) -> None:
+def test_stored_values_become_hounsfield_units_in_slice_order(ct: list[Dataset], tmp_path: Path) -> None:
     volume = read_ct(shuffled(save_all(ct, tmp_path), seed=1))
-    assert volume.array.dtype == np.float32
+    assert volume.array.dtype == np.int16
     assert np.array_equal(volume.array, stored(ct) + INTERCEPT)
     assert volume.sop_instance_uids == tuple(instance.SOPInstanceUID for instance in ct)
     assert volume.spacing == pytest.approx((2.5, 0.7, 0.9))

@@ -34,7 +34,7 @@ def perturbed(volume: Volume, mask: Mask, rng: np.random.Generator) -> tuple[Vol
         slice(max(0, edge.start - n), edge.stop + n)
         for edge, n in zip(box, (int(np.ceil(AROUND_MM / step)) for step in volume.spacing), strict=True)
     )
-    array = volume.array.copy()
+    array = volume.array.astype(np.float32)
     view = array[window]
     view += rng.normal(0.0, noise_sd(view), view.shape).astype(array.dtype)
     moved = np.zeros_like(mask)
