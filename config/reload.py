@@ -14,7 +14,7 @@ LIVE = (
     "peers", "rules", "hl7_peers", "fhir_servers", "bundle", "receive", "plan", "deliver", "storage",
     "tls.certificate", "tls.private_key", "tls.client_ca", "tls.ca", "tls.expiry_warning_days",
     "hl7.certificate", "hl7.private_key", "hl7.client_ca", "hl7.allowed_hosts",
-    "web.certificate", "web.private_key",
+    "web.certificate", "web.private_key", "telemetry.log_level",
 )  # fmt: skip
 
 _PORT = "ports are opened at the start"

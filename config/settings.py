@@ -219,6 +219,7 @@ class Telemetry:
     """What machines that watch the node get beside the metrics: log lines, and traces by OTLP/HTTP."""
 
     log_format: Literal["text", "json"] = "text"
+    log_level: Literal["INFO", "WARNING", "ERROR"] = "INFO"
     traces_endpoint: str = ""
     traces_ca: Path | None = None
 

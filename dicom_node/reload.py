@@ -59,6 +59,7 @@ class Reloader:
         for put in put_in_force:
             put()
         self._settings = change.settings
+        logging.getLogger().setLevel(change.settings.telemetry.log_level)
         taken = ", ".join(change.taken) or "nothing new"
         LOGGER.info("settings.reloaded in force now: %s", taken)
         for sentence in change.waiting:
