@@ -1,10 +1,13 @@
-"""From the last C-STORE response to the risk SR accepted by the PACS, split by stage.
+"""The whole road: from the last C-STORE response to the SR accepted by the PACS, split by stage, beside a script.
 
-    python -m benchmarks.latency [--runs N]
+    python -m benchmarks.latency [--runs N] [--short] [--json FILE]
 
-Two inputs: the IBSI CT phantom (60 slices of 201x204) and `lung2`, a full 512x512 chest with a 48 mL lesion, written as
-DICOM first. The node is a child process (`prognode serve`), the PACS another AE on loopback, the sender a third. Each
-run is a fresh node on a fresh spool, with the first use of every library in it: what a first study of the day waits.
+Inputs: the IBSI CT phantom (60 slices of 201x204), and `lung2`, a full 512x512 chest with a 48 mL lesion, as it is (61
+slices of 5 mm) and as 300 slices of 1 mm; both written as DICOM first. The node is a child process (`prognode serve`),
+the PACS another AE on loopback, the sender a third. Each run is a fresh node on a fresh spool; "first" is the study
+after its start, "next" the one after that. The peer (benchmarks/peers/afternoon.py) gets the same files in the same
+round. Checked in the same run: each SR has arrived, it has every feature, and where both measure the same thing they
+agree.
 """
 
 import argparse
@@ -17,8 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom import Dataset, dcmread
+
+from benchmarks import table
+from benchmarks.peers import run as peer
+from benchmarks.studies import SHARED, lung2_as_dicom, named_anew
 from config.settings import Node, Peer, Settings
 from dicom_node import deliver
 from dicom_node.demo_pacs import DemoPacs
@@ -26,104 +37,143 @@ from dicom_node.headers import data_set_digest, read
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import State
-from models.bundle import DEMO
+from models.bundle import DEMO, load
 
-SHARED = Path(os.environ.get("PROGNODE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 SR_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"
 PATIENCE_SECONDS = 300
+COMPUTING = ("job: features", "job: deep features", "job: ensemble")  # the features and the model: all else is overhead
+OVERHEAD = "overhead: all but features and model"
+OVERHEAD_SECONDS, OVERHEAD_SHARE = 1.0, 0.15
+# Feature by our name and the peer's, and how far apart the two may be: it interpolates its mask to the nearest voxel.
+ALIKE = (("Volume (mesh)", "shape_MeshVolume", 0.05), ("Mean", "firstorder_Mean", 0.05))
 
 
-def lung2_as_dicom(folder: Path, thin: bool = False) -> Path:
-    """Write the public chest CT `lung2` as a CT series with an RTSTRUCT of its label: 61 slices of 5 mm.
+@dataclass
+class Run:
+    """Seconds by stage of one study, and the numbers of the SR that came."""
 
-    `thin`: 300 slices of 1 mm instead, interpolated between them; the lesion keeps its 48 mL.
-    """
-    import numpy as np
-    import SimpleITK
-
-    from analysis.train.synth.anatomy import Grid
-    from analysis.train.synth.dicom_files import Study, write_ct, write_rtstruct
-
-    image = SimpleITK.ReadImage(str(SHARED / "pyradiomics_lung" / "lung2_image.nrrd"))
-    label = SimpleITK.ReadImage(str(SHARED / "pyradiomics_lung" / "lung2_label.nrrd"))
-    hu = SimpleITK.GetArrayFromImage(image).astype(np.float32)
-    lesion = (SimpleITK.GetArrayFromImage(label) > 0).astype(np.float32)
-    width, height, step = image.GetSpacing()
-    if thin:
-        place = np.arange(300) / step
-        below, share = place.astype(int), (place % 1).astype(np.float32)[:, None, None]
-        hu, lesion = ((1 - share) * one[below] + share * one[below + 1] for one in (hu, lesion))
-        step = 1.0
-    grid = Grid(hu.shape, (step, height, width))
-    study = Study(key=f"lung2 {step:g}", number=2, seed=2, age=60, female=False, scanner="LUNG2", kernel="B30f")
-    headers = write_ct(folder / "ct", hu, grid, study)
-    write_rtstruct(folder / "rtstruct.dcm", lesion >= 0.5, grid, headers, study)
-    return folder
+    seconds: dict[str, float]
+    measured: dict[str, float]
 
 
-def run_once(source: Path, work: Path) -> dict[str, float]:
-    """One study through a fresh node; seconds by stage, and the whole."""
-    accepted: dict[str, float] = {}
-
-    def status(sop_class_uid: str) -> int:
-        accepted.setdefault(sop_class_uid, time.time())
-        return 0x0000
-
-    with DemoPacs(work / "pacs", "PACS", status=status, commitment="none") as pacs:
-        settings = work / "node.toml"
-        settings.write_text(
-            f'[node]\nport = 0\nspool = "spool"\n[[peers]]\nae_title = "CT"\n'
-            f'[[peers]]\nae_title = "PACS"\nport = {pacs.port}\nsends = false\nreceives_results = true\n'
-        )
-        log = (work / "node.log").open("wb")
-        node = subprocess.Popen(
+@contextmanager
+def node(work: Path, pacs_port: int) -> Iterator[int]:
+    """`prognode serve` on a fresh spool in `work`; gives its port."""
+    settings = work / "node.toml"
+    settings.write_text(
+        f'[node]\nport = 0\nspool = "spool"\n[[peers]]\nae_title = "CT"\n'
+        f'[[peers]]\nae_title = "PACS"\nport = {pacs_port}\nsends = false\nreceives_results = true\n'
+    )
+    with (work / "node.log").open("wb") as log:
+        process = subprocess.Popen(
             [sys.executable, "-m", "dicom_node.cli", "serve", "--config", str(settings)],
             stdout=subprocess.PIPE,
             stderr=log,
         )
         try:
-            port = _port(node)
-            _send(source, port)
-            last_response = time.time()
-            _wait(lambda: SR_CLASS in accepted)
-            return _stages(work, last_response, accepted[SR_CLASS])
+            assert process.stdout is not None
+            found = re.search(rb":(\d+)$", process.stdout.readline().strip())
+            assert found, f"the node did not start: {(work / 'node.log').read_text()}"
+            yield int(found[1])
         finally:
-            node.terminate()
-            node.wait()
-            log.close()
+            process.terminate()
+            process.wait()
 
 
-def _port(node: "subprocess.Popen[bytes]") -> int:
-    assert node.stdout is not None
-    found = re.search(rb":(\d+)$", node.stdout.readline().strip())
-    assert found, "the node did not start"
-    return int(found[1])
+class Arrivals:
+    """When objects were accepted by the PACS."""
+
+    def __init__(self) -> None:
+        self.at: list[tuple[str, float]] = []
+
+    def __call__(self, sop_class_uid: str) -> int:
+        self.at.append((sop_class_uid, time.time()))
+        return 0x0000
+
+    def first_sr(self, after: float) -> float:
+        """When the first SR came. Raises where none comes."""
+
+        def found() -> float | None:
+            return next((at for uid, at in list(self.at) if uid == SR_CLASS and at > after), None)
+
+        _wait(lambda: found() is not None)
+        at = found()
+        assert at is not None
+        return at
 
 
-def _send(source: Path, port: int) -> None:
+def ours(studies: list[Path], work: Path) -> list[Run]:
+    """These studies one after the other through a fresh node."""
+    arrivals, runs = Arrivals(), []
+    with DemoPacs(work / "pacs", "PACS", status=arrivals, commitment="none") as pacs, node(work, pacs.port) as port:
+        for number, source in enumerate(studies, start=1):
+            began = send(source, port)
+            ended = arrivals.first_sr(began)
+            _wait(lambda number=number: _completed(work) == number)  # type: ignore[misc]
+            runs.append(Run(_stages(work, began, ended), _numbers(pacs.folder, source)))
+    return runs
+
+
+def script(source: Path, work: Path, spacing_mm: float) -> Run:
+    """The same study through the peer's script."""
+    arrivals, folder = Arrivals(), work / "peer"
+    with DemoPacs(work / "pacs-of-peer", "PACS", status=arrivals, commitment="none") as pacs:
+        with peer.listening(folder, port := free_port(), pacs.port, spacing_mm):
+            time.sleep(0.3)
+            began = send(source, port, "PEER")
+            ended = arrivals.first_sr(began)
+            stages = peer.stages(folder)
+        seconds = {f"script: {name}": value for name, value in stages.items()}
+        whole = ended - began
+        waited = whole - sum(stages.values()) + stages["storescu"]
+        return Run({"wait for the end of the study": waited, **seconds, "total": whole}, _numbers(pacs.folder, source))
+
+
+def send(source: Path, port: int, ae_title: str = "PROGNODE") -> float:
+    """Store a folder; gives the time of the last response."""
     documents = []
-    for path in sorted(path for path in source.rglob("*.dcm")):
+    for path in sorted(source.rglob("*.dcm")):
         instance = read(path, data_set_digest(path))
         variant = deliver.Variant(instance.sop_class_uid, instance.sop_instance_uid, path)
         documents.append(deliver.Document(path.name, (variant,)))
     settings = Settings(node=Node(ae_title="CT"))
-    answers = deliver.send(Peer("PROGNODE", host="127.0.0.1", port=port), documents, settings)
+    answers = deliver.send(Peer(ae_title, host="127.0.0.1", port=port), documents, settings)
     assert answers, f"no DICOM files in {source}"
-    assert all(answer.status == 0 for answer in answers), "the node refused an object"
+    assert all(answer.status == 0 for answer in answers), "an object was refused"
+    return time.time()
 
 
-def _wait(done) -> None:  # type: ignore[no-untyped-def]
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def _wait(done: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while not done():
         assert time.monotonic() < end, "no SR came in time"
-        time.sleep(0.01)
+        time.sleep(0.005)
+
+
+def _completed(work: Path) -> int:
+    store = Store.open(Spool(work / "spool").store)
+    try:
+        return sum(item.state is State.COMPLETED for item in store.items())
+    finally:
+        store.close()
 
 
 def _stages(work: Path, start: float, end: float) -> dict[str, float]:
     spool = Spool(work / "spool")
     store = Store.open(spool.store)
-    item = next(item for item in store.items() if item.state is not State.CANCELED)
-    events = {event["name"]: event["at"] for event in store.details(item.id)["events"]}
+    try:
+        item = max((item for item in store.items() if item.state is State.COMPLETED), key=lambda item: item.id)
+        events = {event["name"]: event["at"] for event in store.details(item.id)["events"]}
+    finally:
+        store.close()
     steps = json.loads((spool.results(item.key or "", "analysis") / "timing.json").read_text())
     job = events["analysed"] - events["scheduled claimed"]
     stages = {
@@ -134,38 +184,131 @@ def _stages(work: Path, start: float, end: float) -> dict[str, float]:
         "wait for the report stage": events["analysed claimed"] - events["analysed"],
         "report: evidence, SRs, SEG, page": events["reported"] - events["analysed claimed"],
         "deliver: until the SR is accepted": end - events["reported"],
-        "total": end - start,
     }
-    store.close()
-    return stages
+    computing = sum(stages.get(name, 0.0) for name in COMPUTING)
+    return {**stages, OVERHEAD: end - start - computing, "total": end - start}
 
 
-def main() -> None:
+def _numbers(folder: Path, source: Path) -> dict[str, float]:
+    """Every measurement of the SRs that the PACS has of this study, by its meaning."""
+    study = dcmread(next(source.rglob("*.dcm")), stop_before_pixels=True).StudyInstanceUID
+    found: dict[str, float] = {}
+    for path in folder.glob("*.dcm"):
+        document = dcmread(path, stop_before_pixels=True)
+        if document.Modality == "SR" and document.StudyInstanceUID == study:
+            found |= dict(_measurements(document))
+    return found
+
+
+def _measurements(item: Dataset) -> Iterator[tuple[str, float]]:
+    if item.get("ValueType") == "NUM":
+        value = item.MeasuredValueSequence[0].NumericValue
+        yield item.ConceptNameCodeSequence[0].CodeMeaning, float(value)
+    for child in item.get("ContentSequence", []):
+        yield from _measurements(child)
+
+
+def check(run: Run, beside: Run | None) -> None:
+    """Raises AssertionError where an SR is not what it must be."""
+    assert len(run.measured) > 90, f"our SRs have {len(run.measured)} measurements"
+    assert any("probability" in name for name in run.measured), "our SRs have no score"
+    if beside is None:
+        return
+    assert len(beside.measured) > 90, f"the peer's SR has {len(beside.measured)} measurements"
+    for name, theirs, tolerance in ALIKE:
+        other = next(value for meaning, value in beside.measured.items() if meaning.endswith(theirs))
+        difference = abs(run.measured[name] - other) / max(abs(other), 1e-9)
+        assert difference < tolerance, f"{name}: {run.measured[name]:.6g} and {other:.6g} of the peer"
+
+
+def inputs(scratch: Path, short: bool) -> Iterator[tuple[str, list[Path]]]:
+    """By name two studies with the same images, under other UIDs."""
+    if not SHARED.is_dir():
+        print("the shared data is not here (set PROGNODE_SHARED)")
+        return
+    if not short:
+        phantom = SHARED / "ibsi_1_ct_phantom" / "dicom"
+        yield "phantom", [phantom, named_anew(phantom, scratch / "phantom2")]
+        yield "lung2, 61 slices", [lung2_as_dicom(scratch / f"lung2-{n}", number=n) for n in (2, 3)]
+    yield "lung2, 300 slices", [lung2_as_dicom(scratch / f"thin-{n}", thin=True, number=n) for n in (2, 3)]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=3)
-    runs = parser.parse_args().runs
-    for name in ("phantom", "lung2"):
-        with tempfile.TemporaryDirectory() as scratch:
-            if not SHARED.is_dir():
-                print(f"{name}: the shared data is not here (set PROGNODE_SHARED)")
-                continue
-            source = (
-                SHARED / "ibsi_1_ct_phantom" / "dicom" if name == "phantom" else lung2_as_dicom(Path(scratch) / "in")
-            )
-            measured = []
-            for number in range(runs):
-                work = Path(scratch) / f"run{number}"
-                work.mkdir()
-                measured.append(run_once(source, work))
-                shutil.rmtree(work)
-            print(f"\n{name}, {runs} runs, bundle {json.loads((DEMO / 'manifest.json').read_text())['name']}")
-            print(f"{'stage':<38}{'median s':>9}{'min':>8}{'max':>8}{'share':>8}")
-            whole = statistics.median(run["total"] for run in measured)
-            for stage in measured[0]:
-                values = [run[stage] for run in measured]
-                middle = statistics.median(values)
-                print(f"{stage:<38}{middle:>9.2f}{min(values):>8.2f}{max(values):>8.2f}{middle / whole:>8.0%}")
+    parser.add_argument("--runs", type=int, default=0, help="default 5, short 2")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rounds = given.runs or (2 if given.short else 5)
+    rows: list[table.Row] = []
+    spacing_mm = float(load(DEMO).manifest.extraction["spacing_mm"][0])
+    for name, studies in _kept(lambda scratch: inputs(scratch, given.short)):
+        first, following, beside = [], [], []
+        for number in range(rounds):
+            with tempfile.TemporaryDirectory(prefix="prognode-latency-") as work:
+                runs = ours(studies, Path(work))
+                theirs = None if name == "phantom" else script(studies[0], Path(work), spacing_mm)
+                check(runs[0], theirs)
+                assert runs[0].measured == runs[1].measured, "the same images have other numbers"
+                first.append(runs[0].seconds)
+                following.append(runs[1].seconds)
+                beside += [theirs.seconds] if theirs else []
+            print(f"{name}: round {number + 1} of {rounds}", flush=True)
+        _print(name, first, following, beside)
+        rows += _rows(name, first, following, beside)
+    table.write(given.json, rows)
+    print()
+    table.show(rows)
+    return 0
+
+
+def _kept(make: Callable[[Path], Iterator[tuple[str, list[Path]]]]) -> Iterator[tuple[str, list[Path]]]:
+    with tempfile.TemporaryDirectory(prefix="prognode-latency-in-") as scratch:
+        for found in make(Path(scratch)):
+            yield found
+            for folder in Path(scratch).iterdir():
+                shutil.rmtree(folder)
+
+
+def _median(runs: list[dict[str, float]], stage: str) -> float:
+    return statistics.median(run.get(stage, 0.0) for run in runs)
+
+
+def _print(
+    name: str, first: list[dict[str, float]], following: list[dict[str, float]], beside: list[dict[str, float]]
+) -> None:
+    load_average = os.getloadavg()[0]
+    print(f"\n{name}: medians of {len(first)} runs, load average {load_average:.1f}; seconds")
+    print(f"{'stage':<42}{'first':>8}{'next':>8}{'least':>8}{'share':>8}")
+    whole = _median(following, "total")
+    for stage in following[0]:
+        middle, least = _median(following, stage), min(run[stage] for run in following)
+        print(f"{stage:<42}{_median(first, stage):>8.2f}{middle:>8.2f}{least:>8.2f}{middle / whole:>8.0%}")
+    for stage in beside[0] if beside else ():
+        print(f"{'peer: ' + stage:<42}{_median(beside, stage):>8.2f}")
+
+
+def _rows(
+    name: str, first: list[dict[str, float]], following: list[dict[str, float]], beside: list[dict[str, float]]
+) -> list[table.Row]:
+    overhead, whole = _median(following, OVERHEAD), _median(following, "total")
+    rows = [
+        table.Row(f"road, {name}: total, next study", whole, "s"),
+        table.Row(f"road, {name}: total, first study", _median(first, "total"), "s"),
+        table.Row(f"road, {name}: {OVERHEAD}", overhead, "s", at_most=OVERHEAD_SECONDS),
+        table.Row(f"road, {name}: share of overhead", overhead / whole, "", at_most=OVERHEAD_SHARE),
+    ]
+    if beside:
+        script_total = _median(beside, "total")
+        waited = _median(beside, "wait for the end of the study")
+        ratios = [theirs["total"] / mine["total"] for theirs, mine in zip(beside, following, strict=True)]
+        rows += [
+            table.Row(f"road, {name}: a script of storescp, pyradiomics, highdicom", script_total, "s"),
+            table.Row(f"road, {name}: the same without its wait", script_total - waited, "s"),
+            table.Row(f"road, {name}: script / ours", statistics.median(ratios), "x", at_least=1.0),
+        ]
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
