@@ -127,17 +127,16 @@ def _information(p: Floats, margin: Floats) -> dict[str, Floats]:
 def _maximal_correlation(p: Floats, margin: Floats) -> Floats:
     """Square root of the second largest eigenvalue of Q(i, j) = sum_k p(i, k) p(j, k) / (p(i) p(k)).
 
-    Q is similar to the square of p(i, j) / sqrt(p(i) p(j)), which is symmetric: its eigenvalues are real and exact to
-    the last digits also where they are small.
+    With the addend in the denominator, as values have always had it: of rare levels it is a share that shows.
     """
     if np.isnan(margin).any():
         return np.full(len(p), np.nan)
     if p.shape[1] < 2:
         return np.ones(1)
-    scale = np.zeros_like(margin)
-    np.divide(1, np.sqrt(margin), out=scale, where=margin > 0)
-    sizes = np.abs(np.linalg.eigvalsh(p * scale[:, :, None] * scale[:, None, :]))
-    second: Floats = np.sort(sizes, axis=1)[:, -2]
+    q = (p / (margin[:, :, None] * margin[:, None, :] + _EPS)) @ p
+    found = np.linalg.eigvals(q)
+    found.sort(axis=1)
+    second: Floats = np.sqrt(found[:, -2]).real
     return second
 
 

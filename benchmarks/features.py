@@ -176,8 +176,6 @@ def against_stock(case: Path, *, full: bool) -> tuple[int, float, str]:
         ours, _ = textures(levels, image.intensity, "3D", "avg")
         theirs = oracle(levels, image.intensity, "3D", "avg")
         for name, value in theirs.items():
-            if name == "glcm_MCC":  # ours is exact; docs/decisions/0010-own-texture-kernels.md
-                continue
             count += 1
             off = abs(ours[name] - value) / max(abs(value), 1e-12)
             if off > worst:
