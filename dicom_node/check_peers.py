@@ -6,11 +6,13 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -25,12 +27,22 @@ from dicom_node.finding import Finding
 from dicom_node.limits import may_associate
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.vitals import Contact
+from dicom_node.vitals import GONE_SECONDS, Component, Contact
 from dicom_node.workitem import ConfigError, DeliveryState, Retryable, StageError
 from reports.uids import device_uid
 
 DAY_SECONDS = 86_400.0
 TEST_NAME, TEST_ID = "PROGNODE^TEST", "PROGNODE-TEST"
+
+
+def as_heard(settings: Settings) -> Settings:
+    """With address and ports where the receiver listens now, if it runs: those of systemd's sockets are not ours."""
+    receiver = _heard(settings).receiver
+    if receiver is None or time.time() - receiver.seen_at >= GONE_SECONDS or "port" not in receiver.facts:
+        return settings
+    told = receiver.facts
+    node = replace(settings.node, host=str(told["host"]), port=int(told["port"]))
+    return replace(settings, node=node, tls=replace(settings.tls, port=int(told["tls_port"])))
 
 
 def ae_title(settings: Settings) -> Finding:
@@ -57,12 +69,12 @@ def _where(settings: Settings) -> str:
 
 def peers(settings: Settings, *, store_test: bool = False) -> Iterator[Finding]:
     """Each in turn, both ways."""
-    contacts, counts, since = _heard(settings)
+    heard = _heard(settings)
     if not settings.peers:
         yield Finding("peers", False, "no peer is configured", "add [[peers]] for the PACS and each sender")
     for peer in settings.peers:
         if peer.sends:
-            yield _called(peer, settings, contacts.get(peer.ae_title), counts.get(peer.ae_title.strip(), 0), since)
+            yield _called(peer, settings, heard)
         if not peer.receives_results:
             continue
         answer = deliver.echo(peer, settings)
@@ -88,28 +100,36 @@ def callers(settings: Settings) -> Finding:
     return Finding("peers.callers", True, "each known AE title from its own addresses only")
 
 
-def _heard(settings: Settings) -> tuple[Mapping[str, Contact], Mapping[str, int], float | None]:
-    """When each peer last sent something, how often it has called, and since when that has been counted."""
+class _Heard(NamedTuple):
+    """When each peer last sent something, and what the receiver says of itself."""
+
+    contacts: Mapping[str, Contact] = MappingProxyType({})
+    receiver: Component | None = None
+
+
+def _heard(settings: Settings) -> _Heard:
     path = Spool(settings.node.spool).store
     if not path.is_file():
-        return {}, {}, None
+        return _Heard()
     try:
         store = Store.open(path)
     except (StageError, ConfigError):  # said of the spool already
-        return {}, {}, None
+        return _Heard()
     contacts = {one.peer.strip(): one for one in store.vitals.contacts() if one.kind == "received"}
     receiver = next((one for one in store.vitals.components() if one.component == "receive"), None)
     store.close()
-    counted = receiver.facts.get("peers", {}) if receiver else {}
-    calls = {name: int(what.get("associations", 0)) for name, what in counted.items()}
-    return contacts, calls, receiver.started_at if receiver else None
+    return _Heard(contacts, receiver)
 
 
-def _called(peer: Peer, settings: Settings, last: Contact | None, calls: int, since: float | None) -> Finding:
+def _called(peer: Peer, settings: Settings, heard: _Heard) -> Finding:
     """The other way: nobody but the peer itself can prove that it reaches us."""
+    title = peer.ae_title.strip()
+    last = heard.contacts.get(title)
     said = f"last object {_moment(last.at)}" if last else ""
-    if calls and since is not None:
-        said = f"{calls} associations since {_moment(since)}{'; ' + said if said else ', no object yet'}"
+    calls = heard.receiver.facts.get("peers", {}).get(title, {}).get("associations", 0) if heard.receiver else 0
+    if calls and heard.receiver:
+        since = _moment(heard.receiver.started_at)
+        said = f"{calls} associations since {since}{'; ' + said if said else ', no object yet'}"
     if said:
         return Finding("peer.called", True, said, about=peer.ae_title)
     to_do = f"let it send a C-ECHO to AE title {settings.node.ae_title}, {_where(settings)}"
