@@ -99,14 +99,23 @@ def message(one: Slice, longest: int, context_id: int = 1) -> bytes:
 class Sender:
     """An association with a receiver. Raises RuntimeError when it is not let in, or not answered."""
 
-    def __init__(self, port: int, called: str, calling: str, *, tls: bool = False) -> None:
+    def __init__(
+        self,
+        port: int,
+        called: str,
+        calling: str,
+        *,
+        tls: bool = False,
+        sop_class_uid: str = CT,
+        syntax: str = ExplicitVRLittleEndian,
+    ) -> None:
         self.connection: socket.socket = wire.connect(port)
         self.connection.settimeout(120)
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             self.connection = context.wrap_socket(self.connection)
-        contexts = [wire.context(1, CT, [ExplicitVRLittleEndian])]
+        contexts = [wire.context(1, sop_class_uid, [syntax])]
         self.connection.sendall(wire.request(calling, called, contexts))
         kind, body = self._pdu()
         if kind != 2:
@@ -116,6 +125,10 @@ class Sender:
     def store(self, bytes_of_it: bytes) -> int:
         """Send a whole message; gives the status of the answer."""
         self.connection.sendall(bytes_of_it)
+        return self.answer()
+
+    def answer(self) -> int:
+        """Wait for an answer to C-STORE; gives its status."""
         kind, body = self._pdu()
         at = body.find(b"\0\0\x00\x09\x02\0\0\0")
         if kind != 4 or at < 0:

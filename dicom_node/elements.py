@@ -4,6 +4,7 @@ pydicom's own conversion warns with the offending value in its text, which may b
 or an exception that names the attribute alone. Leaf of the node: pydicom only.
 """
 
+import functools
 import math
 import re
 from collections.abc import Sequence as Items
@@ -50,9 +51,12 @@ def _escaped_character(c: str) -> str:
     return c if c.isascii() and c.isprintable() else f"\\u{ord(c):04x}"
 
 
+tag_of = functools.cache(Tag)  # of a keyword; pydicom takes 2 us to look it up
+
+
 def raw(dataset: Dataset, keyword: str) -> bytes | None:
     """The value's bytes as they came; None where the attribute is absent."""
-    tag = Tag(keyword)
+    tag = tag_of(keyword)
     if tag not in dataset:
         return None
     element: RawDataElement | DataElement = dataset.get_item(tag)
@@ -87,7 +91,7 @@ def name_text(dataset: Dataset, keyword: str, encodings: Encodings, limit: int =
 
     What pydicom has decoded already (pynetdicom looks at every answer) is text, whatever the character set says.
     """
-    tag = Tag(keyword)
+    tag = tag_of(keyword)
     if tag in dataset and isinstance(element := dataset.get_item(tag), DataElement):
         values = element.value if isinstance(element.value, (list, MultiValue)) else [element.value]
         return _printable("\\".join(str(one) for one in values if one is not None).strip(" \0"))[:limit]
@@ -148,7 +152,7 @@ def whole_number(dataset: Dataset, keyword: str) -> int | None:
 
 def unsigned_short(dataset: Dataset, keyword: str) -> int | None:
     """An unsigned short (US, little endian); None where absent or of another length."""
-    tag = Tag(keyword)
+    tag = tag_of(keyword)
     if tag not in dataset:
         return None
     value = dataset.get_item(tag).value
@@ -159,7 +163,7 @@ def unsigned_short(dataset: Dataset, keyword: str) -> int | None:
 
 def items(dataset: Dataset, keyword: str) -> Items[Dataset]:
     """The items of a sequence; () where absent. Raises UnreadableHeader when it is something else."""
-    tag = Tag(keyword)
+    tag = tag_of(keyword)
     if tag not in dataset:
         return ()
     element: RawDataElement | DataElement = dataset.get_item(tag)
@@ -184,4 +188,6 @@ def first_item(dataset: Dataset, keyword: str) -> Dataset:
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "�" for c in text)

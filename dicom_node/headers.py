@@ -25,7 +25,7 @@ from dicom_node.outline import MAXIMUM_VALUE_BYTES, UNDEFINED, outline
 from dicom_node.quiet import quiet_libraries
 from dicom_node.references import References, rtstruct_facts, seg_facts
 
-__all__ = ["UnreadableHeader", "data_set_digest", "identity_of", "read", "read_with_identity"]
+__all__ = ["UnreadableHeader", "data_set_digest", "identity_of", "read", "read_beginning", "read_with_identity"]
 
 MAXIMUM_FRAGMENTS = 1_000_000
 _BIG_BYTES = 1_000_000
@@ -63,16 +63,33 @@ def read(path: Path, digest: str) -> Instance:
 def read_with_identity(path: Path, digest: str) -> tuple[Instance, Identity]:
     """`read`, and whose study it is; raises as `read` does."""
     with _hostile_bytes(), path.open("rb") as stream:
-        syntax = _transfer_syntax(stream)
-        implicit, size = syntax == ImplicitVRLittleEndian, path.stat().st_size
-        data, pixels = outline(stream, size, implicit=implicit, values=_VALUES, sequences=_NESTED)
-        if pixels is not None:
-            _check_pixels_whole(stream, *pixels, size)
-        with _one_big_header if len(data) > _BIG_BYTES else nullcontext():
-            dataset = read_dataset(BytesIO(data), implicit, True)
-            if pixels is None and uid(dataset, "SOPClassUID", required=True) in _WITH_PIXELS:
-                raise UnreadableHeader("PixelData is absent, or the data set is cut short before it")
-            return _instance(dataset, syntax, digest), identity_of(dataset)
+        return _facts(stream, path.stat().st_size, _transfer_syntax(stream), digest)
+
+
+def read_beginning(beginning: bytes, size: int, syntax: str, digest: str) -> tuple[Instance, Identity] | None:
+    """`read_with_identity` from the first bytes of a data set of `size` bytes, without its file.
+
+    None where they do not tell it all: they end before the pixels, those are encapsulated, or something is wrong.
+    """
+    try:
+        with _hostile_bytes():
+            _check_encoding(beginning[:6], UID(syntax))
+            return _facts(BytesIO(beginning), size, UID(syntax), digest)
+    except UnreadableHeader:
+        return None
+
+
+def _facts(stream: BinaryIO, size: int, syntax: UID, digest: str) -> tuple[Instance, Identity]:
+    """Of the data set that a stream stands before; `size`: where the stream would end if it were all there."""
+    implicit = syntax == ImplicitVRLittleEndian
+    data, pixels = outline(stream, size, implicit=implicit, values=_VALUES, sequences=_NESTED)
+    if pixels is not None:
+        _check_pixels_whole(stream, *pixels, size)
+    with _one_big_header if len(data) > _BIG_BYTES else nullcontext():
+        dataset = read_dataset(BytesIO(data), implicit, True)
+        if pixels is None and uid(dataset, "SOPClassUID", required=True) in _WITH_PIXELS:
+            raise UnreadableHeader("PixelData is absent, or the data set is cut short before it")
+        return _instance(dataset, syntax, digest), identity_of(dataset)
 
 
 @contextmanager
@@ -100,12 +117,17 @@ def _transfer_syntax(stream: BinaryIO) -> UID:
         raise UnreadableHeader("TransferSyntaxUID is none that this node reads (deflated and big endian are not)")
     first = stream.read(6)
     stream.seek(-len(first), 1)
+    _check_encoding(first, syntax)
+    return syntax
+
+
+def _check_encoding(first: bytes, syntax: UID) -> None:
+    """The first six bytes of a data set show whether it has explicit VRs."""
     if len(first) < 6:
         raise UnreadableHeader("has no data set after its meta header")
     explicit = all(0x41 <= letter <= 0x5A for letter in first[4:6])
     if explicit == (syntax == ImplicitVRLittleEndian):
         raise UnreadableHeader("TransferSyntaxUID of the meta header is not the encoding of the data set")
-    return syntax
 
 
 def _meta_header(stream: BinaryIO) -> Dataset:

@@ -23,14 +23,18 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from config.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from config.settings import Receive
+from dicom_node import headers
 from dicom_node.connection import IDLE_MILLISECONDS
 from dicom_node.elements import UnreadableHeader, is_uid
+from dicom_node.identity import Identity
+from dicom_node.instance import Instance
 from dicom_node.outline import check_structure
 from dicom_node.spool import Spool
 from dicom_node.watermark import Disk
 
 LOGGER = logging.getLogger(__name__)
 BUFFER_BYTES = 1 << 16  # longer pieces are written as they are
+BEGINNING_BYTES = 1 << 16  # kept in memory: most headers are shorter
 ROOM_BYTES = 1 << 24  # how much room an object asks for at a time
 MAXIMUM_COMMAND_BYTES = 1 << 16  # a real command set has a few hundred
 MAXIMUM_MESSAGE_BYTES = 1 << 22  # data sets of everything but C-STORE stay in memory; a commitment report has 1.5 MB
@@ -59,6 +63,8 @@ class Incoming:
         self._asked_at = 0
         self._digest = hashlib.sha256()
         self._stream: Any = None
+        self._beginning = bytearray()
+        self.transfer_syntax_uid = ""
 
     @property
     def is_open(self) -> bool:
@@ -66,6 +72,7 @@ class Incoming:
 
     def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
         """Begin the file with a correct meta header (PS3.10 section 7.1) of our own making."""
+        self.transfer_syntax_uid = transfer_syntax_uid
         try:
             self._ask_for_room()
             if self.error is None:
@@ -76,6 +83,8 @@ class Incoming:
 
     def write(self, data: bytes | memoryview) -> int:
         """Take a fragment of the data set."""
+        if self.size < BEGINNING_BYTES:
+            self._beginning += data[: BEGINNING_BYTES - self.size]
         self.size += len(data)
         if self._stream is not None and self.error is None:
             self._digest.update(data)
@@ -108,6 +117,11 @@ class Incoming:
         """
         self._stream.flush()
         return self._stream.fileno(), self._digest.hexdigest()
+
+    def facts(self, digest: str) -> tuple[Instance, Identity]:
+        """What its header says, once it is complete. Raises UnreadableHeader and OSError."""
+        found = headers.read_beginning(bytes(self._beginning), self.size, self.transfer_syntax_uid, digest)
+        return found or headers.read_with_identity(self.path, digest)
 
     def discard(self) -> None:
         self.close()

@@ -1,49 +1,86 @@
-"""The store on a thread of its own, for the many threads of the receiver."""
+"""The store for the many threads of the receiver: one connection, one at a time, and one commit for all who wait."""
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
+_Waiting = tuple[Callable[[Store], Any], Future[Any]]
 
 
 class Ledger:
-    """The store, on a thread of its own: SQLite takes one writer at a time, and a connection belongs to its thread."""
+    """The store, for any thread. SQLite takes one writer at a time, and each commit is a flush of the disk."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._turn = threading.Lock()
+        self._waiting: deque[_Waiting] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")  # for what nobody waits for
         self._store: Store | None = None
 
     def call(self, work: Callable[[Store], T]) -> T:
-        """Run `work(store)` on the store's thread and give its result, or raise its exception."""
-        return self._thread.submit(self._run, work).result()
+        """Run `work(store)` and give its result, or raise its exception."""
+        with self._turn:
+            return work(self._opened())
+
+    def commit(self, work: Callable[[Store], T]) -> T:
+        """`call` in one transaction with what other threads bring meanwhile; durable when this returns.
+
+        `work` writes to the store and does nothing else: it runs again, alone, when something fails beside it.
+        """
+        result: Future[T] = Future()
+        self._waiting.append((work, result))
+        with self._turn:  # whoever has the turn does the work of all who wait, and these find theirs done
+            if not result.done():
+                waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                if len(waiting) == 1 or not self._together(waiting):
+                    for each in waiting:
+                        self._alone(*each)
+        return result.result()
+
+    def _together(self, waiting: list[_Waiting]) -> bool:
+        """False when nothing was written."""
+        try:
+            store = self._opened()
+            with store.transaction():
+                results = [work(store) for work, _ in waiting]
+        except Exception:  # noqa: BLE001 - each will hear of its own when it runs alone
+            return False
+        for (_, future), result in zip(waiting, results, strict=True):
+            future.set_result(result)
+        return True
+
+    def _alone(self, work: Callable[[Store], Any], future: Future[Any]) -> None:
+        try:
+            future.set_result(work(self._opened()))
+        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+            future.set_exception(error)
 
     def post(self, work: Callable[[Store], object]) -> None:
         """`call` without waiting for the end; what fails is logged."""
 
         def run() -> None:
             try:
-                self._run(work)
+                self.call(work)
             except Exception as error:  # noqa: BLE001 - nobody waits for it
                 LOGGER.error("store.failed %s; an entry of the audit trail is missing", type(error).__name__)
 
         self._thread.submit(run)
 
-    def _run(self, work: Callable[[Store], T]) -> T:
+    def _opened(self) -> Store:
         if self._store is None:
-            self._store = Store.open(self._spool.store)
-        return work(self._store)
+            self._store = Store.open(self._spool.store, any_thread=True)
+        return self._store
 
     def close(self) -> None:
-        def end() -> None:
+        self._thread.shutdown()
+        with self._turn:
             if self._store is not None:
                 self._store.close()
-
-        self._thread.submit(end).result()
-        self._thread.shutdown()

@@ -28,6 +28,13 @@ class _PlaceOnly(logging.Filter):
         return LOGGER.isEnabledFor(record.levelno)
 
 
+_done: list[object] = []  # the loggers and warnings as they were when all had been set
+
+
+def _now() -> list[object]:
+    return [len(logging.root.manager.loggerDict), *warnings.filters[:1]]
+
+
 def quiet_libraries() -> None:
     """Set the DICOM libraries' logging and warnings, for the whole process. Safe to call again.
 
@@ -36,6 +43,8 @@ def quiet_libraries() -> None:
     node in its own words.
     """
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    if _done == _now():  # the usual case: this is called for each object that arrives
+        return
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|pynetdicom)\b")
     for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -44,3 +53,4 @@ def quiet_libraries() -> None:
             logger = logging.getLogger(name)
             if not any(isinstance(known, _PlaceOnly) for known in logger.filters):
                 logger.addFilter(_PlaceOnly())
+    _done[:] = _now()

@@ -18,7 +18,6 @@ from pynetdicom.association import Association
 
 from config.identity import VERSION
 from config.settings import Settings
-from dicom_node import headers
 from dicom_node.acceptor import request_handler
 from dicom_node.association_audit import AssociationAudit
 from dicom_node.commitment import read_report
@@ -170,6 +169,7 @@ class Receiver:
     def _beat(self, running: int) -> None:
         turned_away = self._door.turned_away if self._door else self._turned_away
         facts = {"peers": self._traffic.facts(), "running": running, "turned_away": turned_away}
+        facts |= {"host": self.host, "port": self.port, "tls_port": self.tls_port}  # a passed socket has its own
         now = self._clock()
         if facts != self._told or now - self._beaten >= BEAT_SECONDS:
             self._told, self._beaten = facts, now
@@ -371,7 +371,7 @@ def _answer(status: int, comment: str) -> Dataset:
 
 def _read(incoming: Incoming, digest: str, sop_class_uid: str, sop_instance_uid: str) -> tuple[Instance, Identity]:
     try:
-        instance, identity = headers.read_with_identity(incoming.path, digest)
+        instance, identity = incoming.facts(digest)
     except UnreadableHeader as error:
         raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
     if instance.sop_class_uid != sop_class_uid:

@@ -9,12 +9,15 @@ quarantine/                                                                what 
 store.sqlite                                                               the store
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -24,6 +27,10 @@ from dicom_node.workitem import ConfigError
 SUMS = "SHA256SUMS"  # beside each result, as sha256sum writes it: fsck finds what the disk has altered since
 BEFORE = ".before"  # ends the name of results that new ones are about to replace
 RESTORING = "restoring.json"  # in a spool that a backup is being restored into
+
+
+_flushers = ThreadPoolExecutor(16, thread_name_prefix="flush")  # their threads begin when they are needed
+_names = threading.Lock()  # around what gives a taken name to another file, or takes it back
 
 
 def fsync_folder(folder: Path) -> None:
@@ -165,6 +172,39 @@ class Spool:
         os.replace(incoming, path)
         fsync_folder(path.parent)
         return path
+
+    def keep_arrival(self, incoming: Path, descriptor: int, sop_instance_uid: str, digest: str) -> Path:
+        """`keep_instance` for a complete file that is still open and not yet durable. Raises OSError.
+
+        Its bytes and its name are flushed side by side: a journalling file system makes one commit of it instead of
+        two. A power cut before both are done can leave the name with a part of the bytes; no row knows it then, and
+        the sender was told nothing. A name that is taken already is never given to bytes that are not durable.
+        """
+        path = self.instance_path(sop_instance_uid, digest)
+        try:
+            os.link(incoming, path)
+        except OSError:  # it is here already, or the file system has no hard links
+            os.fsync(descriptor)
+            with _names:
+                return self.keep_instance(incoming, sop_instance_uid, digest)
+        name_kept = _flushers.submit(fsync_folder, path.parent)
+        try:
+            try:
+                os.fsync(descriptor)
+            finally:
+                name_kept.result()
+        except OSError:
+            self._take_back(path, descriptor)
+            raise
+        incoming.unlink()
+        return path
+
+    @staticmethod
+    def _take_back(path: Path, descriptor: int) -> None:
+        """Remove a name that was given to the open file, unless it names another one by now."""
+        with _names, contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                path.unlink()
 
     # -- jobs and results ------------------------------------------------------------------------------------
 

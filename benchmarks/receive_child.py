@@ -1,0 +1,41 @@
+"""`prognode receive` for the benchmark; with --not-durable, nothing is flushed to the disk: what speed costs safety.
+
+The node itself has no such switch.
+"""
+
+import os
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+from dicom_node import cli, database, spool
+
+
+def _replace(self: spool.Spool, incoming: Path, descriptor: int, sop_instance_uid: str, digest: str) -> Path:
+    path = self.instance_path(sop_instance_uid, digest)
+    os.replace(incoming, path)
+    return path
+
+
+class _Careless(sqlite3.Connection):
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        return super().execute(sql.replace("synchronous=FULL", "synchronous=OFF"), *arguments)
+
+
+class _Sqlite:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sqlite3, name)
+
+    @staticmethod
+    def connect(path: Any, **options: Any) -> sqlite3.Connection:
+        return sqlite3.connect(path, factory=_Careless, **options)
+
+
+if __name__ == "__main__":
+    if "--not-durable" in sys.argv:
+        sys.argv.remove("--not-durable")
+        os.fsync = lambda descriptor: None
+        spool.Spool.keep_arrival = _replace  # type: ignore[method-assign]
+        database.sqlite3 = _Sqlite()  # type: ignore[assignment]
+    cli.app()
