@@ -62,7 +62,8 @@ class _Tracing:
         return self.tracer.start_span(stage, within, kind, attributes, start_time=began)
 
     def end(self) -> None:
-        """Send what is left, and stop."""
+        """Send what is left, and stop. (`shutdown` alone does not send it.)"""
+        self.provider.force_flush(int(EXPORT_SECONDS * 1000))
         self.provider.shutdown()
 
 

@@ -34,7 +34,8 @@ def log_of_a_study(folder: Path, log_format: str) -> tuple[str, list[str]]:
     return mark, [line for line in log_of(folder / "node").splitlines() if mark in line]
 
 
-@pytest.mark.parametrize("log_format", ["text", pytest.param("json", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive  # its short form is in test_phi.py
+@pytest.mark.parametrize("log_format", ["text", "json"])
 def test_one_mark_leads_from_the_association_to_the_delivery(log_format: str, tmp_path: Path) -> None:
     mark, lines = log_of_a_study(tmp_path, log_format)
 
