@@ -100,9 +100,13 @@ def test_the_stages_of_a_work_item_are_one_trace_at_the_collector_and_hold_no_na
 
 
 def test_a_stage_that_fails_says_so_by_the_type_of_its_error_alone() -> None:
-    with collector() as (endpoint, got), traced(endpoint):
-        with pytest.raises(ValueError, match="Secret"), telemetry.stage("analyse", "k" * 64, "1.2.3", attempt=2):
-            raise ValueError("Secret^Name")
+    with (
+        collector() as (endpoint, got),
+        traced(endpoint),
+        pytest.raises(ValueError, match="Secret"),
+        telemetry.stage("analyse", "k" * 64, "1.2.3", attempt=2),
+    ):
+        raise ValueError("Secret^Name")
 
     (span,) = spans_of(got)
     assert span.status.code == 2
