@@ -30,15 +30,16 @@ class Arrivals:
         """
         with self._db.immediate():
             known = self._db.rows(
-                "SELECT digest FROM instance WHERE sop_instance_uid = ? AND current = 1 AND removed = 0",
+                "SELECT digest, removed FROM instance WHERE sop_instance_uid = ? AND current = 1",
                 [instance.sop_instance_uid],
             )
-            if any(row["digest"] == instance.digest for row in known):
+            if any(row["digest"] == instance.digest and not row["removed"] for row in known):
                 return False
-            self._db.execute(
-                "UPDATE instance SET current = 0 WHERE sop_instance_uid = ? AND current = 1",
-                [instance.sop_instance_uid],
-            )
+            if known:
+                self._db.execute(
+                    "UPDATE instance SET current = 0 WHERE sop_instance_uid = ? AND current = 1",
+                    [instance.sop_instance_uid],
+                )
             self._db.execute(
                 "INSERT INTO instance (sop_instance_uid, digest, sop_class_uid, series_instance_uid,"
                 " study_instance_uid, frame_of_reference_uid, header, calling_ae_title, received_at, own, planned,"

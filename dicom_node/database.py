@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -16,14 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.workitem import ConfigError, StoreBusy, StoreDamaged
-
-# Where pandas is installed (`train`), sqlite_utils imports it for a method that nothing here calls: 50 MB, 0.3 s.
-_PANDAS = sys.modules.get("pandas")
-sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # None: its import raises ImportError
-from sqlite_utils import Database as SqliteUtils  # noqa: E402
-
-if _PANDAS is None:
-    del sys.modules["pandas"]
 
 LOGGER = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
@@ -47,7 +38,6 @@ class Database:
             for pragma in () if frozen else pragmas:
                 connection.execute(f"PRAGMA {pragma}")
             self.connection = connection
-            self._db = SqliteUtils(connection)
             if not frozen:
                 self._migrate(path)
         except sqlite3.OperationalError as error:
@@ -115,9 +105,11 @@ class Database:
             self.connection.executemany(sql, rows)
 
     def rows(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
-        """Rows of a query, or of an UPDATE ... RETURNING (which sqlite-utils commits at once)."""
+        """Rows of a query, or of an UPDATE ... RETURNING (committed at once, outside a transaction)."""
         with self._available():
-            return list(self._db.query(sql, arguments))  # type: ignore[arg-type]
+            cursor = self.connection.execute(sql, arguments)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def copy(self, target: Path) -> None:
         """Write a consistent copy of the store while others write to it; under its name only once it is durable.

@@ -236,9 +236,8 @@ def test_a_port_that_is_taken_is_an_os_error_at_start(tmp_path: Path) -> None:
 
 def test_the_receiver_imports_nothing_that_the_job_needs() -> None:
     code = "import sys, dicom_node.receive; print([m for m in sys.modules if m.split('.')[0] in sys.argv[1:]])"
-    # Not in the list: pandas, which sqlite-utils imports where it is installed (with the extra `train`), and pydantic:
-    # the worklist and the UPS speak the job's contract.
-    heavy = ["SimpleITK", "radiomics", "scipy", "skimage", "highdicom", "matplotlib", "nibabel", "sksurv"]
+    # Not in the list: pydantic, for the worklist and the UPS speak the job's contract.
+    heavy = ["pandas", "SimpleITK", "radiomics", "scipy", "skimage", "highdicom", "matplotlib", "nibabel", "sksurv"]
     result = subprocess.run(
         [sys.executable, "-c", code, *heavy], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
     )

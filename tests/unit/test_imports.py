@@ -21,7 +21,7 @@ COMPUTING = {
 DRAWING = {"matplotlib", "reportlab"}
 WEB = {"fastapi", "starlette", "uvicorn", "jinja2"}
 DICOM = {"pydicom", "pynetdicom", "highdicom"}
-LEAST = {"numpy", "pydantic", "sqlite_utils", "cryptography", "httpx", "fontTools", "PIL"}
+LEAST = {"numpy", "pydantic", "cryptography", "httpx", "fontTools", "PIL"}
 
 
 @pytest.mark.parametrize(
