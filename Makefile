@@ -12,7 +12,7 @@ FUZZ_INPUTS ?=
 LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test wheelhouse clean sbom audit-deps
+.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test fresh-test wheelhouse deb clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -131,8 +131,14 @@ load: install ## eight modalities at once for half an hour, and a store of a mil
 	$(BIN)/python -m benchmarks.load $(LOAD)
 	$(if $(LOAD),,$(BIN)/python -m benchmarks.million)
 
-nspawn-test: install ## boot the systemd units (root; debootstrap, systemd-container): a study while they are killed
-	scripts/nspawn-test build/nspawn
+deb: wheelhouse ## dist/: the Debian package (on Debian 12)
+	scripts/deb dist
+
+nspawn-test: install deb ## boot a fresh Debian 12 with the package (root; four minutes): a study under blows, upgrade, downgrade
+	scripts/nspawn-test build/debian dist/prognode_*.deb
+
+fresh-test: wheelhouse ## a fresh Debian 12: README's commands from a clone, and the wheelhouse without network (root)
+	scripts/fresh-test build/debian dist
 
 clean: ## remove .venv and build
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist

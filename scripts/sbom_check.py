@@ -27,10 +27,10 @@ def main(sbom: str, environment: str) -> None:
     missing = installed - named - {"prognode"}
     if missing:
         sys.exit(f"sbom: {sbom} leaves out {', '.join(sorted(missing))}")
-    print(f"{sbom}: CycloneDX {found['specVersion']}, {len(named)} components, valid")  # noqa: T201
+    print(f"{sbom}: CycloneDX {found['specVersion']}, {len(named)} components, valid")
     unlicensed = sorted(each["name"] for each in found["components"] if not each.get("licenses"))
     if unlicensed:
-        print(f"without a licence in their metadata: {', '.join(unlicensed)}")  # noqa: T201
+        print(f"without a licence in their metadata: {', '.join(unlicensed)}")
 
 
 def plain(name: str) -> str:

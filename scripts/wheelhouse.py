@@ -140,7 +140,7 @@ def main(dist: Path) -> int:
             lines.append(line(name, version, [digest]))
         (dist / file).write_text("".join(lines))
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    print(f"{folder}: {len(full)} wheels, {megabytes:.0f} MB")  # noqa: T201
+    print(f"{folder}: {len(full)} wheels, {megabytes:.0f} MB")
     return 0
 
 

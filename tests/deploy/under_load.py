@@ -1,10 +1,16 @@
-"""Run by scripts/nspawn-test in the network of the booted machine: a study through the units while they are restarted
-and killed, and C-ECHOs beside it. Ends with 1 when an association failed or an object is missing or came twice."""
+"""Run by scripts/nspawn-test in the network of the booted machine: a study through the units while they are restarted,
+killed and upgraded, with C-ECHOs and requests of the page beside it. Ends with 1 when anything was lost.
+
+An association or request that is open at the very moment of a `kill -9` breaks off; that is counted apart, and its
+caller asks again. All else has to succeed: nobody is refused, and nothing acknowledged is missing or comes twice.
+"""
 
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from pydicom import dcmread
@@ -13,10 +19,14 @@ from pynetdicom.sop_class import Verification
 
 from dicom_node.demo_pacs import DemoPacs
 
-RECEIVER, PATIENCE_SECONDS = ("127.0.0.1", 104), 600.0
+RECEIVER, PAGE, PATIENCE_SECONDS = ("127.0.0.1", 104), "http://127.0.0.1:443/health", 600.0
 # After how many objects what happens to which unit.
-BLOWS = {20: ("restart", "receive"), 50: ("kill", "receive"), 70: ("kill", "work")}
+BLOWS = {
+    10: ("restart", "receive"), 20: ("kill", "receive"), 25: ("restart", "web"), 30: ("kill", "web"),
+    40: ("upgrade", ""), 72: ("kill", "work"), 76: ("kill", "run"),
+}  # fmt: skip
 RESULT = 6  # objects of a scored study
+KILLS: list[float] = []  # when
 
 
 def entity() -> AE:
@@ -25,24 +35,21 @@ def entity() -> AE:
     return ae
 
 
-class Echoes(threading.Thread):
-    """One C-ECHO after the other."""
+def echo() -> bool:
+    ae = entity()
+    ae.add_requested_context(Verification)
+    association = ae.associate(*RECEIVER, ae_title="PROGNODE")
+    status = association.send_c_echo() if association.is_established else None
+    association.release()
+    return status is not None and status.get("Status") == 0
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.ended = threading.Event()
-        self.tried, self.lost, self.slowest = 0, 0, 0.0
 
-    def run(self) -> None:
-        while not self.ended.wait(0.2):
-            ae, begin = entity(), time.monotonic()
-            ae.add_requested_context(Verification)
-            association = ae.associate(*RECEIVER, ae_title="PROGNODE")
-            status = association.send_c_echo() if association.is_established else None
-            association.release()
-            self.tried += 1
-            self.lost += status is None or status.get("Status") != 0
-            self.slowest = max(self.slowest, time.monotonic() - begin)
+def page() -> bool:
+    try:
+        with urllib.request.urlopen(PAGE, timeout=120) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def stored(path: Path) -> bool:
@@ -56,42 +63,112 @@ def stored(path: Path) -> bool:
     return bool("Status" in status and status.Status == 0)
 
 
-def main(leader: str, patient: Path, folder: Path) -> int:
-    def strike(how: str, unit: str) -> None:
-        words = ["kill", "--signal=KILL"] if how == "kill" else [how, "--no-block"]
-        inside = ["nsenter", "-t", leader, "-m", "-u", "-i", "-n", "-p", "systemctl"]
-        subprocess.run([*inside, *words, f"prognode-{unit}"], check=True)
-        print(f"{how} prognode-{unit}", flush=True)
+class Caller(threading.Thread):
+    """Asks again and again, and counts."""
 
-    echoes, again = Echoes(), 0
+    def __init__(self, name: str, ask: Callable[[], bool]) -> None:
+        super().__init__()
+        self.title, self.ask, self.ended = name, ask, threading.Event()
+        self.asked, self.lost, self.cut, self.slowest = 0, 0, 0, 0.0
+
+    def once(self) -> bool:
+        begin = time.monotonic()
+        good, end = self.ask(), time.monotonic()
+        cut = not good and any(begin <= kill <= end + 0.2 for kill in KILLS)
+        self.asked += 1
+        self.cut += cut
+        self.lost += not good and not cut
+        self.slowest = max(self.slowest, end - begin)
+        return good
+
+    def run(self) -> None:
+        while not self.ended.wait(0.2):
+            self.once()
+
+    def report(self) -> None:
+        print(f"{self.title}: {self.asked}, open at a kill: {self.cut}, failed otherwise: {self.lost}, "
+              f"slowest {self.slowest:.1f} s")  # fmt: skip
+
+
+class Machine:
+    """The booted machine, from outside."""
+
+    def __init__(self, leader: str, upgrade: str) -> None:
+        self.inside = ["nsenter", "-t", leader, "-m", "-u", "-i", "-n", "-p", "env", "-i",
+                       "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"]  # fmt: skip
+        self.command, self.begun = upgrade, 0.0
+        self.upgrading: subprocess.Popen[str] | None = None
+
+    def strike(self, how: str, unit: str) -> None:
+        print(f"  {how} {unit}", flush=True)
+        if how == "upgrade":
+            self.begun = time.monotonic()
+            self.upgrading = subprocess.Popen([*self.inside, *self.command.split()], text=True,
+                                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+            return
+        if how == "kill":
+            KILLS.append(time.monotonic())
+        words = ["kill", "--signal=KILL"] if how == "kill" else [how, "--no-block"]
+        subprocess.run([*self.inside, "systemctl", *words, f"prognode-{unit}"], check=True)
+
+    def upgraded(self) -> bool:
+        """Wait for the end of the upgrade; whether it is well."""
+        if self.upgrading is None:
+            return True
+        said, _ = self.upgrading.communicate(timeout=PATIENCE_SECONDS)
+        print(f"upgrade of the package: {time.monotonic() - self.begun:.0f} s, exit status {self.upgrading.returncode}")
+        if self.upgrading.returncode:
+            print(said)
+        return self.upgrading.returncode == 0
+
+
+def send(files: list[Path], machine: Machine) -> tuple[Caller, bool]:
+    sender, good = Caller("objects sent (C-STORE)", lambda: False), True
+    for number, path in enumerate(files):
+        if number in BLOWS:
+            machine.strike(*BLOWS[number])
+        if number == max(BLOWS) - 6:
+            good = machine.upgraded()  # the last objects, and what kills the workers, come after it
+        if machine.upgrading and machine.upgrading.poll() is None:
+            time.sleep(1.0)  # so that there is load all the while
+        sender.ask = lambda path=path: stored(path)
+        while not sender.once():
+            time.sleep(1.0)
+    return sender, good
+
+
+def main(leader: str, patient: Path, folder: Path, upgrade: str) -> int:
+    machine = Machine(leader, upgrade)
+    callers = [Caller("C-ECHO", echo), Caller("requests of the page", page)]
     with DemoPacs(folder, "DEMOPACS", 11113) as pacs:
         pacs.report_to = RECEIVER
-        echoes.start()
+        for caller in callers:
+            caller.start()
         try:
             files = sorted(patient.rglob("*.dcm"))
-            for number, path in enumerate(files):
-                if number in BLOWS:
-                    strike(*BLOWS[number])
-                while not stored(path):
-                    again += 1
-                    time.sleep(1.0)
-            end, struck = time.monotonic() + PATIENCE_SECONDS, time.monotonic() + 15.0
+            sender, good = send(files, machine)
+            end, struck = time.monotonic() + PATIENCE_SECONDS, time.monotonic() + 8.0
             while len(pacs.objects()) < RESULT and time.monotonic() < end:
-                time.sleep(1.0)
+                time.sleep(0.5)
                 if struck and time.monotonic() > struck:
-                    strike("kill", "work")  # it is at work on the study, or is about to be
+                    machine.strike("kill", "run")  # it is at work on the study, or is about to be
                     struck = 0.0
+            print(f"scored and delivered {time.monotonic() - end + PATIENCE_SECONDS:.0f} s after the last object")
             time.sleep(5.0)  # for what should not come any more
         finally:
-            echoes.ended.set()
-            echoes.join()
+            for caller in callers:
+                caller.ended.set()
+                caller.join()
         came = len(pacs.received)
         repeats = came - len({*pacs.received})
-    print(f"objects sent: {len(files)}, sent again because an association failed: {again}")
-    print(f"C-ECHO: {echoes.tried}, failed: {echoes.lost}, slowest {echoes.slowest:.1f} s")
-    print(f"objects of the result in the PACS: {came} of {RESULT}, twice: {repeats}")
-    return int(bool(again or echoes.lost or repeats or came != RESULT))
+    for caller in (sender, *callers):
+        caller.report()
+    lost = sum(caller.lost for caller in (sender, *callers))
+    print(
+        f"objects of the result in the PACS: {came} of {RESULT}, twice: {repeats}; lost in all: {lost + RESULT - came}"
+    )
+    return int(bool(lost or repeats or came != RESULT or not good))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))
