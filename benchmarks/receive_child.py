@@ -1,11 +1,10 @@
-"""`prognode receive` for the benchmark; with --not-durable, nothing is flushed to the disk: what speed costs safety.
+"""`prognode receive` that flushes nothing to the disk, for the benchmark: what safety costs.
 
 The node itself has no such switch.
 """
 
 import os
 import sqlite3
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,7 @@ class _Sqlite:
 
 
 if __name__ == "__main__":
-    if "--not-durable" in sys.argv:
-        sys.argv.remove("--not-durable")
-        os.fsync = lambda descriptor: None
-        spool.Spool.keep_arrival = _replace  # type: ignore[method-assign]
-        database.sqlite3 = _Sqlite()  # type: ignore[assignment]
+    os.fsync = lambda descriptor: None
+    spool.Spool.keep_arrival = _replace  # type: ignore[method-assign]
+    database.sqlite3 = _Sqlite()  # type: ignore[assignment]
     cli.app()

@@ -1,5 +1,6 @@
 """Receivers of `benchmarks.receive`: each a process on a port of its own, with everything that it keeps in a folder."""
 
+import contextlib
 import json
 import os
 import signal
@@ -88,6 +89,22 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
+    def cpu_seconds(self) -> float:
+        """CPU time of its process and of the children that have ended and are running."""
+        assert self.process is not None
+        ticks = 0
+        for pid in [self.process.pid, *_children(self.process.pid)]:
+            with contextlib.suppress(OSError):
+                values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, values[11:15]))  # utime, stime, and those of its ended children
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -145,23 +162,25 @@ def _pynetdicom(folder: Path, port: int) -> list[str]:
 
 DURABLE, UNSAFE, STOCK = "Prognode", "Prognode, not durable", "Prognode, fast = false"
 STORESCP, FORK, ORTHANC_NAME = "storescp", "storescp --fork", "Orthanc"
-OURS_TLS, STORESCP_TLS = "Prognode, TLS", "storescp, TLS"
-MAIN = ("-m", "benchmarks.receive_child")
+OURS_TLS, UNSAFE_TLS, STORESCP_TLS = "Prognode, TLS", "Prognode, TLS, not durable", "storescp --fork, TLS"
+NODE_ITSELF = ("-c", "from dicom_node.cli import app; app()")
+CARELESS = ("-m", "benchmarks.receive_child")
 
 
 def servers() -> dict[str, Server]:
     """All that can be compared, by name."""
     made = [
-        Server(DURABLE, _ours(*MAIN)),
-        Server(UNSAFE, _ours(*MAIN, "--not-durable")),
-        Server(STOCK, _ours(*MAIN, fast=False)),
+        Server(DURABLE, _ours(*NODE_ITSELF)),
+        Server(UNSAFE, _ours(*CARELESS)),
+        Server(STOCK, _ours(*NODE_ITSELF, fast=False)),
         Server(STORESCP, _storescp(), one_at_a_time=True),
         Server(FORK, _storescp("--fork")),
         Server("dcmqrscp", _dcmqrscp),
         Server(ORTHANC_NAME, _orthanc(synchronous=True)),
         Server("Orthanc, sync off", _orthanc(synchronous=False)),
         Server("pynetdicom storescp", _pynetdicom),
-        Server(OURS_TLS, _ours(*MAIN, tls=True), tls=True),
+        Server(OURS_TLS, _ours(*NODE_ITSELF, tls=True), tls=True),
+        Server(UNSAFE_TLS, _ours(*CARELESS, tls=True), tls=True),
         Server(STORESCP_TLS, _storescp("--fork", tls=True), tls=True),
     ]
     root = str(Path(__file__).resolve().parents[1])

@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from config.settings import Settings
 from dicom_node.audit import AuditEntry, AuditOutcome
 from dicom_node.audit_trail import ANCHOR_SECONDS, AuditTrail
 from dicom_node.spool import Spool
-from dicom_node.storage import Cleaner
 from dicom_node.store import Store
 from dicom_node.syslog_out import Forwarder
 from dicom_node.workitem import StoreBusy
+
+if TYPE_CHECKING:
+    from dicom_node.storage import Cleaner
 
 LOGGER = logging.getLogger(__name__)
 DAY_SECONDS = 86_400.0
@@ -74,6 +77,8 @@ class Keeper:
     def keep_room(self) -> bool:
         """What is delivered, proved and old enough goes; sooner where the disk is low."""
         if self._cleaner is None:
+            from dicom_node.storage import Cleaner  # noqa: PLC0415 - knows the reports; a receiver saves 35 MB
+
             self._cleaner = Cleaner(self._store("room"), self._spool, self._settings, self._clock)
         return self._cleaner.step()
 
