@@ -5,17 +5,27 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from config.settings import Settings
-from dicom_node import cli_clinical, cli_config, cli_conformance, cli_fsck, cli_items, cli_keep, cli_models, cli_web, notify
+from dicom_node import (
+    cli_clinical,
+    cli_config,
+    cli_conformance,
+    cli_fsck,
+    cli_items,
+    cli_keep,
+    cli_models,
+    cli_run,
+    cli_web,
+)
 from dicom_node.cli_common import Config, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundle_of
-from dicom_node.notify import Part
 
 LOGGER = logging.getLogger(__name__)
+MARKS = {"ok": "ok  ", "note": "note", "failed": "FAIL"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,105 +51,6 @@ def _prognode(
     ] = False,
 ) -> None:
     pass
-
-
-def _until_signal(parts: list[Part]) -> None:
-    """Block until SIGTERM or SIGINT; the service manager hears how the parts are."""
-    for name in notify.unused():
-        LOGGER.warning("socket.unused systemd has passed %s, which the settings do not open; see the unit", name)
-    notify.pulse_until_signal(parts)
-
-
-def _end() -> NoReturn:
-    """Leave at once: all of ours is closed, and a peer that stopped in mid-sentence must not keep its thread alive."""
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(os.EX_OK)
-
-
-def _run(config: Path | None, *, receiving: bool, working: bool) -> None:
-    from contextlib import ExitStack
-
-    from config.effective import not_there
-    from dicom_node.keeper import on_record
-    from dicom_node.spool import Spool
-    from dicom_node.workitem import ConfigError, StageError
-
-    settings = settings_of(config)
-    log()
-    for key, path in not_there(settings):
-        LOGGER.warning("settings.file_missing %s: %s is not there, or not to be read", key, path)
-    spool = Spool(settings.node.spool)
-    try:
-        spool.create()
-        process = "serve" if receiving and working else "receive" if receiving else "work"
-        parts: list[Part] = []
-        with ExitStack() as running:
-            running.enter_context(on_record(settings, spool, process, forwards=working))
-            worker = None
-            if working:
-                from dicom_node.job import Runner, verify_golden
-                from dicom_node.worker import Worker
-
-                bundle = bundle_of(settings)
-                golden = verify_golden(bundle, settings.job)
-                worker = Worker(settings, spool, bundle, Runner(spool, settings.job, bundle), golden=golden)
-            if receiving:  # the port first: a node that cannot be called must not begin to work
-                from dicom_node.receive import Receiver
-
-                receiver = Receiver(settings, spool)
-                receiver.start()
-                running.callback(receiver.stop)
-                parts.append(receiver)
-            if receiving and settings.hl7.listen:
-                from dicom_node.hl7_in import Listener
-
-                listener = Listener(settings, spool)
-                listener.start()
-                running.callback(listener.stop)
-            if worker is not None:
-                worker.start()
-                running.callback(worker.stop)
-                parts.append(worker)
-            if receiving:
-                where = f"{receiver.host}:{receiver.port}"
-                print(f"prognode: listening as {settings.node.ae_title} on {where}", flush=True)
-            _until_signal(parts)
-        _end()
-    except (StageError, ConfigError) as error:
-        stop(f"{error} {getattr(error, 'hint', '')}".strip(), os.EX_CONFIG)
-    except OSError as error:
-        stop(
-            f"{error.filename or settings.node.host}: {error.strerror}",
-            os.EX_CANTCREAT if error.filename else os.EX_UNAVAILABLE,
-        )
-
-
-@app.command()
-def serve(config: Config = None) -> None:
-    """Receive and work in one process: the embedded default.
-
-    Example: prognode serve --config /etc/prognode/prognode.toml
-    """
-    _run(config, receiving=True, working=True)
-
-
-@app.command()
-def receive(config: Config = None) -> None:
-    """Only receive: C-STORE, C-ECHO, storage commitment reports, and HL7 messages where [hl7] listen is on.
-
-    Example: prognode receive --config /etc/prognode/prognode.toml
-    """
-    _run(config, receiving=True, working=False)
-
-
-@app.command()
-def work(config: Config = None) -> None:
-    """Only work: plan, analyse, report and deliver what has been received.
-
-    Example: prognode work --config /etc/prognode/prognode.toml
-    """
-    _run(config, receiving=False, working=True)
 
 
 @app.command()
@@ -240,31 +151,35 @@ def status(
 
 @app.command()
 def check(
-    config: Config = None, as_json: Annotated[bool, typer.Option("--json", help="For monitoring.")] = False
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For monitoring: findings with ids that stay.")] = False,
+    store_test: Annotated[
+        bool, typer.Option("--store-test", help="Also send a test object to each PACS; it stays there.")
+    ] = False,
 ) -> None:
     """Walk through everything the node stands on; say what is wrong and what to do.
 
     Example: prognode check --config /etc/prognode/prognode.toml
     """
-    from dataclasses import asdict
     from itertools import chain
 
     from dicom_node.check import check as run
     from dicom_node.web.checking import check as page
 
     findings, settings = [], settings_of(config)
-    for finding in chain(run(settings), page(settings)):
+    for finding in chain(run(settings, store_test=store_test), page(settings)):
         findings.append(finding)
         if not as_json:
-            print(f"{'ok  ' if finding.well else 'FAIL'} {finding.name}: {finding.text}")
+            print(f"{MARKS[finding.level]} {finding.name}: {finding.text}")
             if finding.remedy:
                 print(f"     to do: {finding.remedy}")
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print(json.dumps([finding.as_json() for finding in findings], indent=1))
     if not all(finding.well for finding in findings):
         raise typer.Exit(os.EX_CONFIG)
 
 
+cli_run.add_to(app)
 cli_models.add_to(app)
 cli_clinical.add_to(app)
 cli_config.add_to(app)

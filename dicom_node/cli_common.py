@@ -46,10 +46,14 @@ def log(level: int = logging.INFO, settings: Settings | None = None) -> None:
     from dicom_node.logs import write_to
     from dicom_node.quiet import quiet_libraries
 
-    write_to(sys.stderr, level, as_json=settings is not None and settings.telemetry.log_format == "json")
+    telemetry = settings.telemetry if settings else None
+    write_to(
+        sys.stderr,
+        logging.getLevelNamesMapping()[telemetry.log_level] if telemetry else level,
+        as_json=telemetry is not None and telemetry.log_format == "json",
+    )
     quiet_libraries()
-    for name in ("apscheduler", "numexpr"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("numexpr").setLevel(logging.ERROR)
 
 
 def store_of(settings: Settings) -> "Store":

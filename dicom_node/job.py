@@ -31,6 +31,8 @@ from analysis.contract import (
 from config.settings import Job
 from dicom_node.decision import NotEligible, Plan
 from dicom_node.executors import harvest, process
+from dicom_node.executors.choice import chosen
+from dicom_node.executors.contract import Executor, NotStarted
 from dicom_node.spool import Spool, link_or_copy, write_atomically
 from dicom_node.workitem import EngineDown, Permanent, Retryable, StageError
 from models.bundle import Bundle
@@ -44,12 +46,13 @@ _TRY_AGAIN = frozenset({ExitCode.TEMPORARY, 125, 128 + 9, 128 + 15, 128 + 24, -9
 
 
 class Runner:
-    """Runs jobs one at a time with one bundle. `isolation` says what the kernel allowed at start."""
+    """Runs jobs with one bundle, also from several threads. `executor` says what confines them here."""
 
     def __init__(self, spool: Spool, limits: Job, bundle: Bundle) -> None:
-        self._spool, self._limits, self._bundle = spool, limits, bundle
-        self.isolation = process.probe()
-        lacking = ", ".join(self.isolation.missing)
+        """Raises Permanent where isolation is required but not to be had, or the executor cannot work here."""
+        self._spool, self._bundle = spool, bundle
+        self.executor = _chosen(limits)
+        lacking = ", ".join(self.executor.missing)
         if limits.isolation == "required" and lacking:
             raise _failed(FailureReason.JOB_NOT_ISOLATED, f"job isolation is required but not to be had: {lacking}")
         if lacking:
@@ -62,8 +65,9 @@ class Runner:
         clinical: tuple[ClinicalValue, ...],
         path_of: Callable[[str], Path],
         quality: tuple[QualityFlag, ...] = (),
+        bundle: Bundle | None = None,
     ) -> JobResult:
-        """Run the job of a plan and keep its results in the spool.
+        """Run the job of a plan and keep its results in the spool; with `bundle`, where it is not the runner's own.
 
         Raises
         ------
@@ -74,10 +78,10 @@ class Runner:
         Permanent
             The job broke its promise (bug, unreadable input, bundle mismatch).
         """
-        folder_in, folder_out = self._prepare(key, plan, clinical, path_of, quality)
+        folder_in, folder_out = self._prepare(key, plan, clinical, path_of, quality, bundle or self._bundle)
         try:
-            ended = process.run(folder_in, folder_out, self._limits, self.isolation)
-        except process.NotStarted as error:
+            ended = self.executor.run(folder_in, folder_out, key)
+        except NotStarted as error:
             text = f"the job could not be started ({error})"
             raise _failed(FailureReason.JOB_NOT_STARTED, text, EngineDown) from error
         if ended.broke:
@@ -96,14 +100,14 @@ class Runner:
         except harvest.Unfit as error:
             raise _failed(FailureReason.JOB_FAILED, f"the job's result is not taken: {error}") from None
 
-    def state_not_eligible(self, key: str, refusal: NotEligible) -> JobResult:
+    def state_not_eligible(self, key: str, refusal: NotEligible, bundle: Bundle | None = None) -> JobResult:
         """What the planner refused needs no job: the refusal itself is the result."""
         result = JobResult(
             key=key,
             outcome=Outcome.NOT_SCORED,
             reason=refusal.reason,
             reason_detail=refusal.detail,
-            bundle=BundleIdentity(**self._bundle.identity._asdict()),
+            bundle=BundleIdentity(**(bundle or self._bundle).identity._asdict()),
         )
         with self._spool.replace_results(key, "analysis") as folder:
             write_atomically(folder / RESULT_FILE, result.model_dump_json(indent=1).encode())
@@ -116,17 +120,18 @@ class Runner:
         clinical: tuple[ClinicalValue, ...],
         path_of: Callable[[str], Path],
         quality: tuple[QualityFlag, ...],
+        bundle: Bundle,
     ) -> tuple[Path, Path]:
         process.remove(self._spool.job(key))  # what an earlier attempt left
         folder_in, folder_out = self._spool.fresh_job(key)
         # What cannot be mounted read-only is copied: a job must not change what was received.
-        place = link_or_copy if self.isolation.bubblewrap else shutil.copyfile
+        place = link_or_copy if self.executor.read_only else shutil.copyfile
         names = [self._spool.ct_name(position) for position in range(len(plan.ct_sop_instance_uids))]
         for name, uid in zip(names, plan.ct_sop_instance_uids, strict=True):
             place(path_of(uid), folder_in / "ct" / name)
         place(path_of(plan.roi_sop_instance_uid), folder_in / "roi" / "roi.dcm")
         (folder_in / "bundle").mkdir()
-        for path in self._bundle.folder.iterdir():
+        for path in bundle.folder.iterdir():
             place(path, folder_in / "bundle" / path.name)
         request = JobRequest(
             key=key,
@@ -134,7 +139,7 @@ class Runner:
             roi=RoiInput(kind=plan.roi_kind, file="roi.dcm", numbers=plan.roi_numbers, combine=plan.combine),
             clinical=clinical,
             quality=_planner_flags(plan) + quality,
-            bundle_digest=self._bundle.digest,
+            bundle_digest=bundle.digest,
         )
         write_atomically(folder_in / JOB_FILE, request.model_dump_json(indent=1).encode())
         return folder_in, folder_out
@@ -188,11 +193,18 @@ def verify_golden(bundle: Bundle, limits: Job) -> str:
     """
     # The case is small: a limit set too low for studies is not the bundle's fault.
     enough = replace(limits, memory_bytes=max(limits.memory_bytes, Job().memory_bytes))
-    code, said = process.ask_module("analysis.golden", bundle.folder.resolve(), GOLDEN_SECONDS, enough)
+    code, said = _chosen(enough).ask("analysis.golden", bundle.folder.resolve(), GOLDEN_SECONDS)
     if code == ExitCode.OK:
         return said
     why = said.splitlines()[-1] if said else ("it did not end in time" if code is None else f"status {code}")
     raise _failed(FailureReason.BUNDLE_GOLDEN_CASE_FAILED, f"the bundle's golden case failed: {why}")
+
+
+def _chosen(limits: Job) -> Executor:
+    try:
+        return chosen(limits)
+    except NotStarted as error:
+        raise _failed(FailureReason.JOB_NOT_STARTED, f"no job can be started ({error})") from error
 
 
 def run_tool(module: str, arguments: list[str]) -> int:

@@ -105,10 +105,16 @@ class Store:
             == 1
         )
 
-    def break_leases_but(self, owner: str) -> int:
-        """Free what other workers held: the caller holds the spool's lock, so they are gone. It runs again at once."""
+    def break_leases_but(self, owner: str, states: Collection[State]) -> int:
+        """Free what others held in these states: the caller holds the spool's lock, so they are gone.
+
+        It runs again at once.
+        """
+        marks = ", ".join("?" * len(states))
         return self._db.execute(
-            "UPDATE work_item SET lease_owner = NULL, lease_until = NULL WHERE lease_owner != ?", [owner]
+            "UPDATE work_item SET lease_owner = NULL, lease_until = NULL"
+            f" WHERE lease_owner != ? AND state IN ({marks})",
+            [owner, *states],
         )
 
     def advance(

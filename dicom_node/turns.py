@@ -23,12 +23,19 @@ def bounds(settings: Settings) -> dict[str, float]:
 
 
 class Turns:
-    """Of one clock with several stages; each stage is in one thread at a time. `timer`: seconds that only grow."""
+    """Of the stages of one process, each in its own thread; several of one kind are "analyse-0", "analyse-1" and so on.
+
+    `timer`: seconds that only grow.
+    """
 
     def __init__(self, longest: Mapping[str, float], timer: Callable[[], float] = time.monotonic) -> None:
         self._longest, self._timer = longest, timer
         self._began: dict[str, float] = {}
         self._last = timer()
+
+    def allow(self, longest: Mapping[str, float]) -> None:
+        """Other bounds from now on."""
+        self._longest = longest
 
     @contextmanager
     def turn(self, stage: str) -> Iterator[None]:
@@ -40,12 +47,12 @@ class Turns:
             del self._began[stage]
 
     def stuck(self) -> list[str]:
-        """What does not work any more, in words: stages over their bound, or the clock that begins no turn."""
+        """What does not work any more, in words: stages over their bound, or that none begins a turn."""
         now = self._timer()
         found = [
             f"{stage} for {now - began:.0f} s (at most {longest:.0f} s)"
             for stage, began in sorted(self._began.copy().items())
-            if now - began >= (longest := self._longest.get(stage, LONGEST_SECONDS))
+            if now - began >= (longest := self._longest.get(stage.partition("-")[0], LONGEST_SECONDS))
         ]
         if now - self._last >= STUCK_SECONDS:
             found.append(f"no stage has had a turn for {now - self._last:.0f} s")

@@ -63,6 +63,10 @@ class Vitals:
         )
         return [Component(**{**row, "facts": json.loads(row["facts"])}) for row in rows]
 
+    def component(self, name: str) -> Component | None:
+        """What one process says of itself; None before its first start."""
+        return next((one for one in self.components() if one.component == name), None)
+
     def contacts(self) -> list[Contact]:
         rows = self._db.rows("SELECT peer, kind, at, well, detail FROM peer_contact ORDER BY peer, kind")
         return [Contact(**{**row, "well": bool(row["well"])}) for row in rows]

@@ -7,6 +7,7 @@ from pydicom import Dataset
 
 from config.settings import Planning, Settings
 from dicom_node import headers
+from dicom_node.bundles import Bundles
 from dicom_node.job import Runner
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -40,12 +41,15 @@ class Road:
         self.bundle: Bundle = load(DEMO)
         self.restart()
 
+        self.sender = "TEST"  # calling AE title of what is taken
+
     def restart(self, bundle: Bundle | None = None, settings: Settings | None = None) -> None:
         """A worker of its own, as after a restart; with another bundle or other settings where asked."""
         self.bundle = bundle or self.bundle
         self.settings = settings or self.settings
         runner = Runner(self.spool, self.settings.job, self.bundle)
-        self.worker = Worker(self.settings, self.spool, self.bundle, runner, self.clock)
+        bundles = Bundles.load(self.settings) if self.settings.rules else Bundles(self.bundle)
+        self.worker = Worker(self.settings, self.spool, bundles, runner, self.clock)
 
     def take(self, *datasets: Dataset) -> None:
         for dataset in datasets:
@@ -55,7 +59,7 @@ class Road:
             incoming = self.spool.new_incoming()
             incoming.write_bytes(path.read_bytes())
             self.spool.keep_instance(incoming, instance.sop_instance_uid, digest)
-            self.store.arrivals.add(instance, "TEST", self.clock(), identity)
+            self.store.arrivals.add(instance, self.sender, self.clock(), identity)
 
     def work(self) -> None:
         while any(

@@ -1,1 +1,1 @@
-"""Ways to run a job: one small module each, the same call."""
+"""Ways to run a job: one small module each, the same call (`contract.Executor`)."""

@@ -14,12 +14,12 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from config.settings import Job
 from dicom_node.executors import cgroup, harvest, sandbox, syscalls
+from dicom_node.executors.contract import Ended, NotStarted
 from dicom_node.executors.sandbox import Isolation
 
 LOG_FILE = "job.log"  # beside IN and OUT: the job cannot reach it
@@ -29,19 +29,33 @@ GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 _OUR_TOOLS = frozenset({"bwrap", "unshare", "setpriv", "prlimit", "sh"})
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended: `exit_code` is negative for a signal, None when the wall clock ran out.
+class ProcessExecutor:
+    """Each job a child of this process. What it may do was tried when this was made."""
 
-    `broke` says which promise it broke ("" for none): it was stopped for that, or what it left is not to be trusted.
-    """
+    def __init__(self, limits: Job) -> None:
+        self._limits = limits
+        self.isolation = probe()
 
-    exit_code: int | None
-    broke: str = ""
+    @property
+    def text(self) -> str:
+        return self.isolation.text
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return self.isolation.missing
 
-class NotStarted(Exception):
-    """A program that starts jobs is gone, or the machine has no process to give; the text says why."""
+    @property
+    def read_only(self) -> bool:
+        return self.isolation.bubblewrap
+
+    def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
+        return run(folder_in, folder_out, self._limits, self.isolation)
+
+    def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:
+        return ask_module(module, folder, seconds, self._limits, self.isolation)
+
+    def sweep(self) -> int:
+        return 0  # a job dies with its runner, and `probe` has removed what control groups were left
 
 
 def probe() -> Isolation:
@@ -251,9 +265,8 @@ def run_module(module: str, arguments: list[str]) -> int:
     return subprocess.run(command, check=False, env=environment).returncode
 
 
-def ask_module(module: str, folder: Path, timeout: float, limits: Job) -> tuple[int | None, str]:
+def ask_module(module: str, folder: Path, timeout: float, limits: Job, isolation: Isolation) -> tuple[int | None, str]:
     """Run a tool of ours on a folder, confined as a job is, and read what it says: exit status, None out of time."""
-    isolation = probe()
     program = [sys.executable, "-P", "-m", module, str(folder)]
     argv = _confined(isolation, limits, [folder], None, program)
     with _filter(isolation, argv) as (filtered, descriptors):

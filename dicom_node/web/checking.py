@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 from config.settings import Settings
-from dicom_node.check import Finding
+from dicom_node.finding import Finding
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.web import deps, security, server, signin
@@ -28,16 +28,16 @@ def check(settings: Settings) -> Iterator[Finding]:
             yield _certificate(settings)
         provider = signin.provider_of(settings)
     except ConfigError as error:
-        yield Finding("worklist page", False, str(error), "correct [web]")
+        yield Finding("page", False, str(error), "correct [web]")
         return
-    yield Finding("worklist page", True, f"prognode web would be at {deps.public_url(web)}")
+    yield Finding("page", True, f"prognode web would be at {deps.public_url(web)}")
     if provider is not None:
         try:
             provider.begin("/")
         except SignInFailed as error:
-            yield Finding("hospital's sign-in", False, str(error), "look at [web.oidc] issuer, and at the provider")
+            yield Finding("page.sign_in", False, str(error), "look at [web.oidc] issuer, and at the provider")
         else:
-            yield Finding("hospital's sign-in", True, f"{web.oidc.issuer} answers")
+            yield Finding("page.sign_in", True, f"{web.oidc.issuer} answers")
     yield from _users(settings)
 
 
@@ -47,7 +47,7 @@ def _certificate(settings: Settings) -> Finding:
     ends = x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc
     days = (ends - datetime.fromtimestamp(time.time(), UTC)).total_seconds() / 86400.0
     text = f"[web] certificate {path} is good until {ends:%Y-%m-%d}"
-    return Finding("page's certificate", days > WARNING_DAYS, text, "" if days > WARNING_DAYS else "install a new one")
+    return Finding("page.certificate", days > WARNING_DAYS, text, "" if days > WARNING_DAYS else "install a new one")
 
 
 def _users(settings: Settings) -> Iterator[Finding]:
@@ -61,4 +61,4 @@ def _users(settings: Settings) -> Iterator[Finding]:
         users = sum(not account.disabled for account in store.accounts.all())
         store.close()
     note = "" if users or settings.web.oidc.issuer else "; nobody can sign in before: prognode user add"
-    yield Finding("users of the page", True, f"{users} local user{'' if users == 1 else 's'}{note}")
+    yield Finding("page.users", True, f"{users} local user{'' if users == 1 else 's'}{note}")

@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class ModelFacts:
     manifest: Manifest | None = None
     card: str = ""  # Markdown
     metrics: dict[str, Any] = field(default_factory=dict)
-    golden: str = ""  # how the golden case went when the worker started with this bundle; '' when it has not
+    golden: str = ""  # how the golden case went when the runner started with this bundle; '' when it has not
     golden_at: float | None = None
     problem: str = ""
 
@@ -71,7 +71,10 @@ class PeerFacts:
 
 @dataclass(frozen=True)
 class SystemFacts:
-    """The node as it is now. `worker` is None before the first start; `worker_alive`: heard of within three minutes."""
+    """The node as it is now. `runner` is what runs the jobs, a part of the worker or a process of its own.
+
+    Both are None before the first start; `..._alive`: heard of within three minutes.
+    """
 
     at: float
     version: str
@@ -80,28 +83,37 @@ class SystemFacts:
     peers: tuple[PeerFacts, ...]
     worker: Component | None
     worker_alive: bool
+    runner: Component | None
+    runner_alive: bool
 
 
 class Models:
-    """The installed bundle, read once: each byte of it is checked, which takes a second. Read again when it changes."""
+    """The installed bundles. Every byte is checked, which takes a second: read once, and again when it changes."""
 
     def __init__(self, settings: Settings) -> None:
-        self._folder = settings.bundle or DEMO
+        named = (rule.bundle for rule in settings.rules if rule.bundle is not None)
+        self._folders = tuple(dict.fromkeys((settings.bundle or DEMO, *named)))
         self._lock = threading.Lock()
-        self._read: tuple[object, ModelFacts] | None = None
+        self._read: dict[Path, tuple[object, ModelFacts]] = {}
 
     def all(self, store: Store) -> tuple[ModelFacts, ...]:
         """Every installed bundle; the one in use first."""
+        found = [self._model(folder) for folder in self._folders]
+        runner = store.vitals.component("run")
+        if runner is None:
+            return tuple(found)
+        told = runner.facts.get("bundles") or {runner.facts.get("bundle"): runner.facts.get("golden", "")}
+        return tuple(
+            replace(one, golden=str(told[one.digest]), golden_at=runner.started_at) if one.digest in told else one
+            for one in found
+        )
+
+    def _model(self, folder: Path) -> ModelFacts:
         with self._lock:
-            stamp = _stamp(self._folder)
-            if self._read is None or self._read[0] != stamp:
-                self._read = (stamp, _model(self._folder))
-            found = self._read[1]
-        worker = next((one for one in store.vitals.components() if one.component == "work"), None)
-        if worker is None or worker.facts.get("bundle") != found.digest:
-            return (found,)
-        golden = str(worker.facts.get("golden", ""))
-        return (ModelFacts(**{**vars(found), "golden": golden, "golden_at": worker.started_at}),)
+            stamp = _stamp(folder)
+            if folder not in self._read or self._read[folder][0] != stamp:
+                self._read[folder] = (stamp, _model(folder))
+            return self._read[folder][1]
 
 
 def _stamp(folder: Path) -> object:
@@ -126,10 +138,10 @@ def _card(bundle: Bundle) -> str:
 
 
 def system(settings: Settings, spool: Spool, store: Store, version: str) -> SystemFacts:
-    """Look at the disk, the queue, the peers and the worker."""
+    """Look at the disk, the queue, the peers, the worker and what runs its jobs."""
     now = time.time()
     disk = room(spool.root, settings)
-    worker = next((one for one in store.vitals.components() if one.component == "work"), None)
+    worker, runner = store.vitals.component("work"), store.vitals.component("run")
     oldest = {state: now - at for state, at in store.vitals.oldest().items()}
     return SystemFacts(
         at=now,
@@ -139,6 +151,8 @@ def system(settings: Settings, spool: Spool, store: Store, version: str) -> Syst
         peers=_peers(settings, store.vitals.contacts()),
         worker=worker,
         worker_alive=worker is not None and now - worker.seen_at < GONE_SECONDS,
+        runner=runner,
+        runner_alive=runner is not None and now - runner.seen_at < GONE_SECONDS,
     )
 
 

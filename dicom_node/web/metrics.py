@@ -187,7 +187,7 @@ class Now(Collector):
         for one in self.store.vitals.components():
             alive.add_metric([one.component], int(now - one.seen_at < GONE_SECONDS))
             begun.add_metric([one.component], one.started_at)
-            if one.component == "work":
+            if one.component == "run":
                 isolated.add_metric([], int(bool(one.facts.get("isolated"))))
         build = InfoMetricFamily("prognode_build", "Version of prognode web.", value={"version": VERSION})
         yield from (alive, begun, isolated, build)
@@ -209,15 +209,15 @@ class Now(Collector):
         yield size
 
     def _bundle(self) -> Iterator[Metric]:
-        """What is installed, and whether the worker has loaded that very bundle."""
+        """What is installed, and whether jobs run with that very bundle."""
         found = self.app.state.models.all(self.store)[0]
         manifest = found.manifest
         value = {"digest": found.digest}
         if manifest is not None:
             value |= {"name": manifest.name, "version": manifest.version, "synthetic": str(manifest.synthetic).lower()}
         yield InfoMetricFamily("prognode_bundle", "The installed bundle; no digest: it cannot be used.", value=value)
-        row = next((one for one in self.store.vitals.components() if one.component == "work"), None)
-        loaded = _gauge("bundle_loaded", "1: the worker runs the bundle that is installed.", [])
+        row = self.store.vitals.component("run")
+        loaded = _gauge("bundle_loaded", "1: jobs run with the bundle that is installed.", [])
         if row is not None:
             loaded.add_metric([], int(bool(found.digest) and row.facts.get("bundle") == found.digest))
         yield loaded

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from config.identity import VERSION
-from dicom_node.vitals import Contact
+from dicom_node.vitals import Component, Contact
 from dicom_node.web import facts, views
 from dicom_node.web.deps import SettingsDep, SpoolDep, StoreDep, Viewer
 from dicom_node.web.pages import render
@@ -54,7 +54,7 @@ def model_view(model: facts.ModelFacts) -> dict[str, Any]:
 def golden(model: facts.ModelFacts) -> Badge:
     """How the golden case went."""
     if not model.golden:
-        return Badge("not run yet with this bundle; the worker runs it at its start", "warn")
+        return Badge("not run yet with this bundle; it is run at the start of what runs the jobs", "warn")
     return Badge(f"{model.golden} ({views.moment(model.golden_at)})", "good")  # a worker with a bad one does not start
 
 
@@ -132,7 +132,10 @@ def system_view(system: facts.SystemFacts) -> dict[str, Any]:
             for state in State
         ],
         "peers": [_peer(peer, system.at) for peer in system.peers],
-        "worker": _worker(system),
+        "processes": {
+            "Worker": _process(system.worker, system.worker_alive, system.at),
+            "Jobs": _process(system.runner, system.runner_alive, system.at),
+        },
     }
 
 
@@ -145,19 +148,18 @@ def gigabytes(number: float) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
-def _worker(system: facts.SystemFacts) -> dict[str, Any]:
-    worker = system.worker
-    if worker is None:
+def _process(one: Component | None, alive: bool, now: float) -> dict[str, Any]:
+    if one is None:
         return {"state": Badge("has never run here", "bad"), "isolation": None, "facts": {}, "started": "", "seen": ""}
-    told = worker.facts
+    told = one.facts
     isolated = Badge(str(told.get("isolation", "not known")), "good" if told.get("isolated") else "warn")
     shown = {"Executor": told.get("executor"), "Model bundle": particulars.short_digest(str(told.get("bundle", "")))}
     return {
-        "state": Badge("at work", "good") if system.worker_alive else Badge("not heard of; see that it runs", "bad"),
-        "isolation": isolated,
-        "facts": {name: str(value) for name, value in shown.items() if value} | {"Version": worker.version},
-        "started": views.moment(worker.started_at),
-        "seen": f"{views.ago(system.at - worker.seen_at)} ago",
+        "state": Badge("at work", "good") if alive else Badge("not heard of; see that it runs", "bad"),
+        "isolation": isolated if "isolation" in told else None,
+        "facts": {name: str(value) for name, value in shown.items() if value} | {"Version": one.version},
+        "started": views.moment(one.started_at),
+        "seen": f"{views.ago(now - one.seen_at)} ago",
     }
 
 

@@ -103,7 +103,7 @@ def everything(node: Node) -> None:
     traffic.add("Yamada^Tarou", "objects")  # callers choose their names
     facts = {"peers": traffic.facts(), "running": 1, "turned_away": 3}
     node.store.vitals.beat("receive", "1", 1.0, node.items.now, facts)
-    node.store.vitals.beat("work", "1", 1.0, node.items.now, {"isolated": True, "bundle": "of another day"})
+    node.store.vitals.beat("run", "1", 1.0, node.items.now, {"isolated": True, "bundle": "of another day"})
     node.store.vitals.echoed("PACS", True, "", node.items.now)
 
 

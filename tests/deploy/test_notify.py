@@ -195,14 +195,12 @@ def test_a_worker_is_stuck_when_its_clock_stands_or_a_single_stage_does_not_end(
     tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from config.settings import Settings
-    from dicom_node.job import Runner
+    from dicom_node.loop import Loop
     from dicom_node.spool import Spool
-    from dicom_node.worker import Worker
-    from models.bundle import DEMO, load
 
-    now, bundle, spool = [1000.0], load(DEMO), Spool(tmp_path / "spool")
+    now, spool = [1000.0], Spool(tmp_path / "spool")
     spool.create()
-    worker = Worker(Settings(), spool, bundle, Runner(spool, Settings().job, bundle), timer=lambda: now[0])
+    loop = Loop(Settings(), spool, timer=lambda: now[0])
     begun, let_go, again = threading.Event(), threading.Event(), iter([True, False])
 
     def step_analyse() -> bool:
@@ -214,23 +212,23 @@ def test_a_worker_is_stuck_when_its_clock_stands_or_a_single_stage_does_not_end(
     def step_plan() -> bool:
         return False
 
-    assert worker.pulse() == (True, "work items: none yet")
-    stage = threading.Thread(target=worker._drain, args=[step_analyse])
+    assert loop.pulse() == (True, "work items: none yet")
+    stage = threading.Thread(target=loop.drain, args=[step_analyse, "analyse-1"])
     stage.start()
     assert begun.wait(10)
     now[0] += notify.STUCK_SECONDS
-    assert worker.pulse() == (False, "no stage has had a turn for 60 s; work items: none yet")
-    worker._drain(step_plan)
-    assert worker.pulse()[0]  # a job may take its time
+    assert loop.pulse() == (False, "no stage has had a turn for 60 s; work items: none yet")
+    loop.drain(step_plan, "plan")
+    assert loop.pulse()[0]  # a job may take its time
     now[0] += Settings().job.wall_clock_seconds + 300 - notify.STUCK_SECONDS
-    worker._drain(step_plan)
-    assert worker.pulse() == (False, "analyse for 1200 s (at most 1200 s); work items: none yet")
+    loop.drain(step_plan, "plan")
+    assert loop.pulse() == (False, "analyse-1 for 1200 s (at most 1200 s); work items: none yet")
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.folder / "notify"))
-    notify.pulse([worker])
-    assert manager.heard.recv(4096) == b"STATUS=STUCK: analyse for 1200 s (at most 1200 s); work items: none yet"
+    notify.pulse([loop])
+    assert manager.heard.recv(4096) == b"STATUS=STUCK: analyse-1 for 1200 s (at most 1200 s); work items: none yet"
     let_go.set()
     stage.join(60)
-    assert worker.pulse() == (True, "work items: none yet")
+    assert loop.pulse() == (True, "work items: none yet")
 
 
 @pytest.mark.parametrize("patience", [30.0, 600.0])

@@ -15,6 +15,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from analysis.contract import JobResult
+from config.settings import load
+from dicom_node.check_peers import peers
 from dicom_node.cli import app
 from dicom_node.demo import table
 from dicom_node.demo_pacs import DemoPacs
@@ -84,7 +86,7 @@ def test_every_command_has_help_with_an_example_that_its_parser_takes(name: str)
     assert example, text
     words = example.group(1).split()
     assert words[: 1 + len(name.split())] == ["prognode", *name.split()]
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     used = {word for word in words if word.startswith("--")}
     assert used <= known or hands_on
 
@@ -190,7 +192,15 @@ def test_check_of_a_healthy_node_is_0_and_says_which_isolation_is_in_force(tmp_p
         code, output = run("check", "--json", "--config", path)
         findings = json.loads(output)
         assert code == 0
-        assert all(set(finding) == {"name", "well", "text", "remedy"} for finding in findings)
+        assert all(set(one) == {"id", "about", "name", "level", "well", "text", "remedy"} for one in findings)
+        assert [one["about"] for one in findings if one["id"] == "peer.echo"] == ["DEMOPACS"]
+        assert {one["level"] for one in findings} == {"ok", "note"}
+        assert pacs.objects() == [], "nothing is put into a PACS unasked"
+        for _ in range(2):
+            (tested,) = [one for one in peers(load(path), store_test=True) if one.id == "peer.test_object"]
+            assert (tested.level, tested.text) == ("note", "stored; DEMOPACS lists it")
+            assert "it stays: remove study 2.25." in tested.remedy
+        assert len(pacs.objects()) == 1, "a second test puts no second one there"
     code, output = run("check", "--config", path)
     assert code == os.EX_CONFIG
     assert "FAIL C-ECHO DEMOPACS" in output

@@ -49,7 +49,9 @@ def turns(made: Road, seconds: int, each: Callable[[], None] = lambda: None) -> 
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "dicom_node.worker"]
+    return [
+        record.getMessage() for record in caplog.records if record.name in ("dicom_node.analyst", "dicom_node.loop")
+    ]
 
 
 def test_three_studies_and_an_hour_without_a_job_engine_give_six_lines(

@@ -390,5 +390,5 @@ def test_a_node_says_at_start_what_its_jobs_run_without(
     runner = Runner(Spool(tmp_path), Job(), load(DEMO))
     assert "job.not_isolated jobs run without: no network, " in caplog.text
     assert sandbox.SYSTEM_CALLS in caplog.text
-    assert "in force: limits of " in runner.isolation.text
-    assert "NOT in force: no network" in runner.isolation.text
+    assert "in force: limits of " in runner.executor.text
+    assert "NOT in force: no network" in runner.executor.text

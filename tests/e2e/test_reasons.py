@@ -335,7 +335,7 @@ def test_a_bundle_that_says_other_numbers_is_named(tmp_path: Path, monkeypatch: 
 def test_a_stage_that_stumbles_fails_its_work_item_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = road(tmp_path)
     made.take(*CT, rtstruct(CT))
-    monkeypatch.setattr(made.worker._runner, "analyse", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(made.worker.analyst._runner, "analyse", lambda *_, **__: 1 / 0)
     made.work()
     _failed_with(made, FailureReason.STAGE_FAILED)
 
@@ -346,7 +346,7 @@ def test_a_disk_that_fails_is_tried_again_and_then_said(tmp_path: Path, monkeypa
 
     made = road(tmp_path, job=Job(attempts=1))
     made.take(*CT, rtstruct(CT))
-    monkeypatch.setattr(made.worker._runner, "analyse", broken)
+    monkeypatch.setattr(made.worker.analyst._runner, "analyse", broken)
     made.work()
     _failed_with(made, FailureReason.DISK_FAILED)
 

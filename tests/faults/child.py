@@ -10,9 +10,9 @@ from pathlib import Path
 from analysis.contract import JOB_FILE, RESULT_FILE, JobRequest, JobResult
 from config.settings import Job
 from config.settings import load as load_settings
-from dicom_node import worker as worker_module
+from dicom_node import loop as loop_module
 from dicom_node.executors import process
-from dicom_node.executors.process import Ended
+from dicom_node.executors.contract import Ended
 from dicom_node.executors.sandbox import Isolation
 from dicom_node.job import PROMISED, Runner
 from dicom_node.receive import Receiver
@@ -49,8 +49,8 @@ def run(settings_file: str, answers: str, trap: Trap, port_file: str, log: str) 
     said = os.open(Path(settings_file).with_name("node.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 2)
     logging.disable(logging.CRITICAL)
-    worker_module.FIRST_RETRY_SECONDS = worker_module.PAUSE_SECONDS = 0.2  # seconds instead of minutes
-    worker_module.LEASE_SECONDS = 3.0
+    loop_module.FIRST_RETRY_SECONDS = loop_module.PAUSE_SECONDS = 0.2  # seconds instead of minutes
+    loop_module.LEASE_SECONDS = 3.0
     process.run = answering(Path(answers))
     spool = Spool(settings.node.spool)
     spool.create()

@@ -10,7 +10,7 @@ from typing import Any
 
 from config.settings import Job
 from dicom_node.executors import process
-from dicom_node.executors.process import Ended
+from dicom_node.executors.contract import Ended
 from dicom_node.executors.sandbox import Isolation
 from tests.faults.child import Run
 

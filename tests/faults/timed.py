@@ -11,7 +11,7 @@ from typing import Any
 from config.settings import Deliver, Hl7Peer, Peer, Settings
 from dicom_node import headers
 from dicom_node.demo_pacs import Commitment
-from dicom_node.executors.process import Ended
+from dicom_node.executors.contract import Ended
 from dicom_node.job import Runner
 from dicom_node.spool import Spool
 from dicom_node.store import Store

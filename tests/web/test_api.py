@@ -225,11 +225,12 @@ def test_the_worker_s_heartbeat_is_seen(viewer: Api, node: Road) -> None:
         "bundle": node.bundle.digest,
         "golden": "golden case ok",
     }
-    beating = Heartbeat(node.settings, lambda: node.store, facts, time.time)
+    beating = Heartbeat(node.settings, lambda: node.store, {"jobs": "apart"}, time.time)
     assert beating.beat() is False
+    node.store.vitals.beat("run", "0.1.0", time.time(), time.time(), facts)
     assert beating.echo() is False
     said = viewer.get("/system")
-    assert (said["worker_alive"], said["worker"]["facts"]["isolation"]) == (True, "network namespace")
+    assert (said["worker_alive"], said["runner"]["facts"]["isolation"]) == (True, "network namespace")
     pacs = next(peer for peer in said["peers"] if peer["name"] == "PACS")
     assert (pacs["echo"]["well"], "answers C-ECHO" in pacs["echo"]["detail"]) == (True, True)
     (model,) = viewer.get("/models")

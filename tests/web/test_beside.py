@@ -42,11 +42,11 @@ def test_a_result_for_review_waits_in_the_worklist_and_leaves_when_the_api_relea
             assert isinstance(deliveries, dict)
             assert deliveries["proved"] == deliveries["total"] == len(pacs.objects()) > 0
             system = client.get("/api/v1/system").json()
-            assert system["worker_alive"] is True
-            assert system["worker"]["facts"]["isolation"]
-            assert "golden" in system["worker"]["facts"]
+            assert system["worker_alive"] is system["runner_alive"] is True
+            assert system["runner"]["facts"]["isolation"]
+            assert "golden" in system["runner"]["facts"]
             assert {peer["name"] for peer in system["peers"] if peer["received"]} == {"MODALITY"}
-            assert client.get("/api/v1/models").json()[0]["golden"] == system["worker"]["facts"]["golden"] != ""
+            assert client.get("/api/v1/models").json()[0]["golden"] == system["runner"]["facts"]["golden"] != ""
             # Everything that is read through the API while the node works, and nothing of it in a log.
             assert client.get(f"/api/v1/work-items/{number}/result").json()["outcome"] == "SCORED"
             assert site.stop() == 0

@@ -296,11 +296,13 @@ def test_the_system_page_says_how_jobs_are_isolated_and_when_nobody_works(
     }
     vitals, now = hospital.road.store.vitals, time.time()
     try:
-        vitals.beat("work", "0.1.0", now - 60, now, told)
+        vitals.beat("work", "0.1.0", now - 60, now, {"jobs": "apart"})
+        vitals.beat("run", "0.1.0", now - 60, now, told)
         shown = text_of(client.get("/system").text)
         assert "Worker at work" in shown
+        assert "Jobs at work" in shown
         assert "Isolation of jobs no network, nothing of the host" in shown
-        vitals.beat("work", "0.1.0", now - 7200, now - 3600, {**told, "isolated": False})
+        vitals.beat("run", "0.1.0", now - 7200, now - 3600, {**told, "isolated": False})
         page = client.get("/system").text
         assert "not heard of; see that it runs" in page
         assert 'class="badge warn">no network' in page

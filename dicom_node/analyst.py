@@ -1,0 +1,212 @@
+"""The analyse stage: SCHEDULED -> ANALYSED by a job. Its process alone starts jobs, and needs no network.
+
+In the embedded default it is a part of the worker; `prognode run` makes it a process of its own.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from analysis.contract import Outcome
+from config.identity import VERSION
+from config.settings import Job, Settings
+from dicom_node.bundles import Bundles
+from dicom_node.decision import Plan
+from dicom_node.job import Runner, verify_golden
+from dicom_node.loop import FIRST_RETRY_SECONDS, Loop, Stage, short
+from dicom_node.spool import Spool
+from dicom_node.summary import summary_of
+from dicom_node.ticket import Ticket
+from dicom_node.vitals import BEAT_SECONDS
+from dicom_node.workitem import EngineDown, StageError, State, WorkItem
+
+LOGGER = logging.getLogger(__name__)
+LONGEST_ENGINE_SECONDS = 60.0  # until a job is tried again where none could be started
+
+
+def at_once(limits: Job) -> int:
+    """How many jobs run side by side: as the settings say, or one for each processor that we may use."""
+    return limits.at_once or len(os.sched_getaffinity(0))
+
+
+class Analyst:
+    """Claims what is planned and has it analysed; several threads may be in `step`."""
+
+    def __init__(
+        self, settings: Settings, spool: Spool, bundles: Bundles, runner: Runner, loop: Loop, *, prove: bool = False
+    ) -> None:
+        """`prove`: run the golden case of each bundle first, beside whatever else starts; no job is claimed before."""
+        self._settings, self._spool, self._bundles, self._runner, self._loop = settings, spool, bundles, runner, loop
+        self._engine = threading.Lock()
+        self._engine_failed, self._engine_again = 0, 0.0  # times in a row that no job could be started; the next try
+        self._started = loop.clock()
+        self._proving = prove
+        self.unfit: StageError | None = None  # why this process must end: a bundle that says other numbers here
+        self._facts: dict[str, Any] = {
+            "executor": settings.job.executor,
+            "isolation": runner.executor.text,
+            "isolated": not runner.executor.missing,
+            **_facts_of(bundles),
+        }
+
+    @property
+    def stages(self) -> list[Stage]:
+        """What the loop turns: as many threads as jobs may run at once, and a sign of life."""
+        names = [f"analyse-{number}" for number in range(at_once(self._settings.job))]
+        jobs = [Stage(name, self.step, of=State.SCHEDULED) for name in names]
+        return [Stage("golden", self._prove, BEAT_SECONDS), *jobs, Stage("beat-run", self._beat, BEAT_SECONDS)]
+
+    def prepare(self) -> None:
+        """Free what an earlier runner held, and end what it has left at work; under the spool's lock `run`."""
+        self._loop.free((State.SCHEDULED,))
+        swept = self._runner.executor.sweep()
+        if swept:
+            LOGGER.info("job.swept %d jobs that an earlier runner has left at work", swept)
+        text = "worker.started %d jobs at once; job isolation: %s"
+        LOGGER.info(text, at_once(self._settings.job), self._runner.executor.text)
+
+    def go_on_with(self, bundles: Bundles) -> None:
+        """Analyse with these bundles from now on."""
+        self._bundles = bundles
+        self._facts |= _facts_of(bundles)
+
+    def step(self) -> bool:
+        """SCHEDULED -> ANALYSED. What needs a job waits while none can be started, but never for a clock put back."""
+        if self._proving:
+            return False
+        held = 0 < self._engine_again - self._loop.clock() <= LONGEST_ENGINE_SECONDS
+        return self._loop.take(State.SCHEDULED, self._analyse, without_job=held)
+
+    def _analyse(self, item: WorkItem) -> None:
+        ticket = Ticket.from_json(item.plan or "")
+        key = item.key or ""
+        bundle = self._bundles.get(ticket.bundle_digest)
+        if bundle is None:
+            LOGGER.info("workitem.replanned work item %s: the bundle has changed", short(item))
+            self._loop.store.births.replan(item.id, "the bundle has changed", self._loop.clock())
+            return
+        if isinstance(ticket.decision, Plan):
+            paths = ticket.paths(self._spool.instance_path)
+            try:
+                result = self._runner.analyse(key, ticket.decision, ticket.clinical, paths, ticket.quality, bundle)
+            except EngineDown as error:
+                self._hold_engine(item, error)
+                return
+            self._engine_runs()
+        else:
+            result = self._runner.state_not_eligible(key, ticket.decision, bundle)
+        reason = str(result.reason) if result.reason else None
+        self._loop.advance(
+            item,
+            State.ANALYSED,
+            result.outcome if result.outcome is Outcome.SCORED else reason or "",
+            outcome=result.outcome,
+            reason=reason,
+            summary=summary.model_dump_json() if (summary := summary_of(result)) else None,
+        )
+
+    def _hold_engine(self, item: WorkItem, error: EngineDown) -> None:
+        """No study's fault, and it may last for days: said at the first, second, fourth, eighth ... try."""
+        with self._engine:
+            self._engine_failed += 1
+            failed = self._engine_failed
+            wait = min(FIRST_RETRY_SECONDS * 2.0 ** min(failed - 1, 20), LONGEST_ENGINE_SECONDS)
+            self._engine_again = self._loop.clock() + wait
+        if failed & (failed - 1) == 0:
+            text = "engine.down try %d, no job can be started, the next try is in %.0f s: %s; %s"
+            LOGGER.warning(text, failed, wait, error, error.hint)
+        self._loop.give_back(item, self._engine_again, error, counts=False)
+
+    def _engine_runs(self) -> None:
+        with self._engine:
+            if self._engine_failed:
+                LOGGER.info("engine.runs jobs can be started again, after %d tries", self._engine_failed)
+            self._engine_failed = 0
+
+    def _prove(self) -> bool:
+        """The golden cases, once. Where one fails, the process is asked to end, and `unfit` says why."""
+        if self._proving and self.unfit is None:
+            try:
+                for bundle in self._bundles:
+                    self._bundles.golden[bundle.digest] = verify_golden(bundle, self._settings.job)
+            except StageError as error:
+                self.unfit = error
+                while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the process is still starting
+                    time.sleep(0.05)
+                time.sleep(0.05)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return False
+            self._facts |= _facts_of(self._bundles)
+            self._proving = False
+            self._beat()
+            self._loop.wake(State.SCHEDULED)
+        return False
+
+    def _beat(self) -> bool:
+        self._loop.store.vitals.beat("run", VERSION, self._started, self._loop.clock(), self._facts)
+        return False
+
+
+def renewed(before: Bundles, settings: Settings, *, tries: bool) -> Bundles:
+    """The bundles of other settings; `tries`: with the golden case of each that is new. Raises BundleError, StageError.
+
+    None is given up that may still be the bundle of work in progress.
+    """
+    bundles = Bundles.load(settings, before)
+    for bundle in bundles if tries else ():
+        known = before.golden.get(bundle.digest)
+        bundles.golden[bundle.digest] = verify_golden(bundle, settings.job) if known is None else known
+    return bundles
+
+
+def _facts_of(bundles: Bundles) -> dict[str, Any]:
+    golden = {bundle.digest: bundles.golden.get(bundle.digest, "") for bundle in bundles}
+    return {"bundle": bundles.own.digest, "golden": golden[bundles.own.digest], "bundles": golden}
+
+
+class RunnerProcess:
+    """`prognode run`: the analyse stage alone, beside `prognode work --without-jobs`."""
+
+    def __init__(self, settings: Settings, spool: Spool, bundles: Bundles, runner: Runner) -> None:
+        self._spool, self._loop = spool, Loop(settings, spool)
+        self._bundles = bundles
+        self._analyst = Analyst(settings, spool, bundles, runner, self._loop, prove=True)
+        self._locked = ExitStack()
+
+    def start(self) -> None:
+        """Take the spool and start. Raises ConfigError when another runner has it."""
+        self._locked.enter_context(self._spool.lock("run"))
+        try:
+            self._analyst.prepare()
+        except BaseException:
+            self._locked.close()
+            raise
+        self._loop.start(self._analyst.stages)
+
+    def stop(self) -> None:
+        """Finish the jobs that run and start no more."""
+        with self._locked:
+            self._loop.stop()
+
+    def ready_for(self, settings: Settings) -> Callable[[], None]:
+        """As `reload.Reloadable`."""
+        bundles = renewed(self._bundles, settings, tries=True)
+
+        def put_in_force() -> None:
+            self._bundles = bundles
+            self._analyst.go_on_with(bundles)
+
+        return put_in_force
+
+    @property
+    def unfit(self) -> StageError | None:
+        """Why the process has to end, where it has."""
+        return self._analyst.unfit
+
+    def pulse(self) -> tuple[bool, str]:
+        return self._loop.pulse()
