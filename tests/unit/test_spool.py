@@ -1,5 +1,6 @@
 """Results that take the place of earlier ones: whatever ends in between, the old or the new are there, whole."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -83,3 +84,65 @@ def test_what_a_kill_left_beside_new_results_is_no_hindrance(spool: Spool, sweep
     write(spool, "new")
     assert read(spool) == "new"
     assert not left.exists()
+
+
+def arrived(spool: Spool, data: bytes) -> tuple[Path, int]:
+    """A file that is written, and still open."""
+    path = spool.new_incoming()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(descriptor, data)
+    return path, descriptor
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+def test_what_arrives_gets_its_name_once_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    for data in (b"torn by a power cut", b"whole"):  # the second time, the name is taken
+        path, descriptor = arrived(spool, data)
+        kept = spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32)
+        os.close(descriptor)
+        assert kept.read_bytes() == data
+        assert list(spool.incoming.iterdir()) == []
+
+
+def test_a_name_that_is_taken_is_given_to_durable_bytes_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acts: list[str] = []
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    path, descriptor = arrived(spool, b"first")
+    spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32)
+    os.close(descriptor)
+    path, descriptor = arrived(spool, b"again")
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (acts.append(name), real(*a))[1])
+    spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32)
+    os.close(descriptor)
+    assert acts == ["fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_what_cannot_be_flushed_keeps_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    path, descriptor = arrived(spool, b"data")
+    real = os.fsync
+
+    def fsync(one: int) -> None:
+        if (one == descriptor) is (which == "file"):
+            raise OSError(errno.EIO, "a broken disk")
+        real(one)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="broken"):
+        spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32)
+    os.close(descriptor)
+    assert list(spool.root.glob("instances/*/*")) == []
