@@ -16,7 +16,6 @@ from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.ticket import Ticket
 from dicom_node.workitem import Retryable, StageError, State, WorkItem
-from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
 _CAN_BE_REVISED = (State.SCHEDULED, State.COMPLETED)
@@ -26,10 +25,10 @@ class ClinicalWatch:
     """Compares what is on hand with what was frozen. One per thread, as its store is."""
 
     def __init__(
-        self, store: Store, spool: Spool, settings: Settings, bundles: Bundles | Bundle, clock: Callable[[], float]
+        self, store: Store, spool: Spool, settings: Settings, bundles: Bundles, clock: Callable[[], float]
     ) -> None:
         self._store, self._spool, self._settings, self._clock = store, spool, settings, clock
-        self._bundles = bundles if isinstance(bundles, Bundles) else Bundles(bundles)
+        self._bundles = bundles
 
     def look(self) -> bool:
         """Deal with what has changed since the last look. False when nothing has, or it cannot be told just now."""

@@ -21,7 +21,6 @@ from dicom_node.store import Store
 from dicom_node.telemetry import done
 from dicom_node.ticket import Ticket
 from dicom_node.workitem import PRIORITIES, StageError
-from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
 
@@ -37,14 +36,13 @@ class Scheduler:
         store: Store,
         spool: Spool,
         settings: Settings,
-        bundles: Bundles | Bundle,
+        bundles: Bundles,
         clock: Callable[[], float] = time.time,
         *,
         final: bool = False,
     ) -> None:
         """`final`: nothing more will come (`prognode score`), so nothing is waited for."""
-        self._store, self._spool, self._settings = store, spool, settings
-        self._bundles = bundles if isinstance(bundles, Bundles) else Bundles(bundles)
+        self._store, self._spool, self._settings, self._bundles = store, spool, settings, bundles
         self._clock, self._final = clock, final
         self._began = 0.0  # when the decision on a contour began, for its trace
 
