@@ -79,10 +79,10 @@ static void along(const Image *image, Py_ssize_t step, int32_t *pairs, int32_t *
             if (!own)
                 continue;
             pairs[own * (image->levels + 1) + next]++;
-            run = level[i - step] == own ? length[i - step] + 1 : 1;
+            /* sums instead of branches: in a noisy image no processor guesses them */
+            run = (level[i - step] == own) * length[i - step] + 1;
             length[i] = run;
-            if (next != own)
-                runs[own * (image->longest + 1) + run]++;
+            runs[own * (image->longest + 1) + run] += next != own;
         }
     }
 }
@@ -217,7 +217,7 @@ static Py_ssize_t count_all(Image *image, Arrays *given, int flat)
     state = with_border(image, given->level.buf, given->grey.buf);
     if (state)
         return state;
-    length = malloc((size_t)image->size * sizeof(int32_t));
+    length = calloc((size_t)image->size, sizeof(int32_t));
     if (!length)
         return -1;
     for (int n = 0; n < steps; n++)

@@ -14,9 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from analysis.contract import NotScorable, QualityFlag, Reason
+from analysis.filters import along
 from analysis.preprocess import Mask, Window, bounding_box
 from analysis.roi import flag
 from analysis.volume import Volume
@@ -161,20 +161,28 @@ def _resample(
     array: NDArray[np.generic], spacing: Triple, box: Window, shape: tuple[int, ...], step: float, order: int
 ) -> Image:
     """Values on a grid of `shape` and `step` mm around the middle of `box`."""
-    cuts, offsets, ratios = [], [], []
+    cuts, weights = [], []
     for size, edge, old, count in zip(array.shape, box, spacing, shape, strict=True):
         ratio = step / old
         first = (edge.start + edge.stop - 1) / 2 - (count - 1) / 2 * ratio
         low = int(np.clip(np.floor(first) - SPLINE_REACH, 0, size - 1))
         high = int(np.clip(np.ceil(first + (count - 1) * ratio) + SPLINE_REACH, 0, size - 1))
         cuts.append(slice(low, high + 1))
-        offsets.append(first - low)
-        ratios.append(ratio)
+        weights.append(_weights(high + 1 - low, ratio, first - low, count, order))
     part = array[tuple(cuts)].astype(np.float64)
+    for axis, matrix in enumerate(weights):
+        part = along(matrix, part, axis)
+    return np.asarray(part, np.float32)
+
+
+def _weights(size: int, ratio: float, offset: float, count: int, order: int) -> NDArray[np.float64]:
+    """What each of `size` old voxels of a line adds to each of `count` new ones (new, old)."""
+    from scipy import ndimage  # noqa: PLC0415 - as in `analysis.run`: not before the CT is read
+
     # What a voxel of the new size would have averaged; nothing along an axis that is as coarse already.
-    part = ndimage.gaussian_filter(part, [0.5 * np.sqrt(max(ratio**2 - 1, 0.0)) for ratio in ratios], mode="nearest")
-    out = ndimage.affine_transform(part, ratios, offsets, shape, order=order, mode="nearest")
-    return np.asarray(out, np.float32)
+    lines = ndimage.gaussian_filter(np.eye(size), (0, 0.5 * np.sqrt(max(ratio**2 - 1, 0.0))), mode="nearest")
+    made = ndimage.affine_transform(lines, (1, ratio), (0, offset), (size, count), order=order, mode="nearest")
+    return np.ascontiguousarray(made.T)
 
 
 # Encoder ----------------------------------------------------------------------------------------------------

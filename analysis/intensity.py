@@ -6,19 +6,27 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def statistics(values: Floats) -> dict[str, float]:
-    """Statistics that intensities and grey levels have in common; `values` has one entry per ROI voxel.
+def statistics(values: Floats, counts: Floats | None = None) -> dict[str, float]:
+    """Statistics that intensities and grey levels have in common.
+
+    Parameters
+    ----------
+    values : one entry per ROI voxel; with `counts`, the values that occur, ascending
+    counts : how many voxels have each value
 
     Kurtosis is excess kurtosis (IPH6); the variance divides by N; percentiles interpolate linearly.
     """
-    p10, p25, median, p75, p90 = (float(p) for p in np.percentile(values, (10, 25, 50, 75, 90)))
-    mean, variance = float(values.mean()), float(values.var())
+    p10, p25, median, p75, p90 = _percentiles(values, counts)
+    mean = _average(values, counts)
     centred = values - mean
     squared = centred * centred  # a general power takes ten times as long
+    variance = _average(squared, counts)
     # a flat ROI has neither skew nor tails (IBSI)
-    skewness = float((squared * centred).mean()) / variance**1.5 if variance > 0 else 0.0
-    kurtosis = float((squared * squared).mean()) / variance**2 - 3 if variance > 0 else 0.0
-    robust = values[(values >= p10) & (values <= p90)]
+    skewness = _average(squared * centred, counts) / variance**1.5 if variance > 0 else 0.0
+    kurtosis = _average(squared * squared, counts) / variance**2 - 3 if variance > 0 else 0.0
+    inner = (values >= p10) & (values <= p90)
+    robust, robust_counts = values[inner], None if counts is None else counts[inner]
+    spread = np.abs(robust - _average(robust, robust_counts)) if robust.size else np.array([np.nan])
     return {
         "Mean": mean,
         "Variance": variance,
@@ -35,13 +43,28 @@ def statistics(values: Floats) -> dict[str, float]:
         "Maximum": float(values.max()),
         "InterquartileRange": p75 - p25,
         "Range": float(np.ptp(values)),
-        "MeanAbsoluteDeviation": float(np.abs(centred).mean()),
-        "RobustMeanAbsoluteDeviation": float(np.abs(robust - robust.mean()).mean()) if robust.size else np.nan,
-        "MedianAbsoluteDeviation": float(np.abs(values - median).mean()),
+        "MeanAbsoluteDeviation": _average(np.abs(centred), counts),
+        "RobustMeanAbsoluteDeviation": _average(spread, robust_counts) if robust.size else np.nan,
+        "MedianAbsoluteDeviation": _average(np.abs(values - median), counts),
         "CoefficientOfVariation": _ratio(float(np.sqrt(variance)), mean),
         "QuartileCoefficientOfDispersion": _ratio(p75 - p25, p75 + p25),
-        "RootMeanSquared": float(np.sqrt((values**2).mean())),
+        "RootMeanSquared": float(np.sqrt(_average(values**2, counts))),
     }
+
+
+def _average(values: Floats, counts: Floats | None) -> float:
+    return float(values.mean()) if counts is None else float(values @ counts / counts.sum())
+
+
+def _percentiles(values: Floats, counts: Floats | None) -> list[float]:
+    shares = (10, 25, 50, 75, 90)
+    if counts is None:
+        return [float(value) for value in np.percentile(values, shares)]
+    # between the two voxels around each place in the sorted ROI
+    last = np.cumsum(counts)
+    places = np.array(shares) / 100 * (last[-1] - 1)
+    low, high = (values[np.searchsorted(last, rank, side="right")] for rank in (np.floor(places), np.ceil(places)))
+    return [float(value) for value in low + (high - low) * (places - np.floor(places))]
 
 
 def energy(values: Floats, voxel_volume: float) -> dict[str, float]:
@@ -60,8 +83,9 @@ def distribution(levels: NDArray[np.int32]) -> dict[str, float]:
 def histogram(levels: NDArray[np.int32]) -> dict[str, float]:
     """Intensity histogram features; `levels` counts from 1 and has one entry per ROI voxel."""
     counts = np.bincount(levels)[1:].astype(np.float64)
-    found = statistics(levels.astype(np.float64))
     grey = np.arange(1, counts.size + 1)
+    there = counts > 0
+    found = statistics(grey[there].astype(np.float64), counts[there])
     modes = grey[counts == counts.max()]
     found["Mode"] = float(modes[np.abs(modes - found["Mean"]).argmin()])
     found["EntropyLog10"] = distribution(levels)["Entropy"] * float(np.log10(2))

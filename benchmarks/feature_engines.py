@@ -80,7 +80,7 @@ def pictologics(case: Case, task: str) -> Values:
     step = 2.0 if task == "ibsi" else 1.0
     how = "linear" if task == "ibsi" else "cubic"
     before = [
-        {"step": "resample", "params": {"new_spacing": (step,) * 3, "interpolation": how, "round_intensities": True}},
+        {"step": "resample", "params": {"new_spacing": (step,) * 3, "interpolation": how, "round_intensities": True, "mask_interpolation": "linear", "mask_threshold": 0.5}},
         {"step": "resegment", "params": {"range_min": RANGE[0], "range_max": RANGE[1]}},
     ]
     families = ["intensity", "morphology", "histogram", "texture"]
@@ -95,10 +95,11 @@ def pictologics(case: Case, task: str) -> Values:
     if task == "full":
         rest = [family for family in families if family != "morphology"]
         for sigma in SIGMAS:
-            add(f"log-{sigma}", [{"step": "filter", "params": {"type": "log", "sigma_mm": sigma}}], {}, rest)
+            log = {"type": "log", "sigma_mm": sigma}
+            add(f"log-{sigma}", [{"step": "filter", "params": log}], {"min_val": -3000.0}, rest)
         for band in ("LLL", "LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH"):
             wavelet = {"type": "wavelet", "wavelet": "coif1", "level": 1, "decomposition": band}
-            add(f"wavelet-{band}", [{"step": "filter", "params": wavelet}], {}, rest)
+            add(f"wavelet-{band}", [{"step": "filter", "params": wavelet}], {"min_val": -3000.0}, rest)
     found = pipeline.run(image, region)
     return {f"{config}_{name}": float(value) for config, series in found.items() for name, value in series.items()}
 
@@ -216,8 +217,14 @@ def main(engine: str, path: str) -> None:
                 answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"[:200]}) + "\n")
                 continue
             answer = {"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu, "values": values}
-            answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            answer["peak_mb"] = _peak()
             answers.write(json.dumps(answer) + "\n")
+
+
+def _peak() -> float:
+    """MB. Not ru_maxrss: a child begins with its parent's."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 def _cpu() -> float:
