@@ -11,7 +11,9 @@ from tests.paths import ROOT
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", ["1/2", pytest.param("2/2", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "part", ["1/4", *(pytest.param(f"{part}/4", marks=pytest.mark.exhaustive) for part in (2, 3, 4))]
+)
 def test_no_fault_loses_an_acknowledged_object_or_doubles_a_result(part: str) -> None:
     command = [sys.executable, "-m", "tests.faults", "--every", "200", "--part", part]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=880, check=False)

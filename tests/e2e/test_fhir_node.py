@@ -4,6 +4,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dicom_node.deliveries import Delivery
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.workitem import DeliveryState, State
@@ -52,6 +54,7 @@ def held(ehr: FhirPeer) -> dict[str, int]:
     return dict(Counter(one["resourceType"] for one in ehr.holds()))
 
 
+@pytest.mark.exhaustive
 def test_node_and_server_killed_in_turn_end_with_each_resource_once(tmp_path: Path) -> None:
     folder = tmp_path / "node"
     with fhir_peer(tmp_path / "ehr") as ehr, DemoPacs(tmp_path / "pacs", PACS, commitment="none") as pacs:

@@ -178,7 +178,8 @@ def test_killed_during_a_job_the_job_dies_with_the_node_and_runs_again(tmp_path:
         _assert_as_if_nothing_had_happened(folder, pacs, item, expected)
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 6))])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", range(1, 6))
 def test_killed_again_and_again_at_random_moments_it_ends_in_the_same_bytes(
     tmp_path: Path, study: list[Path], seed: int
 ) -> None:

@@ -103,6 +103,7 @@ def _own_segs(folder: Path) -> list[Path]:
     return [path for path in spool_of(folder).root.glob("instances/*/*.dcm") if dcmread(path).SOPClassUID == SEG]
 
 
+@pytest.mark.exhaustive
 def test_a_rule_that_forwards_everything_does_not_make_a_loop(tmp_path: Path) -> None:
     with orthanc(tmp_path / "orthanc", FORWARD_EVERYTHING) as pacs:
         _settings(tmp_path / "node")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydicom.dataset import Dataset
 
 from dicom_node.demo_pacs import DemoPacs
@@ -84,6 +85,7 @@ def test_a_subscriber_that_is_away_while_the_node_is_killed_hears_everything_in_
     assert "SECRET" not in log_of(folder)
 
 
+@pytest.mark.exhaustive
 def test_a_node_that_is_killed_twice_tells_each_state_of_each_step(tmp_path: Path) -> None:
     folder = tmp_path / "node"
     with listening(tmp_path) as listener, DemoPacs(tmp_path / "pacs", PACS, commitment="none") as pacs:
