@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from analysis.contract import QualityFlag, Severity
 from analysis.roi import RoiMask
@@ -84,6 +83,8 @@ def contour_flags(volume: Volume, mask: NDArray[np.bool_]) -> list[QualityFlag]:
 
 
 def _parts(inside: NDArray[np.bool_]) -> int:
+    from scipy import ndimage  # noqa: PLC0415 - as in `analysis.run`: not before the CT is read
+
     labels, count = ndimage.label(inside, ndimage.generate_binary_structure(3, 3))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     return int(np.count_nonzero(sizes > SMALL_PART * sizes.sum()))

@@ -5,19 +5,22 @@ IN/job.json  IN/ct/*.dcm  IN/roi/*.dcm  IN/bundle/     ->     OUT/features.json 
 """
 
 import errno
+import importlib
 import importlib.metadata
 import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from analysis import ensemble, pictures, quality, radiomic
+from analysis import ensemble, pictures, quality
 from analysis.contract import (
     FEATURES_FILE,
     JOB_FILE,
@@ -37,11 +40,13 @@ from analysis.contract import (
     Reason,
     RoiKind,
 )
-from analysis.deep import DeepFeatures, Encoder, EncoderError
 from analysis.roi import RoiMask, mask_from_rtstruct
 from analysis.settings import ExtractionSettings
 from analysis.volume import Volume, read_ct
 from models.bundle import Bundle, BundleError, load
+
+if TYPE_CHECKING:
+    from analysis.deep import DeepFeatures
 
 LOGGER = logging.getLogger("analysis.run")
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM)
@@ -76,6 +81,8 @@ class Clock:
 
 def main(folder_in: Path, folder_out: Path) -> int:
     """Run one job; gives the exit status (analysis.contract.ExitCode)."""
+    # Beside reading the request, the bundle and the CT, which wait for the disk or work without the interpreter.
+    threading.Thread(target=importlib.import_module, args=["analysis.radiomic"], name="imports").start()
     try:
         request = JobRequest.model_validate_json((folder_in / JOB_FILE).read_bytes())
     except OSError as error:
@@ -95,7 +102,7 @@ def main(folder_in: Path, folder_out: Path) -> int:
     clock = Clock()
     try:
         return _answer(request, bundle, folder_in, folder_out, clock)
-    except EncoderError as error:
+    except BundleError as error:
         LOGGER.error("job.bad_bundle %s", error)
         return ExitCode.CONFIG
     except MemoryError:
@@ -145,6 +152,9 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
     settings = ExtractionSettings.from_json(bundle.manifest.extraction)
     # Without settings the features came from another program: ours of the same name would be other numbers.
     radiomics = Modality.RADIOMIC.value in bundle.manifest.modalities and bool(bundle.manifest.extraction)
+    with clock.step("imports of what computes"):
+        from analysis import radiomic  # noqa: PLC0415 - half of what a job imports; begun in `main`
+
     with clock.step("features"):
         features = radiomic.features(volume, roi.array, settings)
     with clock.step("deep features"):
@@ -185,14 +195,19 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
     )
 
 
-def _deep(bundle: Bundle, volume: Volume, roi: RoiMask) -> DeepFeatures | None:
-    """Deep features by the bundle's encoder; None where it has none."""
+def _deep(bundle: Bundle, volume: Volume, roi: RoiMask) -> "DeepFeatures | None":
+    """Deep features by the bundle's encoder; None where it has none. Raises BundleError where it cannot be used."""
     if bundle.manifest.encoder is None:
         return None
-    return Encoder.load(bundle.folder / bundle.manifest.encoder).features(volume, roi.array)
+    from analysis.deep import Encoder, EncoderError  # noqa: PLC0415 - as for `radiomic`
+
+    try:
+        return Encoder.load(bundle.folder / bundle.manifest.encoder).features(volume, roi.array)
+    except EncoderError as error:
+        raise BundleError(str(error)) from error
 
 
-def _measurements(bundle: Bundle, encoded: DeepFeatures | None) -> list[Measurement]:
+def _measurements(bundle: Bundle, encoded: "DeepFeatures | None") -> list[Measurement]:
     """The deep features that the model uses: the others mean nothing to anyone."""
     if encoded is None:
         return []
