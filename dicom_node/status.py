@@ -12,6 +12,7 @@ from dicom_node.deliveries import Delivery
 from dicom_node.logs import mark_of
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.ticket import ticket_of
 from dicom_node.workitem import DeliveryState, State, WorkItem
 
 STOPS = ("receive", "spool", "store", "plan", "schedule", "job", "analysis", "report", "deliver", "proof")
@@ -24,7 +25,7 @@ def overview(store: Store, synthetic: bool) -> str:
     lines.append("  ".join(f"{state} {counts.get(state, 0)}" for state in State))
     lines += [
         f"{_time(item.updated_at)}  {item.state:<10} {item.outcome or '-':<10} {item.reason or '-':<28} "
-        f"study {item.study_instance_uid}"
+        f"study {item.study_instance_uid}{'  shadow' if item.shadow else ''}"
         for item in store.items(limit=20)
     ]
     return "\n".join(lines)
@@ -51,6 +52,9 @@ def _way(item: WorkItem, store: Store, spool: Spool) -> str:
     if item.outcome or item.reason:
         head += f", {item.outcome or 'waiting'} {item.reason or ''}".rstrip()
     lines = [head]
+    ticket = ticket_of(item.plan)
+    if ticket and ticket.rule:
+        lines.append(f"  by the rule {ticket.rule}{': a shadow, nothing of it is sent' if item.shadow else ''}")
     if item.state is State.CANCELED:
         lines.append(f"  {row['events'][-1]['detail']}")
     elif text := wording(item.reason):

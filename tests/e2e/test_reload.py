@@ -82,6 +82,7 @@ def test_a_node_that_is_told_to_takes_over_its_settings_whole_or_not_at_all(tmp_
         assert "settings.reloaded" not in log_of(tmp_path)[begin:], "only errors are logged now"
         assert node.stop() == 0
     with store_of(tmp_path) as store:
+        assert store.arrivals.calling_ae_title(CT[0].SOPInstanceUID) == "LATE", "rules go by it"
         found = [(one.outcome, one.detail) for one in store.audit.newest() if one.action == "settings.changed"][::-1]
     assert [outcome for outcome, _ in found] == ["done", "failed", "failed", "failed", "done", "done"]
     assert found[0][1] == "reload: peers, storage.results_days; after a restart: node.port, node.site"

@@ -11,6 +11,7 @@ from pydicom import dcmread
 
 from analysis.contract import RESULT_FILE, JobResult, Outcome, Reason
 from config.settings import Deliver, Hl7Peer, Peer, Planning, Rule, Settings
+from dicom_node import status
 from dicom_node.bundles import Bundles
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.result_index import ResultQuery
@@ -91,6 +92,9 @@ def test_who_sent_the_contour_decides_and_the_ticket_keeps_it(
     assert {row.destination for row in node.store.deliveries.of_item(ruled.id)} == {"PACS_B"}
     assert (len(a.objects()), len(b.objects())) == (0, len(node.store.deliveries.of_item(ruled.id)))
 
+    said = status.of_study(node.store, node.spool, STUDIES[1][0].StudyInstanceUID) or ""
+    assert "by the rule trial: a shadow, nothing of it is sent" in said
+    assert "shadow" in status.overview(node.store, False)
     # The shadow has its report, nobody outside hears of it, and its images may go: they came from an archive.
     assert node.store.retention.condition(STUDIES[1][0].StudyInstanceUID).kept == ()
     assert shadow.outcome == Outcome.NOT_SCORED
