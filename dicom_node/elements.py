@@ -56,10 +56,9 @@ tag_of = functools.cache(Tag)  # of a keyword; pydicom takes 2 us to look it up
 
 def raw(dataset: Dataset, keyword: str) -> bytes | None:
     """The value's bytes as they came; None where the attribute is absent."""
-    tag = tag_of(keyword)
-    if tag not in dataset:
+    element: RawDataElement | DataElement | None = dataset.get_item(tag_of(keyword))
+    if element is None:
         return None
-    element: RawDataElement | DataElement = dataset.get_item(tag)
     if isinstance(element, RawDataElement):
         return element.value or b""
     value: Any = element.value
