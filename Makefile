@@ -87,8 +87,8 @@ build/feature-peers/.installed: requirements/feature-peers.txt
 
 feature-peers: build/feature-peers/.installed ## pictologics, MIRP and Z-Rad for benchmarks.features (PEER_PYTHON=python3.12)
 
-benchmark: install ## latency by stage, on the phantom and on a full chest
-	$(BIN)/python -m benchmarks.latency
+benchmark: install ## the short form of every benchmark and one table (ten quiet minutes; docs/performance.md)
+	$(BIN)/python -m benchmarks.all
 
 # Tools of their own environment: what they need is none of ours.
 TOOLS := build/tools
