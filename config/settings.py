@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from config import hl7, planning
+from config import hl7, job, planning
 from config.clinical import Clinical
 from config.environment import merged, overrides
 from config.hl7 import Hl7 as Hl7
 from config.hl7 import Hl7Peer as Hl7Peer
+from config.job import Job as Job
 from config.keeping import AuditTrail, Storage
 from config.planning import Planning as Planning
 from config.planning import Rule as Rule
@@ -110,23 +111,6 @@ class Tls:
     client_ca: Path | None = None
     ca: Path | None = None
     expiry_warning_days: float = 30.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """How the analysis runs. `isolation = "required"`: not where one of the sandbox's promises cannot be kept.
-
-    `at_once`: jobs that run side by side; 0: one for each processor that the node may use.
-    """
-
-    executor: Literal["process"] = "process"
-    isolation: Literal["required", "preferred"] = "preferred"
-    at_once: int = 0
-    memory_bytes: int = 8_000_000_000
-    cpu_seconds: int = 1800
-    wall_clock_seconds: float = 900.0
-    output_bytes: int = 1_000_000_000
-    attempts: int = 3
 
 
 @dataclass(frozen=True)
@@ -315,6 +299,7 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     _check_network(settings)
     hl7.check(settings.hl7, settings.hl7_peers)
     planning.check(settings.rules, settings.every_destination())
+    job.check(settings.job)
     doubles = sorted({title for title in titles if titles.count(title) > 1})
     if doubles:
         raise SettingsError(f"[[peers]] names {', '.join(doubles)} more than once; merge the entries")

@@ -1,0 +1,86 @@
+"""Settings of the analysis: what runs a job, and its limits; and of the cluster, where one runs them."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from config.toml_values import SettingsError
+
+_RESOURCE = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,31})=(\d+(?:\.\d+)?(?:e\d{1,2})?)")
+
+
+@dataclass(frozen=True)
+class Dask:
+    """The cluster of `executor = "dask"`: the address of its scheduler, and how this node makes itself known to it.
+
+    `transfer`: "bytes" sends a job's files to the worker, "shared" expects the spool there under the same path.
+    `resources`: what of a worker a job takes, as the workers were started with, such as "gpu=1" or "memory=8e9".
+    """
+
+    scheduler: str = ""
+    certificate: Path | None = None
+    private_key: Path | None = None
+    ca: Path | None = None
+    insecure: bool = False
+    transfer: Literal["bytes", "shared"] = "bytes"
+    resources: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """`resources` as numbers.
+
+        >>> Dask(resources=("gpu=1", "memory=8e9")).needs
+        {'gpu': 1.0, 'memory': 8000000000.0}
+        """
+        found = [_RESOURCE.fullmatch(text) for text in self.resources]
+        return {match[1]: float(match[2]) for match in found if match}
+
+
+@dataclass(frozen=True)
+class Job:
+    """How the analysis runs. `isolation = "required"`: not where one of the sandbox's promises cannot be kept.
+
+    `at_once`: jobs that run side by side; 0: as many as the executor has room for when the process starts.
+    """
+
+    executor: Literal["process"] = "process"
+    isolation: Literal["required", "preferred"] = "preferred"
+    at_once: int = 0
+    memory_bytes: int = 8_000_000_000
+    cpu_seconds: int = 1800
+    wall_clock_seconds: float = 900.0
+    output_bytes: int = 1_000_000_000
+    attempts: int = 3
+    dask: Dask = field(default_factory=Dask)
+
+
+def check(job: Job) -> None:
+    """Raises SettingsError for a cluster that cannot be used, or may be used by anybody."""
+    dask = job.dask
+    for text in dask.resources:
+        if not _RESOURCE.fullmatch(text):
+            raise SettingsError(f"'job.dask.resources': {text!r} is no NAME=NUMBER, such as 'gpu=1'")
+    if str(job.executor) != "dask":
+        return
+    scheme, host = _address(dask.scheduler)
+    files = (dask.certificate, dask.private_key, dask.ca)
+    if scheme == "tls" and None in files:
+        raise SettingsError("'job.dask.scheduler' with tls:// needs certificate, private_key and ca in [job.dask]")
+    if scheme == "tcp" and host not in ("127.0.0.1", "::1", "localhost") and not dask.insecure:
+        raise SettingsError(
+            "'job.dask.scheduler' without TLS: whoever reaches a scheduler runs code on it and sees the images; "
+            "use tls:// with certificates, or set insecure = true on a network that is yours alone"
+        )
+
+
+def _address(text: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(text)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        scheme, host, port = "", None, None
+    if scheme not in ("tls", "tcp") or not host or not port:
+        raise SettingsError(f"'job.dask.scheduler' {text!r}: write tls://HOST:PORT")
+    return scheme, host
