@@ -91,6 +91,9 @@ def test_the_orthanc_chapter_of_the_pacs_guide_does_what_it_says(tmp_path: Path)
                 }
                 # What came from the node is not forwarded to it, also when its series have been silent for long enough.
                 wait_for(lambda: all(one["IsStable"] for one in pacs.series_of(ct[0].StudyInstanceUID)), "silence")
-                assert pacs.jobs() == {"Success": 2}
+                forwarded = [one for one in pacs.get("/jobs?expand") if one["Type"] == "DicomModalityStore"]
+                assert [(one["State"], one["Content"]["RemoteAet"]) for one in forwarded] == [
+                    ("Success", "PROGNODE")
+                ] * 2
         finally:
             pacs.stop()
