@@ -80,8 +80,17 @@ def pictologics(case: Case, task: str) -> Values:
     step = 2.0 if task == "ibsi" else 1.0
     how = "linear" if task == "ibsi" else "cubic"
     before = [
-        {"step": "resample", "params": {"new_spacing": (step,) * 3, "interpolation": how, "round_intensities": True, "mask_interpolation": "linear", "mask_threshold": 0.5}},
-        {"step": "resegment", "params": {"range_min": RANGE[0], "range_max": RANGE[1]}},
+        {
+            "step": "resample",
+            "params": {
+                "new_spacing": (step,) * 3,
+                "interpolation": how,
+                "round_intensities": True,
+                "mask_interpolation": "linear",
+                "mask_threshold": 0.499999,
+            },
+        },
+        {"step": "resegment", "params": {"range_min": RANGE[0], "range_max": RANGE[1], "apply_to": "intensity"}},
     ]
     families = ["intensity", "morphology", "histogram", "texture"]
     pipeline = library.RadiomicsPipeline(load_standard=False)
