@@ -6,6 +6,7 @@ never a name, a UID or an exception's text.
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,27 @@ from config.settings import Settings
 from dicom_node.logs import mark_of
 from dicom_node.workitem import ConfigError
 
+LOGGER = logging.getLogger(__name__)
 EXPORT_SECONDS = 3.0  # for one export and its tries again; a collector that is away holds no process longer at its end
 _tracing: "list[_Tracing]" = []  # at most one: of this process
+
+
+class _Once:
+    """An exporter whose failures are told once, until it works again."""
+
+    def __init__(self, exporter: Any, endpoint: str) -> None:
+        self._exporter, self._endpoint, self._away = exporter, endpoint, False
+        self.shutdown, self.force_flush = exporter.shutdown, exporter.force_flush
+
+    def export(self, spans: Any) -> Any:
+        result = self._exporter.export(spans)
+        away = result.name != "SUCCESS"
+        if away and not self._away:
+            LOGGER.warning("telemetry.unavailable %s does not take traces; they are dropped", self._endpoint)
+        elif self._away and not away:
+            LOGGER.info("telemetry.available traces are sent again")
+        self._away = away
+        return result
 
 
 class _Tracing:
@@ -42,7 +62,9 @@ class _Tracing:
             resource=Resource({**about, "prognode.process": process}), shutdown_on_exit=False
         )
         exporter = OTLPSpanExporter(endpoint=wanted.traces_endpoint, certificate_file=ca, timeout=EXPORT_SECONDS)
-        self.provider.add_span_processor(BatchSpanProcessor(exporter))
+        told_once: Any = _Once(exporter, wanted.traces_endpoint)
+        self.provider.add_span_processor(BatchSpanProcessor(told_once))
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it says each failure; we say it once
         self.tracer = self.provider.get_tracer("prognode", VERSION)
 
     def begin(self, stage: str, key: str, attributes: dict[str, Any], began: int | None = None) -> Any:

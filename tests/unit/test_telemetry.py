@@ -115,18 +115,21 @@ def test_a_stage_that_fails_says_so_by_the_type_of_its_error_alone() -> None:
     assert b"Secret" not in span.SerializeToString()
 
 
-def test_a_collector_that_is_away_costs_a_stage_nothing_and_the_end_its_time_out(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_collector_that_is_away_costs_a_stage_nothing_and_the_end_its_time_out_and_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(telemetry, "EXPORT_SECONDS", 0.5)
     began = time.monotonic()
     with traced("http://127.0.0.1:9/v1/traces"):
-        with telemetry.stage("report", "k", "1.2.3"):
-            pass
+        for _ in range(3):
+            with telemetry.stage("report", "k", "1.2.3"):
+                pass
+            telemetry._tracing[-1].provider.force_flush()
         assert time.monotonic() - began < 5
         ended = time.monotonic()
 
     assert time.monotonic() - ended < 5
+    assert [one.getMessage().split()[0] for one in caplog.records] == ["telemetry.unavailable"]
 
 
 def test_nothing_of_it_is_imported_while_it_is_off() -> None:
