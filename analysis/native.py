@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 
 from analysis.geometry import Plane
 
-HEADER_BYTES = 65_536  # read first; a header that is longer is pydicom's
+HEADER_BYTES = (8_192, 65_536)  # read first, and where the pixels begin later; a longer header is pydicom's
 _UNDEFINED = 0xFFFFFFFF
 _DEPTH = 8  # of sequences within sequences
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -68,16 +68,20 @@ class Stored:
 
 def read_header(path: Path) -> tuple[Plane, Stored] | None:
     """What `volume` would make of the file's header; None where pydicom has to read it. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        head = os.pread(descriptor, HEADER_BYTES, 0)
-        size = os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-    try:
-        return _plane(path, head, size)
-    except (_Unusual, struct.error, ValueError, KeyError):
-        return None
+    for length in HEADER_BYTES:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            head = os.pread(descriptor, length, 0)
+            size = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+        try:
+            return _plane(path, head, size)
+        except struct.error:
+            continue  # the header is longer than this
+        except (_Unusual, ValueError, KeyError):
+            return None
+    return None
 
 
 def read_pixels(path: Path, stored: Stored, out: NDArray[np.int16]) -> bool:

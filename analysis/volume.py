@@ -254,7 +254,7 @@ def _read_whole(geometry: Geometry, native: dict[Path, Stored]) -> NDArray[np.in
         if not read_pixels(plane.path, stored, pixels):
             return None
         values = pixels if stored.signed else pixels.view(np.uint16)
-        low, high = int(values.min()), int(values.max())
+        low, high = int(values.min()) if stored.signed else 0, int(values.max())
         if low < max(stored.range[0], -_LARGEST - 1 - intercept) or high > min(stored.range[1], _LARGEST - intercept):
             return None
         pixels += np.int16(intercept)  # modulo 2^16, which makes no difference to a sum that fits

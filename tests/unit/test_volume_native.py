@@ -47,6 +47,7 @@ SAME: dict[str, Callable[[Dataset], object]] = {
     "no kernel": lambda one: delattr(one, "ConvolutionKernel"),
     "two kernels": lambda one: setattr(one, "ConvolutionKernel", ["B30f", "3"]),
     "no frame of reference": lambda one: setattr(one, "FrameOfReferenceUID", None),
+    "a long header": lambda one: one.private_block(0x0009, "ACME", create=True).add_new(1, "UN", b"\1" * 20_001),
     "a name that is not ASCII": lambda one: setattr(one, "PatientName", "Müller"),
 }
 
