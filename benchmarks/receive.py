@@ -46,7 +46,7 @@ from tests.network import NODE
 from tests.paths import ROOT
 
 OBJECTS = {1: 100, 4: 30, 8: 16}  # of an association, by how many there are at once
-SHORT_OBJECTS = {1: 60, 4: 20}
+SHORT_OBJECTS = {1: 50, 4: 16}
 SHORT = (DURABLE, UNSAFE, STORESCP, FORK, ORTHANC_NAME, OURS_TLS, UNSAFE_TLS, STORESCP_TLS)
 MEMORY_MB = 60
 _salts = itertools.count(random.randrange(100_000, 800_000))
