@@ -45,7 +45,7 @@ class Job:
     `at_once`: jobs that run side by side; 0: as many as the executor has room for when the process starts.
     """
 
-    executor: Literal["process"] = "process"
+    executor: Literal["process", "dask"] = "process"
     isolation: Literal["required", "preferred"] = "preferred"
     at_once: int = 0
     memory_bytes: int = 8_000_000_000
@@ -62,7 +62,7 @@ def check(job: Job) -> None:
     for text in dask.resources:
         if not _RESOURCE.fullmatch(text):
             raise SettingsError(f"'job.dask.resources': {text!r} is no NAME=NUMBER, such as 'gpu=1'")
-    if str(job.executor) != "dask":
+    if job.executor != "dask":
         return
     scheme, host = _address(dask.scheduler)
     files = (dask.certificate, dask.private_key, dask.ca)

@@ -14,7 +14,7 @@ from typing import Any
 
 from analysis.contract import Outcome
 from config.identity import VERSION
-from config.settings import Job, Settings
+from config.settings import Settings
 from dicom_node.bundles import Bundles
 from dicom_node.decision import Plan
 from dicom_node.job import Runner, verify_golden
@@ -29,11 +29,6 @@ LOGGER = logging.getLogger(__name__)
 LONGEST_ENGINE_SECONDS = 60.0  # until a job is tried again where none could be started
 
 
-def at_once(limits: Job) -> int:
-    """How many jobs run side by side: as the settings say, or one for each processor that we may use."""
-    return limits.at_once or len(os.sched_getaffinity(0))
-
-
 class Analyst:
     """Claims what is planned and has it analysed; several threads may be in `step`."""
 
@@ -42,6 +37,7 @@ class Analyst:
     ) -> None:
         """`prove`: run the golden case of each bundle first, beside whatever else starts; no job is claimed before."""
         self._settings, self._spool, self._bundles, self._runner, self._loop = settings, spool, bundles, runner, loop
+        self._at_once = settings.job.at_once or runner.executor.slots
         self._engine = threading.Lock()
         self._engine_failed, self._engine_again = 0, 0.0  # times in a row that no job could be started; the next try
         self._started = loop.clock()
@@ -57,7 +53,7 @@ class Analyst:
     @property
     def stages(self) -> list[Stage]:
         """What the loop turns: as many threads as jobs may run at once, and a sign of life."""
-        names = [f"analyse-{number}" for number in range(at_once(self._settings.job))]
+        names = [f"analyse-{number}" for number in range(self._at_once)]
         jobs = [Stage(name, self.step, of=State.SCHEDULED) for name in names]
         return [Stage("golden", self._prove, BEAT_SECONDS), *jobs, Stage("beat-run", self._beat, BEAT_SECONDS)]
 
@@ -68,7 +64,7 @@ class Analyst:
         if swept:
             LOGGER.info("job.swept %d jobs that an earlier runner has left at work", swept)
         text = "worker.started %d jobs at once; job isolation: %s"
-        LOGGER.info(text, at_once(self._settings.job), self._runner.executor.text)
+        LOGGER.info(text, self._at_once, self._runner.executor.text)
 
     def go_on_with(self, bundles: Bundles) -> None:
         """Analyse with these bundles from now on."""
@@ -134,6 +130,9 @@ class Analyst:
             try:
                 for bundle in self._bundles:
                     self._bundles.golden[bundle.digest] = verify_golden(bundle, self._settings.job)
+            except EngineDown as error:
+                LOGGER.warning("engine.down the golden case waits, and all jobs with it: %s; %s", error, error.hint)
+                return False
             except StageError as error:
                 self.unfit = error
                 while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the process is still starting

@@ -188,12 +188,17 @@ def verify_golden(bundle: Bundle, limits: Job) -> str:
 
     Raises
     ------
+    EngineDown
+        No job can be started.
     Permanent
         The bundle says other numbers here than on the machine that trained it, or the case could not be run.
     """
     # The case is small: a limit set too low for studies is not the bundle's fault.
     enough = replace(limits, memory_bytes=max(limits.memory_bytes, Job().memory_bytes))
-    code, said = _chosen(enough).ask("analysis.golden", bundle.folder.resolve(), GOLDEN_SECONDS)
+    try:
+        code, said = _chosen(enough).ask("analysis.golden", bundle.folder.resolve(), GOLDEN_SECONDS)
+    except NotStarted as error:
+        raise _failed(FailureReason.JOB_NOT_STARTED, f"the golden case waits ({error})", EngineDown) from error
     if code == ExitCode.OK:
         return said
     why = said.splitlines()[-1] if said else ("it did not end in time" if code is None else f"status {code}")

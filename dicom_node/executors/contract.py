@@ -36,6 +36,10 @@ class Executor(Protocol):
     @property
     def read_only(self) -> bool: ...
 
+    @property
+    def slots(self) -> int:
+        """Jobs that it has room for side by side, where the settings leave that to it."""
+
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         """Run `analysis.run IN OUT` to its end or to one of its limits; several threads may be in it at once.
 

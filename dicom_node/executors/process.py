@@ -48,6 +48,10 @@ class ProcessExecutor:
     def read_only(self) -> bool:
         return self.isolation.bubblewrap
 
+    @property
+    def slots(self) -> int:
+        return len(os.sched_getaffinity(0))
+
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         return run(folder_in, folder_out, self._limits, self.isolation)
 
