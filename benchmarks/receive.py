@@ -100,7 +100,7 @@ def running(names: Sequence[str]) -> Iterator[dict[str, Server]]:
 def transfer(server: Server, associations: int, objects: int) -> tuple[float, float]:
     """Images a second, and milliseconds of CPU time for one.
 
-    Raises AssertionError when something acknowledged is not there.
+    Raises AssertionError when something that this node acknowledged is not there.
     """
     senders = [_sender(server, objects) for _ in range(associations)]
     for sender in senders:
@@ -123,7 +123,10 @@ def transfer(server: Server, associations: int, objects: int) -> tuple[float, fl
     assert len(acknowledged) == associations * objects, f"{server.name} took {len(acknowledged)} objects"
     kept = _kept(server.folder)
     missing = [uid for uid, pixels in acknowledged.items() if kept.get(uid) != pixels]
-    assert not missing, f"{server.name}: {len(missing)} acknowledged objects are not there as they were sent"
+    if missing:
+        words = f"{server.name}: {len(missing)} acknowledged objects are not there as they were sent"
+        assert not server.name.startswith(DURABLE), words
+        print(f"{words} ({associations} associations)")  # a peer's loss is said, and stops nothing
     seconds = max(one["ended"] for one in said) - min(one["began"] for one in said)
     return len(acknowledged) / seconds, spent / len(acknowledged) * 1000
 
