@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from analysis.feature_table import load_features
-from benchmarks import table
+from benchmarks import reading, table
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("PROGNODE_SHARED", HERE.parents[1] / "shared")) / "data"
@@ -201,6 +201,7 @@ TARGETS = {
     ("phantom", "full", False): 4.0,
     ("phantom", "full", True): 7.0,
 }
+PEAK_MB, READING = 500.0, 1.5
 
 
 # The run ----------------------------------------------------------------------------------------------------
@@ -231,6 +232,8 @@ def compare(
         same = ours.values(tasks[-1]) == two.values(tasks[-1])
         print(f"{name}: values on one core and on two are {'the same bits' if same else 'DIFFERENT'}")
         found = [_target(name, task, worker, stock, worker is two) for task in tasks for worker in (ours, two)]
+        peak = ours.median(tasks[-1], "peak_mb")
+        found.append(table.Row(f"features, {name}, {tasks[-1]}: peak memory", peak, "MB", at_most=PEAK_MB))
     return same, found
 
 
@@ -306,6 +309,10 @@ def main() -> int:
                 f"{name}: {count} texture values of stock pyradiomics, worst relative difference {worst:.1e} ({where})"
             )
             good &= worst <= 1e-9
+    taken, same = reading.measure(100 if arguments.short else 300, 3)
+    good &= same
+    ratio = taken["read_ct"] / taken["numpy, stack"]
+    found.append(table.Row("reading the CT: ours / numpy stacking the same bytes", ratio, "x", at_most=READING))
     print(f"load average {os.getloadavg()[0]:.1f} at the end; {time.monotonic() - began:.0f} s")
     table.write(arguments.json, found)
     return 0 if good else 1
