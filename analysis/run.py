@@ -59,7 +59,6 @@ _SOFTWARE = (
     "pyradiomics",
     "pydicom",
     "highdicom",
-    "scikit-image",
     "onnxruntime",
 )
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from config.toml_values import SettingsError
 
 _RESOURCE = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,31})=(\d+(?:\.\d+)?(?:e\d{1,2})?)")
+_IMAGE = re.compile(r"(?:[a-z0-9][a-z0-9._/:-]{0,200}@)?sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Job:
     """How the analysis runs. `isolation = "required"`: not where one of the sandbox's promises cannot be kept.
 
     `at_once`: jobs that run side by side; 0: as many as the executor has room for when the process starts.
+    `image`, `engine`: of the executor "container"; the image by its digest, so that no other can take its place.
     """
 
-    executor: Literal["process", "dask"] = "process"
+    executor: Literal["process", "container", "dask"] = "process"
     isolation: Literal["required", "preferred"] = "preferred"
     at_once: int = 0
     memory_bytes: int = 8_000_000_000
@@ -53,11 +55,18 @@ class Job:
     wall_clock_seconds: float = 900.0
     output_bytes: int = 1_000_000_000
     attempts: int = 3
+    image: str = ""
+    engine: Literal["auto", "podman", "docker"] = "auto"
     dask: Dask = field(default_factory=Dask)
 
 
 def check(job: Job) -> None:
-    """Raises SettingsError for a cluster that cannot be used, or may be used by anybody."""
+    """Raises SettingsError for an image that is not fixed by its digest, and a cluster unusable or open to anybody."""
+    if (job.executor == "container" or job.image) and not _IMAGE.fullmatch(job.image):
+        raise SettingsError(
+            f"'job.image' {job.image!r} is no digest: write NAME@sha256:... as `podman images --digests` shows it, "
+            "or the image's ID as sha256:..."
+        )
     dask = job.dask
     for text in dask.resources:
         if not _RESOURCE.fullmatch(text):

@@ -51,7 +51,7 @@ class Runner:
     def __init__(self, spool: Spool, limits: Job, bundle: Bundle) -> None:
         """Raises Permanent where isolation is required but not to be had, or the executor cannot work here."""
         self._spool, self._bundle = spool, bundle
-        self.executor = _chosen(limits)
+        self.executor = _chosen(limits, spool.root)
         lacking = ", ".join(self.executor.missing)
         if limits.isolation == "required" and lacking:
             raise _failed(FailureReason.JOB_NOT_ISOLATED, f"job isolation is required but not to be had: {lacking}")
@@ -205,9 +205,9 @@ def verify_golden(bundle: Bundle, limits: Job) -> str:
     raise _failed(FailureReason.BUNDLE_GOLDEN_CASE_FAILED, f"the bundle's golden case failed: {why}")
 
 
-def _chosen(limits: Job) -> Executor:
+def _chosen(limits: Job, place: Path | None = None) -> Executor:
     try:
-        return chosen(limits)
+        return chosen(limits, place)
     except NotStarted as error:
         raise _failed(FailureReason.JOB_NOT_STARTED, f"no job can be started ({error})") from error
 

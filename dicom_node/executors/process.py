@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -123,10 +123,10 @@ def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) ->
     with _filter(isolation, argv) as (filtered, descriptors), _group(limits, isolation) as group:
         child = _start([*(group.join if group else []), *filtered], folder_out, descriptors)
         assert child.stdout is not None
-        said = threading.Thread(target=_keep_log, args=(child.stdout, folder_out.parent / LOG_FILE), daemon=True)
+        said = threading.Thread(target=keep_log, args=(child.stdout, folder_out.parent / LOG_FILE), daemon=True)
         said.start()
         try:
-            ended = _wait(child, folder_out, limits)
+            ended = wait(child, folder_out, limits, lambda: _ask_to_end(child))
         finally:
             _kill(child, group)
     said.join(GRACE_SECONDS)
@@ -151,7 +151,8 @@ def _start(argv: list[str], folder_out: Path, descriptors: Sequence[int]) -> "su
         raise NotStarted(f"{argv[0]}: {error.strerror}") from error
 
 
-def _wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job) -> Ended:
+def wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job, ask_to_end: Callable[[], None]) -> Ended:
+    """Until the child ends, or the job has had its time (it is asked to end then) or its bytes."""
     end = time.monotonic() + limits.wall_clock_seconds
     code = None
     while code is None:
@@ -160,7 +161,7 @@ def _wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job) -> En
         if harvest.used(folder_out, limits.output_bytes) > limits.output_bytes:
             return Ended(code, f"wrote more than {limits.output_bytes} bytes or {sandbox.MAXIMUM_FILES} files")
         if code is None and time.monotonic() > end:
-            _ask_to_end(child)
+            ask_to_end()
             return Ended(None)
     return Ended(code)
 
@@ -201,7 +202,7 @@ def _kill(child: "subprocess.Popen[bytes]", group: cgroup.Cgroup | None) -> None
     child.wait()
 
 
-def _keep_log(stream: IO[bytes], path: Path) -> None:
+def keep_log(stream: IO[bytes], path: Path) -> None:
     """Write what a job says to its log: the beginning as it comes, the end when it has ended; not gigabytes."""
     written, left_out = 0, 0
     tail: deque[bytes] = deque()

@@ -47,13 +47,18 @@ class Isolation:
     @property
     def text(self) -> str:
         """For the log, the System page and `prognode check`: who starts jobs, the limits, and what confines them."""
-        limits: list[str] = []
-        walls: list[str] = []
-        for name, how in self.in_force:
-            (limits if name in LIMITS else walls).append(f"{name} ({how})" if how else name)
         who = "root" if self.root else "a user without privileges"
-        kept = f"as {who}, in force: limits of {', '.join(limits)}" + "".join(f"; {wall}" for wall in walls)
-        return kept + (f"; NOT in force: {', '.join(self.missing)}" if self.missing else "")
+        return f"as {who}, {told(self.in_force, self.missing)}"
+
+
+def told(in_force: Sequence[tuple[str, str]], missing: Sequence[str]) -> str:
+    """The promises in words: those that are kept, with how, and those that are not."""
+    limits: list[str] = []
+    walls: list[str] = []
+    for name, how in in_force:
+        (limits if name in LIMITS else walls).append(f"{name} ({how})" if how else name)
+    kept = f"in force: limits of {', '.join(limits)}" + "".join(f"; {wall}" for wall in walls)
+    return kept + (f"; NOT in force: {', '.join(missing)}" if missing else "")
 
 
 def candidates(*, root: bool) -> list[tuple[str, ...]]:

@@ -1,0 +1,239 @@
+"""Executor `container`: each job in a container of its own, started through the command line of podman or docker.
+
+A container outlives the process that started it: it has a deadline of its own, and `sweep` ends what an earlier runner
+left, known by its label. When this is made, a container proves from inside what it keeps of the promises (`inside`).
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from config.identity import VERSION
+from config.settings import Job
+from dicom_node.executors import container_words as words
+from dicom_node.executors import inside, process, sandbox
+from dicom_node.executors.container_words import Engine
+from dicom_node.executors.contract import Ended, NotStarted
+
+ENGINES = ("podman", "docker")
+ENGINE_SECONDS = 60.0  # that a word with the engine may take
+TRIAL_SECONDS = 120.0
+# What the engines' programs need of our environment; a proxy, for one, podman would hand on to the job.
+_PASSED_ON = (
+    "PATH", "HOME", "LANG", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "CONTAINERS_", "DOCKER_", "STORAGE_",
+)  # fmt: skip
+
+
+class ContainerExecutor:
+    """Each job a container of the image in the settings. `place`: the node's spool, by which it knows its own."""
+
+    def __init__(self, limits: Job, place: Path | None = None) -> None:
+        """Raises NotStarted where there is no engine, no image, or a job could not read or write there."""
+        self._limits = limits
+        self._place = place
+        self._owner = words.owner((place or Path("/")).resolve())
+        self._engine = _engine(limits)
+        self._kept = self._tried()
+        if self._kept.unfit:
+            raise NotStarted(f"{self._engine.name}: {self._kept.unfit}")
+
+    @property
+    def text(self) -> str:
+        image = self._limits.image[: self._limits.image.index("sha256:") + 19]
+        kept = sandbox.told(self._kept.in_force, self._kept.missing)
+        return f"{self._engine.name} {self._engine.version}, image {image}, {kept}"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return self._kept.missing
+
+    @property
+    def read_only(self) -> bool:
+        """Root gives IN to the job's user: with hard links that would be the spool's own files."""
+        return self._engine.uid != 0
+
+    @property
+    def slots(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
+        self._give(folder_in, folder_out)
+        program = [words.PYTHON, "-P", "-m", "analysis.run", "/in", "/out"]
+        name = f"prognode-{self._owner}-{key[:32]}"
+        log = folder_out.parent / process.LOG_FILE
+        argv = self._command(
+            name, words.NODE_LABEL, program, folder_in, folder_out, self._limits.wall_clock_seconds + words.LATE_SECONDS
+        )
+        child = self._start(argv)
+        assert child.stdout is not None
+        said = threading.Thread(target=process.keep_log, args=(child.stdout, log), daemon=True)
+        said.start()
+        try:
+            ended = process.wait(child, folder_out, self._limits, lambda: self._remove(name))
+        finally:
+            self._end(child, name)
+        said.join(process.GRACE_SECONDS)
+        if ended.exit_code in words.ENGINE_FAILED and not ended.broke:
+            raise NotStarted(self._why(log.read_bytes()))
+        return ended
+
+    def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:
+        with self._readable(folder) as shown:
+            return self._ask([words.PYTHON, "-P", "-m", module, "/in"], shown, None, seconds)
+
+    def sweep(self) -> int:
+        label = f"label={words.NODE_LABEL}={self._owner}"
+        done = _told([self._engine.name, "ps", "--all", "--quiet", "--no-trunc", "--filter", label])
+        found = done.stdout.split()
+        for name in found:
+            self._remove(name)
+        return len(found)
+
+    # -- one container ----------------------------------------------------------------------------------------
+
+    def _command(
+        self, name: str, label: str, program: Sequence[str], folder_in: Path, folder_out: Path | None, seconds: float
+    ) -> list[str]:
+        try:
+            return words.command(
+                self._engine, self._limits, name, f"{label}={self._owner}", program,
+                folder_in=folder_in, folder_out=folder_out, seconds=seconds,
+            )  # fmt: skip
+        except ValueError as error:
+            raise NotStarted(str(error)) from error
+
+    def _start(self, argv: list[str]) -> "subprocess.Popen[bytes]":
+        try:
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/",
+                env=_environment(), start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise NotStarted(f"{argv[0]}: {error.strerror}") from error
+
+    def _end(self, child: "subprocess.Popen[bytes]", name: str) -> None:
+        """Where its client did not see it end, or the engine would not start it, the container may be there still."""
+        if child.poll() is None or child.returncode < 0 or child.returncode in words.ENGINE_FAILED:
+            self._remove(name)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=process.GRACE_SECONDS)
+        child.kill()
+        child.wait()
+
+    def _remove(self, name: str) -> None:
+        """Kill first: podman's `rm --force` alone would wait ten seconds for the job to end of itself."""
+        for word in (["kill", name], ["rm", "--force", name]):
+            with contextlib.suppress(NotStarted):
+                _told([self._engine.name, *word], check=False)
+
+    def _why(self, said: bytes) -> str:
+        """The engine's last line: the job has said nothing, it was not started."""
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        return f"{self._engine.name}: {lines[-1][-300:] if lines else 'no reason given'}"
+
+    def _ask(
+        self, program: Sequence[str], folder_in: Path, folder_out: Path | None, seconds: float
+    ) -> tuple[int | None, str]:
+        name = f"prognode-{self._owner}-{secrets.token_hex(8)}"
+        argv = self._command(name, words.TRIAL_LABEL, program, folder_in, folder_out, seconds + words.LATE_SECONDS)
+        child = self._start(argv)
+        try:
+            said, _ = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None, ""
+        finally:
+            self._end(child, name)
+        if child.returncode in words.ENGINE_FAILED:
+            raise NotStarted(self._why(said))
+        return child.returncode, said.decode("utf-8", "replace").strip()
+
+    # -- folders ----------------------------------------------------------------------------------------------
+
+    def _give(self, folder_in: Path, folder_out: Path | None) -> None:
+        """Called by root: let the job's user read IN and own OUT. The folder around them lets nobody else in."""
+        if self._engine.uid != 0:
+            return
+        for path in (folder_in, *folder_in.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if folder_out is not None:
+            os.chown(folder_out, words.USER, words.USER)
+            folder_out.chmod(0o700)
+
+    @contextmanager
+    def _readable(self, folder: Path) -> Iterator[Path]:
+        """The folder, or a copy of it where the job's user could not read it."""
+        paths = (folder, *folder.rglob("*"))
+        if self._engine.uid != 0 or all(path.stat().st_mode & 0o004 for path in paths):
+            yield folder
+            return
+        with self._own_folder() as own:
+            shutil.copytree(folder, own / "in", copy_function=shutil.copyfile)
+            self._give(own / "in", None)
+            yield own / "in"
+
+    @contextmanager
+    def _own_folder(self) -> Iterator[Path]:
+        """In the spool where that is known: a daemon may see another /tmp than we."""
+        with tempfile.TemporaryDirectory(prefix="trial-", dir=self._place) as own:
+            yield Path(own).resolve()
+
+    # -- the trial --------------------------------------------------------------------------------------------
+
+    def _tried(self) -> words.Kept:
+        question = secrets.token_hex(8)
+        program = [words.PYTHON, "-I", "-c", Path(inside.__file__).read_text(encoding="utf-8")]
+        with self._own_folder() as own:
+            folder_in, folder_out = own / "in", own / "out"
+            folder_in.mkdir()
+            folder_out.mkdir()
+            (folder_in / "question").write_text(question)
+            self._give(folder_in, folder_out)
+            code, said = self._ask(program, folder_in, folder_out, TRIAL_SECONDS)
+        try:
+            if code == 0:
+                return words.judged(json.loads(said.splitlines()[-1]), self._limits, VERSION, question)
+        except (ValueError, IndexError, KeyError, TypeError):
+            pass  # no answer of `inside`
+        last = said.splitlines()[-1][-300:] if said else "it said nothing"
+        raise NotStarted(f"{self._engine.name}: the trial container ended with status {code}: {last}")
+
+
+def _engine(limits: Job) -> Engine:
+    """The engine of the settings, or the first that answers. Raises NotStarted."""
+    reasons = []
+    for name in ENGINES if limits.engine == "auto" else (limits.engine,):
+        which = "{{.Server.Version}}" if name == "docker" else "{{.Client.Version}}"
+        try:
+            version = _told([name, "version", "--format", which]).stdout.strip()
+        except NotStarted as error:
+            reasons.append(str(error))
+            continue
+        return Engine(name, version, os.geteuid(), os.getegid())
+    raise NotStarted("; ".join(reasons))
+
+
+def _told(argv: list[str], *, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=ENGINE_SECONDS,
+            check=False, cwd="/", env=_environment(),
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise NotStarted(f"{argv[0]} is not installed") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotStarted(f"{argv[0]} {argv[1]}: {type(error).__name__}") from error
+    if check and done.returncode:
+        raise NotStarted(f"{argv[0]} {argv[1]}: {(done.stderr.strip().splitlines() or ['failed'])[-1][-300:]}")
+    return done
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}

@@ -1,0 +1,83 @@
+"""What a container keeps of its promises, seen from inside: printed as JSON. Runs with the Python of the job's image.
+
+`container` hands its text to that Python: it imports nothing but the standard library, and nothing of ours.
+"""
+
+import errno
+import importlib.metadata
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+STATUS = Path("/proc/self/status")
+GROUPS = Path("/sys/fs/cgroup")
+CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+def main() -> None:
+    status = dict(line.split(":\t", 1) for line in STATUS.read_text().splitlines() if ":\t" in line)
+    capabilities = [int(status.get(name, "0"), 16) for name in CAPABILITIES]
+    found: dict[str, Any] = {
+        "uid": os.getuid(),
+        "capabilities": sum(each.bit_count() for each in capabilities),
+        "no_new_privileges": status.get("NoNewPrivs") == "1",
+        "seccomp": status.get("Seccomp") == "2",
+        "interfaces": sorted(os.listdir("/sys/class/net")),
+        "processes": sum(name.isdigit() for name in os.listdir("/proc")),
+        "root": _written(Path("/probe")),
+        "in": _written(Path("/in/probe")),
+        "out": _written(Path("/out/probe")),
+        "read": _read(Path("/in/question")),
+        "memory_bytes": _number("memory.max", "memory/memory.limit_in_bytes"),
+        "swap": _swap(),
+        "pids": _number("pids.max", "pids/pids.max"),
+        "cpu_seconds": resource.getrlimit(resource.RLIMIT_CPU)[1],
+        "file_bytes": resource.getrlimit(resource.RLIMIT_FSIZE)[1],
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "telemetry": os.environ.get("ORT_DISABLE_TELEMETRY") != "1",
+        "version": importlib.metadata.version("prognode"),
+    }
+    print(json.dumps(found))  # noqa: T201 - this is its answer
+
+
+def _written(path: Path) -> str:
+    """ "written", or the name of the error."""
+    try:
+        path.write_bytes(b"1")
+        path.unlink()
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "")
+    return "written"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "")
+
+
+def _number(*names: str) -> int | None:
+    """A limit of the control group (cgroup v2's file, then v1's); None where there is none."""
+    for name in names:
+        try:
+            text = (GROUPS / name).read_text().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None
+
+
+def _swap() -> bool:
+    """Whether the job may be swapped out, beyond its limit of memory."""
+    unified = _number("memory.swap.max")
+    if unified is not None:
+        return unified > 0
+    both, memory = _number("memory/memory.memsw.limit_in_bytes"), _number("memory/memory.limit_in_bytes")
+    return both is None or memory is None or both > memory
+
+
+if __name__ == "__main__":
+    main()
