@@ -12,7 +12,7 @@ FUZZ_INPUTS ?=
 LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test fresh-test wheelhouse deb clean sbom audit-deps
+.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test fresh-test scale-test wheelhouse deb clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -139,6 +139,9 @@ nspawn-test: install deb ## boot a fresh Debian 12 with the package (root; four 
 
 fresh-test: wheelhouse ## a fresh Debian 12: README's commands from a clone, and the wheelhouse without network (root)
 	scripts/fresh-test build/debian dist
+
+scale-test: install ## a node on a real Dask cluster: workers, scheduler and network are killed (root; five minutes)
+	$(BIN)/python -m pytest -m exhaustive tests/scale
 
 clean: ## remove .venv and build
 	rm -rf $(VENV) build dist

@@ -35,7 +35,7 @@ class TestCluster:
     __test__ = False
 
     def __init__(
-        self, folder: Path, *, tls: bool = False, seconds: float | None = None, poison: Sequence[str] = (),
+        self, folder: Path, *, tls: bool = False, seconds: float | None = None, poison: bool = False,
         host: str = "127.0.0.1", inside: Sequence[str] = (),
     ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ class TestCluster:
         self.port = _free_port()
         self._sleeps = seconds is not None
         self.log = folder / "runs.txt"
-        told = {"seconds": seconds, "log": str(self.log), "poison": [*poison]}
+        told = {"seconds": seconds, "log": str(self.log), "poison": poison}
         self._environment = {**os.environ, **CONFIGURED, "PYTHONPATH": str(ROOT), VARIABLE: json.dumps(told)}
         self.processes: list[subprocess.Popen[bytes]] = []
         self._tls: list[str] = []
@@ -64,11 +64,14 @@ class TestCluster:
         )
         return self.scheduler
 
-    def start_worker(self, threads: int = 1, *options: str, inside: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
-        """One worker process; no nanny, so that who kills it has killed it."""
+    def start_worker(
+        self, threads: int = 1, *options: str, inside: Sequence[str] = (), keeps: bool = False
+    ) -> "subprocess.Popen[bytes]":
+        """One worker process, without a nanny that would start it again, unless it `keeps` its place."""
+        nanny = "--nanny" if keeps else "--no-nanny"
         preload = ["--preload", "benchmarks.sleeper"] if self._sleeps else []
         return self._start(
-            "worker", self.dask.scheduler, "--nthreads", str(threads), "--no-nanny", "--memory-limit", "0",
+            "worker", self.dask.scheduler, "--nthreads", str(threads), nanny, "--memory-limit", "0",
             "--no-dashboard", "--local-directory", str(self.folder / "workers"), *preload, *options, inside=inside,
         )  # fmt: skip
 
