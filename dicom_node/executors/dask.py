@@ -57,7 +57,7 @@ class DaskExecutor:
     @property
     def missing(self) -> tuple[str, ...]:
         """A worker says what it lacks when it gets a job, and takes none where that is required."""
-        return () if self._limits.isolation == "required" else ("a promise of every worker (isolation = required)",)
+        return () if self._limits.isolation == "required" else ("the same promises on every worker",)
 
     @property
     def read_only(self) -> bool:

@@ -26,6 +26,7 @@ LOG_FILE = "job.log"  # beside IN and OUT: the job cannot reach it
 LOG_BYTES = 524_288  # that are kept of the beginning, and as many of the end
 LOOK_SECONDS = 0.25  # between two looks at what it has written
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
+NICE = ("nice", "-n", "10")  # receiving and delivery go first where jobs take every processor
 _OUR_TOOLS = frozenset({"bwrap", "unshare", "setpriv", "prlimit", "sh"})
 
 
@@ -121,7 +122,7 @@ def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) ->
     before = {} if read_only else harvest.digests(folder_in)
     argv = command(folder_in, folder_out, limits, isolation)
     with _filter(isolation, argv) as (filtered, descriptors), _group(limits, isolation) as group:
-        child = _start([*(group.join if group else []), *filtered], folder_out, descriptors)
+        child = _start([*(group.join if group else []), *NICE, *filtered], folder_out, descriptors)
         assert child.stdout is not None
         said = threading.Thread(target=keep_log, args=(child.stdout, folder_out.parent / LOG_FILE), daemon=True)
         said.start()
