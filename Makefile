@@ -10,6 +10,7 @@ EVERY ?= 1
 FUZZ ?=
 FUZZ_INPUTS ?=
 LOAD ?=
+IMAGE_BASE ?=
 
 .DEFAULT_GOAL := help
 .PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test fresh-test scale-test wheelhouse deb clean sbom audit-deps
@@ -130,6 +131,12 @@ fuzz: install ## changed inputs to everything that listens or reads, until Ctrl-
 load: install ## eight modalities at once for half an hour, and a store of a million studies (LOAD="--minutes 1": only the first, short)
 	$(BIN)/python -m benchmarks.load $(LOAD)
 	$(if $(LOAD),,$(BIN)/python -m benchmarks.million)
+
+image: install wheelhouse $(TOOLS)/.installed ## the image for executor "container" (podman or docker; IMAGE_BASE=IMAGE, else debootstrap)
+	$(BIN)/python -m scripts.image dist build/image $(IMAGE_BASE)
+
+image-test: image ## what the image and its limits keep, and the phantom in it (root; three minutes; IMAGE_OPTIONAL=1: may be impossible)
+	$(BIN)/python -m tests.image build/image
 
 deb: wheelhouse ## dist/: the Debian package (on Debian 12)
 	scripts/deb dist

@@ -1,10 +1,15 @@
-"""python -m scripts.image DIST FOLDER: what `podman build` needs for the job's image, out of the wheelhouse in DIST.
+"""python -m scripts.image DIST FOLDER [BASE]: the image that jobs run in, built offline out of the wheelhouse DIST.
 
 FOLDER/wheels, requirements.txt   what a job imports, in the versions and with the hashes of the lock, and nothing else
 FOLDER/sbom.json                  CycloneDX, of exactly these (build/tools makes it)
 FOLDER/Containerfile, trim        as in deploy/
+FOLDER/image                      the built image by its digest, for [job] image
+
+BASE: the image under it, which is here already; none: a Debian 12 made by debootstrap (scripts/image-base).
+ENGINE=podman or docker: which builds it. Where neither works it says why and exits with 69; with IMAGE_OPTIONAL=1: 0.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +24,57 @@ IMPORTED = (  # by analysis.run and what it imports; a job in the image shows th
 )  # fmt: skip
 
 
-def main(dist: Path, folder: Path) -> int:
+LOCAL_BASE = "localhost/prognode-base:bookworm"
+NAME = "localhost/prognode-job"
+# For a machine that may not raise its own limits (no CAP_SYS_RESOURCE): podman asks for 1048576 open files. And crun of
+# Debian 12 refuses control groups v1 beside an empty v2 ("cgroups in hybrid mode not supported"); runc takes them.
+CONFINED = """[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+"""
+
+
+class Unusable(Exception):
+    """No container can be built or run here; the text says why."""
+
+
+def usable_engine(folder: Path) -> str:
+    """podman or docker, whichever answers, with CONTAINERS_CONF set where podman needs it. Raises Unusable."""
+    wanted = os.environ.get("ENGINE")
+    found = [name for name in ([wanted] if wanted else ["podman", "docker"]) if shutil.which(name)]
+    reasons = [] if found else ["neither podman nor docker is installed (apt-get install podman)"]
+    for name in found:
+        done = subprocess.run([name, "info"], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return name
+        reasons.append(f"{name} info: {last(done)}")
+    raise Unusable("; ".join(reasons))
+
+
+def starts(engine: str, image: str, folder: Path) -> None:
+    """Try a container; with the settings for confined machines where it does not start without. Raises Unusable."""
+    command = [engine, "run", "--rm", "--network", "none", image, "true"]
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    if first.returncode == 0:
+        return
+    if engine != "podman" or shutil.which("runc") is None or "CONTAINERS_CONF" in os.environ:
+        raise Unusable(f"{engine} starts no container: {last(first)}")
+    path = folder / "containers.conf"
+    path.write_text(CONFINED)
+    os.environ["CONTAINERS_CONF"] = str(path.resolve())
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    if second.returncode:
+        raise Unusable(f"podman starts no container: {last(first)}; with runc and lower limits: {last(second)}")
+    print(f"podman starts containers here with {path} ({last(first)})")
+
+
+def last(done: "subprocess.CompletedProcess[str]") -> str:
+    return ((done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"])[-1]
+
+
+def context(dist: Path, folder: Path) -> int:
+    """Fill FOLDER; gives how many distributions it has."""
     wheels = {named(path)[0]: path for path in sorted((dist / "wheels").glob("*.whl"))}
     absent = [name for name in (*IMPORTED, "prognode") if name not in wheels]
     if absent:
@@ -54,11 +109,49 @@ def main(dist: Path, folder: Path) -> int:
     )
     if made.returncode:
         sys.exit(f"image: no SBOM: {made.stderr[-500:]}")
-    print(f"{folder}: {len(names)} distributions")
+    return len(names)
+
+
+def build(engine: str, base: str, folder: Path) -> str:
+    """The image's digest, or its ID where the engine gives it none. Raises Unusable."""
+    here = subprocess.run([engine, "image", "inspect", base], capture_output=True, check=False).returncode == 0
+    if not here and base == LOCAL_BASE:
+        made = subprocess.run([str(ROOT / "scripts" / "image-base"), engine], check=False)
+        if made.returncode:
+            raise Unusable(f"no base image (scripts/image-base: status {made.returncode})")
+    elif not here:
+        raise Unusable(f"{base} is not here: {engine} pull {base}, or leave BASE out")
+    starts(engine, base, folder)
+    command = [
+        engine,
+        "build",
+        "--network",
+        "none",
+        "--build-arg",
+        f"BASE={base}",
+        "--tag",
+        f"{NAME}:latest",
+        str(folder),
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DOCKER_BUILDKIT": "1"})
+    said = subprocess.run([engine, "image", "inspect", f"{NAME}:latest"], capture_output=True, check=True).stdout
+    image = json.loads(said)[0]
+    return next(iter(image.get("RepoDigests") or []), "sha256:" + image["Id"].removeprefix("sha256:"))
+
+
+def main(dist: Path, folder: Path, base: str = LOCAL_BASE) -> int:
+    try:
+        count = context(dist, folder)
+        image = build(usable_engine(folder), base, folder)
+    except Unusable as reason:
+        print(f"image: NOT BUILT here: {reason}", file=sys.stderr)
+        return 0 if os.environ.get("IMAGE_OPTIONAL") == "1" else os.EX_UNAVAILABLE
+    (folder / "image").write_text(image + "\n")
+    print(f'{count} distributions on {base}; for the settings:\n[job]\nexecutor = "container"\nimage = "{image}"')
     return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4]))
