@@ -4,14 +4,23 @@ from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 
-from dicom_node.elements import UnreadableHeader, ascii_text, first_item, items, numbers, unsigned_short, whole_number
+from dicom_node.elements import (
+    Header,
+    UnreadableHeader,
+    ascii_text,
+    first_item,
+    items,
+    numbers,
+    unsigned_short,
+    whole_number,
+)
 from dicom_node.instance import Geometry
 
 MAXIMUM_FRAMES = 20_000
 _SAME = 1e-4  # cosines and mm: what converters lose when they print a decimal string
 
 
-def geometry_of(dataset: Dataset) -> Geometry:
+def geometry_of(dataset: Header) -> Geometry:
     """Image plane (PS3.3 C.7.6.2), or that of every frame from the functional groups (C.7.6.16.2).
 
     `positions` is empty when any frame's is absent or not finite: half a geometry is none.
@@ -41,7 +50,7 @@ def geometry_of(dataset: Dataset) -> Geometry:
     )
 
 
-def frames_of(dataset: Dataset) -> Sequence[Dataset]:
+def frames_of(dataset: Header) -> Sequence[Dataset]:
     """Items of Per-Frame Functional Groups; () for a single-frame object. Raises UnreadableHeader."""
     frames = items(dataset, "PerFrameFunctionalGroupsSequence")
     if len(frames) > MAXIMUM_FRAMES:
@@ -52,7 +61,7 @@ def frames_of(dataset: Dataset) -> Sequence[Dataset]:
     return frames
 
 
-def rescale_of(dataset: Dataset) -> tuple[bool, str]:
+def rescale_of(dataset: Header) -> tuple[bool, str]:
     """Whether slope and intercept are there (in every frame), finite and the slope not zero; and the Rescale Type."""
     frames = frames_of(dataset)
     if not frames:
@@ -63,7 +72,7 @@ def rescale_of(dataset: Dataset) -> tuple[bool, str]:
     return all(_rescales(group) for group in groups), kinds.pop() if len(kinds) == 1 else ""
 
 
-def _rescales(group: Dataset) -> bool:
+def _rescales(group: Header) -> bool:
     slope, intercept = numbers(group, "RescaleSlope", 1), numbers(group, "RescaleIntercept", 1)
     return slope is not None and intercept is not None and slope[0] != 0
 

@@ -11,17 +11,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from pydicom.charset import python_encoding
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from config.identity import MANUFACTURER
-from dicom_node.elements import UnreadableHeader, ascii_text, encodings_of, name_text, raw, texts, uid
+from dicom_node.elements import Header, Plain, UnreadableHeader, ascii_text, encodings_of, name_text, raw, texts, uid
 from dicom_node.frames import geometry_of, rescale_of
 from dicom_node.identity import KEYWORDS, Identity, patient_digest
 from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, RTSTRUCT, SEG, Instance
-from dicom_node.outline import MAXIMUM_VALUE_BYTES, UNDEFINED, outline
+from dicom_node.outline import CHARACTER_SET, MAXIMUM_VALUE_BYTES, UNDEFINED, outline
 from dicom_node.quiet import quiet_libraries
 from dicom_node.references import References, rtstruct_facts, seg_facts
 
@@ -42,6 +43,7 @@ _SEQUENCES = (
     "PerFrameFunctionalGroupsSequence", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
     "ROIContourSequence", "RTROIObservationsSequence",
 )  # fmt: skip
+_SOP_CLASS_UID = 0x00080016
 _VALUES = frozenset(int(Tag(keyword)) for keyword in _STRINGS)
 _NESTED = frozenset(int(Tag(keyword)) for keyword in _SEQUENCES)
 
@@ -82,14 +84,25 @@ def read_beginning(beginning: bytes, size: int, syntax: str, digest: str) -> tup
 def _facts(stream: BinaryIO, size: int, syntax: UID, digest: str) -> tuple[Instance, Identity]:
     """Of the data set that a stream stands before; `size`: where the stream would end if it were all there."""
     implicit = syntax == ImplicitVRLittleEndian
-    data, pixels = outline(stream, size, implicit=implicit, values=_VALUES, sequences=_NESTED)
+    data, pixels, values = outline(stream, size, implicit=implicit, values=_VALUES, sequences=_NESTED)
     if pixels is not None:
         _check_pixels_whole(stream, *pixels, size)
+    plain = _plain(values)
+    if plain is not None and pixels is not None:
+        return _instance(plain, syntax, digest), identity_of(plain)
     with _one_big_header if len(data) > _BIG_BYTES else nullcontext():
         dataset = read_dataset(BytesIO(data), implicit, True)
         if pixels is None and uid(dataset, "SOPClassUID", required=True) in _WITH_PIXELS:
             raise UnreadableHeader("PixelData is absent, or the data set is cut short before it")
         return _instance(dataset, syntax, digest), identity_of(dataset)
+
+
+def _plain(values: dict[int, bytes] | None) -> Plain | None:
+    """An image's values where they say what pydicom would find, without asking it; None for everything else."""
+    if values is None or values.get(_SOP_CLASS_UID, b"").rstrip(b"\0").decode("latin-1") not in CT_CLASSES:
+        return None
+    terms = values.get(CHARACTER_SET, b"").decode("latin-1").removesuffix(" ").split("\\")
+    return Plain(values) if all(term in python_encoding for term in terms) else None
 
 
 @contextmanager
@@ -163,14 +176,9 @@ def _check_pixels_whole(stream: BinaryIO, position: int, length: int, size: int)
     raise UnreadableHeader("the data set is cut short in PixelData")
 
 
-def _instance(dataset: Dataset, syntax: UID, digest: str) -> Instance:
+def _instance(dataset: Header, syntax: UID, digest: str) -> Instance:
     sop_class_uid = uid(dataset, "SOPClassUID", required=True)
-    encodings = encodings_of(dataset)
-    facts = References()
-    if sop_class_uid == RTSTRUCT:
-        facts = rtstruct_facts(dataset, encodings)
-    elif sop_class_uid in (SEG, LABEL_MAP_SEG):
-        facts = seg_facts(dataset, encodings, label_map=sop_class_uid == LABEL_MAP_SEG)
+    facts = References() if isinstance(dataset, Plain) else _references(dataset, sop_class_uid)
     rescale, rescale_type = rescale_of(dataset)
     return Instance(
         sop_instance_uid=uid(dataset, "SOPInstanceUID", required=True),
@@ -196,7 +204,15 @@ def _instance(dataset: Dataset, syntax: UID, digest: str) -> Instance:
     )
 
 
-def identity_of(dataset: Dataset) -> Identity:
+def _references(dataset: Dataset, sop_class_uid: str) -> References:
+    if sop_class_uid == RTSTRUCT:
+        return rtstruct_facts(dataset, encodings_of(dataset))
+    if sop_class_uid in (SEG, LABEL_MAP_SEG):
+        return seg_facts(dataset, encodings_of(dataset), label_map=sop_class_uid == LABEL_MAP_SEG)
+    return References()
+
+
+def identity_of(dataset: Header) -> Identity:
     """Whose study a header or an answer to C-FIND is of; what cannot be decoded shows as U+FFFD."""
     encodings = encodings_of(dataset)
     # PN: three groups of 64 characters (PS3.5 section 6.2); everything else is at most 64.
@@ -207,11 +223,11 @@ def identity_of(dataset: Dataset) -> Identity:
     return Identity(**found)
 
 
-def _patient(dataset: Dataset) -> str:
+def _patient(dataset: Header) -> str:
     return patient_digest(raw(dataset, "PatientID") or b"", raw(dataset, "IssuerOfPatientID") or b"")
 
 
-def _own(dataset: Dataset) -> bool:
+def _own(dataset: Header) -> bool:
     """Made by this software: a workstation that edits an object of ours keeps the manufacturer, but gives new UIDs."""
     ours = ascii_text(dataset, "SOPInstanceUID").startswith("2.25.")
     return ours and ascii_text(dataset, "Manufacturer") == MANUFACTURER

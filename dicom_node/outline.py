@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.tag import Tag
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from dicom_node.elements import UnreadableHeader
 
@@ -26,20 +26,26 @@ MAXIMUM_IN_MESSAGE = 100_000  # a report on 20,000 instances has 80,000
 MAXIMUM_KEPT_BYTES = 67_108_864
 UNDEFINED = 0xFFFFFFFF
 CONTOUR_DATA = 0x30060050
+CHARACTER_SET = 0x00080005
 PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _ITEM_HEAD = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
 _ITEM_TAIL = b"\xfe\xff\x0d\xe0\x00\x00\x00\x00"
 _SEQUENCE_TAIL = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 _PLAIN = struct.Struct("<HH2sHL")
+_KNOWN = frozenset(vr.value.encode() for vr in VR)
 _LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 
 
 class Outline(NamedTuple):
-    """`data` in the data set's own encoding; `pixels` is where the pixels begin and their length, None without any."""
+    """`data` in the data set's own encoding; `pixels` is where the pixels begin and their length, None without any.
+
+    `values`: the wanted ones by tag; None where there are sequences beside, or pydicom would see it otherwise.
+    """
 
     data: bytes
     pixels: tuple[int, int] | None
+    values: dict[int, bytes] | None
 
 
 class _Element(NamedTuple):
@@ -99,6 +105,8 @@ class _Walk:
         self._memory = stream.getvalue() if isinstance(stream, BytesIO) else b""
         self._levels: list[_Level] = []
         self._kept: list[bytes] = []
+        self._plain: dict[int, bytes] = {}
+        self._is_plain = True
         self._walked = 0
         self._kept_bytes = 0
 
@@ -122,7 +130,11 @@ class _Walk:
                 pixels = (self._position, element.length)
             else:
                 self._element(level, element)
-        return Outline(b"".join(self._kept), pixels)
+        data = b"".join(self._kept)
+        # pydicom goes by the first element, whatever the transfer syntax is.
+        if not self._is_plain or self._implicit == all(0x40 < letter < 0x5B for letter in data[4:6]):
+            return Outline(data, pixels, None)
+        return Outline(data, pixels, self._plain)
 
     def _skim(self, data: bytes) -> None:
         """Over plain elements at the top level, as `_next` and `_element` would go, in a fifth of the time."""
@@ -144,6 +156,9 @@ class _Walk:
                 if length > MAXIMUM_VALUE_BYTES:
                     break
                 self._keep(data[position:end])
+                self._plain[tag] = data[start:end]
+                if not implicit and (vr not in _KNOWN or (tag == CHARACTER_SET and vr != b"CS")):
+                    self._is_plain = False
             self._walked += 1
             position = end
         if position != self._position:
@@ -201,7 +216,11 @@ class _Walk:
         if level is None and (kept or element.tag in self._values):
             if element.length > MAXIMUM_VALUE_BYTES:
                 raise UnreadableHeader(f"{name_of(element.tag)} has {element.length} bytes")
-            self._keep(element.head + self._stream.read(element.length))
+            value = self._stream.read(element.length)
+            self._keep(element.head + value)
+            self._plain[element.tag] = value
+            known = (b"CS",) if element.tag == CHARACTER_SET else _KNOWN
+            self._is_plain &= not kept and (self._implicit or element.vr in known)
         elif level is not None and kept and element.tag != CONTOUR_DATA:
             self._keep_beginning(element)
             self._stream.seek(end)
@@ -236,6 +255,7 @@ class _Walk:
         end = None if element.length == UNDEFINED else self._end_of(element)
         self._levels.append(_Level(is_item, end, kept))
         if kept:
+            self._is_plain = False
             head = element.head[:8] if len(element.head) == 12 else element.head[:4]  # all but the length
             self._keep(_ITEM_HEAD if is_item else head + b"\xff\xff\xff\xff")
 

@@ -1,13 +1,15 @@
 """Plain elements are stepped over quickly where the bytes are in memory; the slow walk must find the very same."""
 
 import io
+import struct
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node import headers
-from dicom_node.elements import UnreadableHeader
+from dicom_node.elements import Plain, UnreadableHeader
 from dicom_node.outline import Outline, outline
 from tests.network import data_set_bytes
 from tests.synthetic import ct_series, save
@@ -42,6 +44,68 @@ def _data(factory: object, implicit: bool) -> bytes:
         folder = factory.mktemp("made")  # type: ignore[attr-defined]
         _made[implicit] = data_set_bytes(save(ct_series(1, 4, 4, seed=3)[0], folder, syntax))
     return _made[implicit]
+
+
+def _facts(data: bytes, syntax: str, way: Callable[[dict[int, bytes] | None], Plain | None]) -> object:
+    before, headers._plain = headers._plain, way  # type: ignore[assignment]
+    try:
+        with headers._hostile_bytes():
+            headers._check_encoding(data[:6], UID(syntax))
+            return headers._facts(io.BytesIO(data), len(data), UID(syntax), "ab")
+    except UnreadableHeader as error:
+        return str(error)
+    finally:
+        headers._plain = before
+
+
+_DAMAGE = st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), max_size=6)
+_CHARACTER_SETS = ("ISO_IR 100", "ISO_IR 192", "ISO 2022 IR 87", "\\ISO 2022 IR 149", "GB18030", "unheard of", "a\0b")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    implicit=st.booleans(),
+    changes=_DAMAGE,
+    terms=st.sampled_from(_CHARACTER_SETS),
+    name=st.binary(max_size=20).map(lambda some: some + b" " * (len(some) % 2)),
+)
+def test_an_image_s_facts_are_those_that_pydicom_finds(
+    tmp_path_factory: object, implicit: bool, changes: list[tuple[int, int]], terms: str, name: bytes
+) -> None:
+    data = bytearray(_data(tmp_path_factory, implicit))
+    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    _put(data, 0x00080005, terms.encode().ljust(len(terms) + len(terms) % 2), implicit)
+    _put(data, 0x00100010, name, implicit)
+    for place, value in changes:
+        data[place % len(data)] = value
+    asked: list[Plain | None] = []
+
+    def watched(values: dict[int, bytes] | None) -> Plain | None:
+        asked.append(plain(values))
+        return asked[-1]
+
+    plain = headers._plain
+    assert _facts(bytes(data), syntax, watched) == _facts(bytes(data), syntax, lambda values: None)
+    if not changes and terms not in _CHARACTER_SETS[-2:]:
+        assert asked[0] is not None, "an ordinary image needs no pydicom"
+
+
+def _put(data: bytearray, tag: int, value: bytes, implicit: bool) -> None:
+    """Give an attribute of group 0008 or 0010 (short VRs) another value."""
+    position = 0
+    while True:
+        group, number = struct.unpack_from("<HH", data, position)
+        short = "<L" if implicit else "<H"
+        at = position + (4 if implicit else 6)
+        (length,) = struct.unpack_from(short, data, at)
+        here = group << 16 | number
+        if here >= tag:
+            break
+        position += 8 + length
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    vr = b"CS" if tag == 0x00080005 else b"PN"
+    head += struct.pack("<L", len(value)) if implicit else vr + struct.pack("<H", len(value))
+    data[position : position + (8 + length if here == tag else 0)] = head + value
 
 
 def test_the_beginning_tells_what_the_file_tells(tmp_path_factory: object) -> None:
