@@ -26,7 +26,7 @@ LOG_FILE = "job.log"  # beside IN and OUT: the job cannot reach it
 LOG_BYTES = 524_288  # that are kept of the beginning, and as many of the end
 LOOK_SECONDS = 0.25  # between two looks at what it has written
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
-NICE = ("nice", "-n", "10")  # receiving and delivery go first where jobs take every processor
+NICENESS = "10"  # receiving and delivery go first where jobs take every processor
 _OUR_TOOLS = frozenset({"bwrap", "unshare", "setpriv", "prlimit", "sh"})
 
 
@@ -122,7 +122,7 @@ def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) ->
     before = {} if read_only else harvest.digests(folder_in)
     argv = command(folder_in, folder_out, limits, isolation)
     with _filter(isolation, argv) as (filtered, descriptors), _group(limits, isolation) as group:
-        child = _start([*(group.join if group else []), *NICE, *filtered], folder_out, descriptors)
+        child = _start([*(group.join if group else []), "nice", "-n", NICENESS, *filtered], folder_out, descriptors)
         assert child.stdout is not None
         said = threading.Thread(target=keep_log, args=(child.stdout, folder_out.parent / LOG_FILE), daemon=True)
         said.start()
@@ -138,7 +138,7 @@ def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) ->
 
 def _start(argv: list[str], folder_out: Path, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
     try:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -150,6 +150,10 @@ def _start(argv: list[str], folder_out: Path, descriptors: Sequence[int]) -> "su
         )
     except OSError as error:
         raise NotStarted(f"{argv[0]}: {error.strerror}") from error
+    # Without cgroups for the processor, sessions share it, and niceness counts within one alone (sched(7), autogroup).
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{child.pid}/autogroup").write_text(NICENESS)
+    return child
 
 
 def wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job, ask_to_end: Callable[[], None]) -> Ended:
