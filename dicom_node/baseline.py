@@ -24,8 +24,11 @@ class Days:
     first_scored: date | None
 
 
-def days_of(study_instance_uid: str, store: Store, snapshots: Snapshots) -> Days:
-    """What is known of a study now. Raises as `Snapshots.take`."""
+def days_of(study_instance_uid: str, store: Store, snapshots: Snapshots, *, shadow: bool) -> Days:
+    """What is known of a study now. Raises as `Snapshots.take`.
+
+    `shadow`: it is planned as one. What is sent must not be refused for a score that nobody has seen.
+    """
     whose = store.patients.of_study(study_instance_uid) or Identity()
     aliases = store.clinical.aliases(whose.patient_id, whose.issuer_of_patient_id)
     studies = {uid for alias in aliases for uid in store.patients.studies_of(*alias)}
@@ -33,7 +36,7 @@ def days_of(study_instance_uid: str, store: Store, snapshots: Snapshots) -> Days
     return Days(
         ct=day_of(whose.study_date),
         therapy_start=began.day if began else None,
-        first_scored=day_of(store.births.first_planned(studies - {study_instance_uid})),
+        first_scored=day_of(store.births.first_planned(studies - {study_instance_uid}, shadows=shadow)),
     )
 
 

@@ -127,7 +127,7 @@ class Births:
                 "content_key": birth.key,
                 "scheduled_at": now,
                 "revision": before.revision + 1 if before else 1,
-                "predecessor_key": before.key if before else None,
+                "predecessor_key": self._replaces(before, birth),
             }
             if waiting is None:
                 columns["roi_sop_instance_uid"] = roi_sop_instance_uid
@@ -145,14 +145,17 @@ class Births:
             self._update(item_id, {**vars(birth), "content_key": birth.key, "scheduled_at": now})
             items.move(self._db, item_id, State.SCHEDULED, now, birth.reason or "")
 
-    def first_planned(self, study_instance_uids: Collection[str]) -> str:
-        """Study Date (YYYYMMDD) of the earliest of these studies whose CT is scored or will be; '' without one."""
+    def first_planned(self, study_instance_uids: Collection[str], *, shadows: bool = False) -> str:
+        """Study Date (YYYYMMDD) of the earliest of these studies whose CT is scored or will be; '' without one.
+
+        `shadows`: also one that is scored as a shadow.
+        """
         rows = self._db.rows(
             "SELECT coalesce(min(s.study_date), '') AS day FROM work_item w JOIN study s USING (study_instance_uid)"
             " WHERE w.study_instance_uid IN (SELECT value FROM json_each(?))"
             " AND s.study_date GLOB '[12][0-9][0-9][0-9][01][0-9][0-3][0-9]'"
-            " AND w.key IS NOT NULL AND w.reason IS NULL AND w.state != ?",
-            [json.dumps(sorted(study_instance_uids)), State.CANCELED],
+            " AND w.key IS NOT NULL AND w.reason IS NULL AND w.state != ? AND w.shadow <= ?",
+            [json.dumps(sorted(study_instance_uids)), State.CANCELED, shadows],
         )
         return str(rows[0]["day"])
 
@@ -191,6 +194,13 @@ class Births:
             if self._db.rows("SELECT 1 FROM delivery WHERE work_item_id = ?", [before.id]):
                 return before  # some of it is in an archive: it stays the predecessor
         return None
+
+    def _replaces(self, before: WorkItem | None, birth: Birth) -> str | None:
+        """Key of the revision before it; what is to be sent passes over shadows: nobody has seen them."""
+        while before is not None and before.shadow and not birth.shadow:
+            found = self._items("key = ?", [before.predecessor_key])
+            before = found[0] if found else None
+        return before.key if before else None
 
     def _free_key(self, key: str, before: WorkItem | None) -> str:
         """The content's own key; where an older result of the same content has it, one that names what is replaced."""

@@ -105,7 +105,7 @@ class ClinicalWatch:
 
     def _is_judged_anew(self, decision: Plan | NotEligible, rule: Rule, snapshots: Snapshots) -> bool:
         """Whether the day on which therapy began, as it is known now, changes if the CT is the baseline, or why not."""
-        days = baseline.days_of(decision.study_instance_uid, self._store, snapshots)
+        days = baseline.days_of(decision.study_instance_uid, self._store, snapshots, shadow=rule.shadow)
         objection = baseline.objection(days, rule.plan)
         if isinstance(decision, Plan):
             return objection is not None and days.therapy_start is not None

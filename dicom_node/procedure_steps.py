@@ -15,6 +15,7 @@ from dicom_node.workitem import PRIORITIES, State
 NAMED = 2000  # studies; a name that more have is met soon enough on a walk through the steps
 BATCH = 500  # events per transaction: the receiver's writes must not wait long
 STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, ASSIGNED = 1, 2, 3, 5  # Event Type IDs (PS3.4 Table CC.2.4-1)
+_NOT_SENT = "its result is not sent"  # of a shadow, to whom its step was told while another rule was its own
 
 _STEP = tuple(field.name for field in fields(Step))
 _IDENTITY = tuple(field.name for field in fields(Identity))
@@ -109,8 +110,10 @@ class ProcedureSteps:
             items = {row["id"]: row for row in self._items(numbers)}
             for event in events:
                 number = event["work_item_id"]
-                if number not in steps and items[number]["shadow"]:
-                    continue  # nobody outside is told
+                if items[number]["shadow"]:  # nobody outside is told
+                    if number not in steps:
+                        continue
+                    event |= {"name": "canceled", "detail": _NOT_SENT}
                 if number not in steps:
                     steps[number] = self._create(items[number], event, uid_of, matches)
                 self._take(steps[number], event, items[number]["roi_sop_instance_uid"] is not None)

@@ -155,8 +155,6 @@ class Reporter:
     def _context(self, item: WorkItem) -> ReportContext:
         """Who reports, and when: the time of scheduling, so that a stage that runs again makes the same bytes."""
         before = self._store.item_of(item.predecessor_key) if item.predecessor_key else None
-        if before is not None and before.shadow and not item.shadow:
-            before = None  # nobody has seen it
         rows = self._store.deliveries.of_item(before.id) if before else []
         sent = {row.document: row.sop_instance_uid for row in rows if row.sop_instance_uid}
         risk_sr, radiomics_sr = compose.previous_documents(

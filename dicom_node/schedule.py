@@ -162,7 +162,8 @@ class Scheduler:
     def _of_baseline(self, decision: Plan, rule: Rule, snapshots: Snapshots) -> Plan | NotEligible:
         """The plan, unless its CT is a prior or a follow-up. Judged once, as the clinical values are."""
         study = decision.study_instance_uid
-        objection = baseline.objection(baseline.days_of(study, self._store, snapshots), rule.plan)
+        days = baseline.days_of(study, self._store, snapshots, shadow=rule.shadow)
+        objection = baseline.objection(days, rule.plan)
         if objection is None:
             return decision
         return NotEligible(

@@ -9,7 +9,7 @@ from pydicom.uid import generate_uid
 
 from analysis.contract import Reason
 from config.clinical import Clinical
-from config.settings import Planning
+from config.settings import Planning, Rule
 from dicom_node.audit import AuditEntry
 from dicom_node.clinical_values import ClinicalEntry
 from dicom_node.ticket import ticket_of
@@ -84,6 +84,17 @@ def test_the_start_of_therapy_may_stand_in_the_site_s_table(tmp_path: Path) -> N
     node = road(tmp_path, clinical=Clinical(table=table))
     assert planned(node, study_of("20240501")).reason == Reason.CT_NOT_BASELINE
     assert planned(node, study_of("20240201")).reason is None
+
+
+def test_a_ct_scored_as_a_shadow_is_the_first_for_shadows_alone(tmp_path: Path) -> None:
+    first = Planning(without_therapy_start="first")
+    trial = Rule("trial", ("TRIAL?",), shadow=True, plan=first)
+    node = road(tmp_path, plan=first, rules=(trial,))
+    node.sender = "TRIAL1"
+    assert planned(node, study_of("20240301")).shadow
+    assert planned(node, study_of("20240401")).reason == Reason.CT_NOT_BASELINE
+    node.sender = "ARIA"
+    assert planned(node, study_of("20240501")).reason is None, "nobody has seen that of March"
 
 
 def watched(node: Road, item: WorkItem) -> tuple[str, list[int]]:

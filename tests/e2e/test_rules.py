@@ -15,6 +15,7 @@ from dicom_node import status
 from dicom_node.bundles import Bundles
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.result_index import ResultQuery
+from dicom_node.step_state import Step, StepState
 from dicom_node.ticket import Ticket
 from dicom_node.workitem import PRIORITIES, State, WorkItem
 from models.bundle import DEMO, MANIFEST, load
@@ -121,6 +122,50 @@ def test_what_was_a_shadow_is_sent_once_it_is_none_and_refers_to_nothing_that_no
         assert (newest.revision, newest.shadow, newest.state) == (2, 0, State.COMPLETED)
         sr = next(dcmread(one.path) for one in pacs.objects() if dcmread(one.path).Modality == "SR")
         assert "PredecessorDocumentsSequence" not in sr
+
+
+def test_what_is_sent_after_a_shadow_replaces_what_was_sent_before_it(tmp_path: Path) -> None:
+    with DemoPacs(tmp_path / "a", "PACS", commitment="none") as pacs:
+        peers = (Peer("PACS", port=pacs.port, receives_results=True, proof="find"),)
+        node = road(tmp_path / "node", peers=peers, rules=(Rule("trial", plan=STRICT),))
+        live = node.settings
+        first = sent(node, "TRIAL", 0)
+        node.work()
+        for settings in (replace(live, rules=(Rule("trial", shadow=True, plan=STRICT),)), live):
+            node.restart(settings=settings)
+            assert node.store.births.replan(node.items[0].id, "rescore asked for by an operator", node.clock())
+            node.later()
+        third, second, _ = node.items
+        assert [item.shadow for item in (third, second)] == [0, 1]
+        assert (third.revision, third.predecessor_key) == (3, first.key)
+        assert second.predecessor_key == first.key
+        sr = dcmread(node.report(third))
+        (before,) = sr.PredecessorDocumentsSequence
+        uid = before.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        assert uid == dcmread(node.report(first)).SOPInstanceUID
+        assert [one.item.id for one in node.store.results.find(ResultQuery(), 10)] == [third.id]
+
+
+def test_a_step_that_was_told_before_its_rule_made_it_a_shadow_is_canceled_and_shows_no_result(tmp_path: Path) -> None:
+    node = road(tmp_path / "node", rules=(Rule("trial", plan=STRICT),))
+
+    def step_of(item: WorkItem) -> Step:
+        while node.store.steps.follow(lambda number, at: f"1.2.{number}", lambda keys, number: False):
+            pass
+        found = node.store.steps.of_uid(f"1.2.{item.id}")
+        assert found is not None
+        return found.step
+
+    node.take(synthetic.rtstruct(STUDIES[0]))
+    node.worker.step_plan()
+    (item,) = node.items
+    assert (item.state, step_of(item).state) == (State.WAITING, StepState.SCHEDULED)
+    node.restart(settings=replace(node.settings, rules=(Rule("trial", shadow=True, plan=STRICT),)))
+    node.take(*STUDIES[0])
+    node.work()
+    node.later(60.0)
+    assert (node.items[0].id, node.items[0].shadow, node.items[0].state) == (item.id, 1, State.COMPLETED)
+    assert (step_of(item).state, step_of(item).started_at) == (StepState.CANCELED, None)
 
 
 def test_a_bundle_that_was_in_use_before_a_reload_serves_what_is_in_flight_while_it_is_as_it_was(
