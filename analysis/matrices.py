@@ -13,6 +13,7 @@ Counts = NDArray[np.int32]
 Floats = NDArray[np.float64]
 
 _NEIGHBOURS = 27  # 0 to 26 of the same level
+_LARGEST = np.iinfo(np.int32).max // _NEIGHBOURS  # the C code adds up the levels around a voxel in 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +49,11 @@ def matrices(levels: Levels, mask: Mask, *, flat: bool) -> Matrices:
     Raises
     ------
     ValueError
-        The ROI is empty, or has more than 65,535 grey levels or an edge as long.
+        The ROI is empty, or has more than 65,535 grey levels, one above 79,536,431, or an edge of more than 65,535.
     """
     within = levels[mask]
+    if within.max(initial=0) > _LARGEST:
+        raise ValueError(f"a grey level of {within.max()} in the ROI; the most is {_LARGEST}: use wider bins")
     grey = np.flatnonzero(np.bincount(within)).astype(np.int32)
     if not grey.size or grey[0] < 1 or grey.size > np.iinfo(np.uint16).max:
         raise ValueError(f"{grey.size} grey levels in the ROI")

@@ -78,6 +78,14 @@ def test_more_levels_than_can_be_numbered_are_refused_with_a_reason() -> None:
     assert set(failed.values()) == {"ValueError: 70000 grey levels in the ROI"}
 
 
+def test_a_level_so_high_that_a_sum_over_neighbours_would_overflow_is_refused_with_a_reason() -> None:
+    mask = np.ones((3, 3, 3), bool)
+    found, failed = textures(np.full(mask.shape, 2**31 // 27 + 1, np.int32), mask, "3D", "avg")
+    assert not found
+    assert set(failed) == {"glcm", "glrlm", "glszm", "gldm", "ngtdm"}
+    assert "use wider bins" in failed["ngtdm"]
+
+
 def test_arrays_that_do_not_fit_are_refused_before_anything_is_written() -> None:
     def call(level: int = 1, levels: int = 1, rows: int = 2, zones: int = 4) -> None:
         size = levels + 1
