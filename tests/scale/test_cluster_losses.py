@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from dicom_node.job import Runner
 from dicom_node.worker import Worker
 from dicom_node.workitem import State
 from tests.cluster import TestCluster
+from tests.paths import ROOT
 from tests.road import Road, road
 from tests.synthetic import ct_series, rtstruct
 
@@ -174,6 +176,35 @@ def test_a_real_job_on_a_worker_gives_the_bytes_of_a_child_process(folder: Path)
             (there,) = site.road.spool.root.glob(f"results/*/analysis/{name}")
             (local,) = here.spool.root.glob(f"results/*/analysis/{name}")
             assert there.read_bytes() == local.read_bytes(), name
+
+
+def test_a_node_that_is_killed_finds_its_studies_and_the_cluster_again(folder: Path) -> None:
+    with TestCluster(folder / "cluster", tls=True, seconds=1.5) as cluster:
+        cluster.start_worker(2)
+        cluster.wait_for(2)
+        site = Site(folder / "node", cluster, 5)
+        while site.worker.step_plan():
+            pass
+        dask = cluster.dask
+        (folder / "prognode.toml").write_text(
+            f'[node]\nspool = "{site.road.spool.root}"\n[job]\nexecutor = "dask"\n[job.dask]\n'
+            f'scheduler = "{dask.scheduler}"\ncertificate = "{dask.certificate}"\n'
+            f'private_key = "{dask.private_key}"\nca = "{dask.ca}"\n'
+        )
+        command = [sys.executable, "-m", "dicom_node.cli", "run", "--config", str(folder / "prognode.toml")]
+        until(lambda: not site.worker.step_plan() and site.road.store.counts() == {State.SCHEDULED: 5}, cluster)
+        with (folder / "run.log").open("wb") as log:
+            first = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+            until(lambda: len(cluster.runs()) >= 3, cluster)
+            first.kill()
+            first.wait()
+            second = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+            try:
+                until(lambda: site.road.store.counts() == {State.ANALYSED: 5}, cluster)
+            finally:
+                second.terminate()
+                assert second.wait(60) == 0
+        assert len(site.events("analysed")) == 5
 
 
 # -- the network -----------------------------------------------------------------------------------------------

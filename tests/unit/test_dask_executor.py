@@ -169,6 +169,26 @@ def test_a_worker_that_cannot_confine_a_job_takes_none_where_that_is_required(ma
     assert "lacks: no network" in header["not_started"]
 
 
+def test_a_machine_that_says_other_numbers_takes_no_job_of_that_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def golden(module: str, folder: Path, *_: object) -> tuple[int, str]:
+        asked.append((folder / "model.json").read_text())
+        return (0, "126 numbers agree") if asked[-1] == "good" else (65, "Trace\nscore: 0.61, not 0.59")
+
+    monkeypatch.setattr(process, "ask_module", golden)
+    for text in ("good", "bad"):
+        (tmp_path / text).mkdir()
+        (tmp_path / text / "model.json").write_text(text)
+    for _ in range(2):
+        remote._prove(tmp_path / "good", Job(), Isolation((), (), ()))
+        with pytest.raises(NotStarted, match=r"fails on the worker: score: 0\.61, not 0\.59"):
+            remote._prove(tmp_path / "bad", Job(), Isolation((), (), ()))
+    assert asked == ["good", "bad"]  # once for each bundle
+
+
 @pytest.mark.parametrize("given", [b"", b"\x80\x05.", parcel.packed({}), parcel.packed({"version": VERSION})])
 def test_a_worker_raises_nothing_that_dask_would_log_with_the_images(machine: Path, given: bytes) -> None:
     header, _ = parcel.opened(remote.handle(given), 1000)

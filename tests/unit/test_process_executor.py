@@ -87,6 +87,14 @@ def test_the_job_sees_nothing_of_the_node_s_environment(
     assert "s3cr3t" not in log_of(folder)
 
 
+def test_a_job_stands_behind_receiving_and_delivery_for_the_processor(folder: Path, way: Way) -> None:
+    code = "import os; print('niceness', os.nice(0)); print(open('/proc/self/autogroup').read())"
+    assert way.run(folder, code)["exit_code"] == 0
+    assert f"niceness {min(os.nice(0) + 10, 19)}" in log_of(folder)
+    if Path("/proc/self/autogroup").exists():
+        assert "nice 10" in log_of(folder)
+
+
 def test_the_job_has_no_privileges_and_can_get_none(folder: Path, way: Way) -> None:
     code = (
         "status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in line)\n"
