@@ -61,6 +61,7 @@ class Incoming:
         self._disk = disk
         self._promised = False
         self._asked_at = 0
+        self._kept = False
         self._digest = hashlib.sha256()
         self._stream: Any = None
         self._beginning = bytearray()
@@ -123,9 +124,15 @@ class Incoming:
         found = headers.read_beginning(bytes(self._beginning), self.size, self.transfer_syntax_uid, digest)
         return found or headers.read_with_identity(self.path, digest)
 
+    def kept(self) -> None:
+        """It has another name by now, and this one is gone."""
+        self._kept = True
+
     def discard(self) -> None:
+        """Close it, and remove it unless it was kept."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        if not self._kept:
+            self.path.unlink(missing_ok=True)
 
     def _ask_for_room(self) -> None:
         self._give_room_back()

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from dicom_node.spool import Spool
@@ -12,7 +12,18 @@ from dicom_node.store import Store
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
-_Waiting = tuple[Callable[[Store], Any], Future[Any]]
+
+
+class _Waiting:
+    """What a thread has brought to be committed, and what came of it; a Future would bring its own lock."""
+
+    __slots__ = ("done", "error", "result", "work")
+
+    def __init__(self, work: Callable[[Store], Any]) -> None:
+        self.work = work
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
 
 
 class Ledger:
@@ -35,33 +46,37 @@ class Ledger:
 
         `work` writes to the store and does nothing else: it runs again, alone, when something fails beside it.
         """
-        result: Future[T] = Future()
-        self._waiting.append((work, result))
+        mine = _Waiting(work)
+        self._waiting.append(mine)
         with self._turn:  # whoever has the turn does the work of all who wait, and these find theirs done
-            if not result.done():
+            if not mine.done:
                 waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 if len(waiting) == 1 or not self._together(waiting):
                     for each in waiting:
-                        self._alone(*each)
-        return result.result()
+                        self._alone(each)
+        if mine.error is not None:
+            raise mine.error
+        result: T = mine.result
+        return result
 
     def _together(self, waiting: list[_Waiting]) -> bool:
         """False when nothing was written."""
         try:
             store = self._opened()
             with store.transaction():
-                results = [work(store) for work, _ in waiting]
+                results = [each.work(store) for each in waiting]
         except Exception:  # noqa: BLE001 - each will hear of its own when it runs alone
             return False
-        for (_, future), result in zip(waiting, results, strict=True):
-            future.set_result(result)
+        for each, result in zip(waiting, results, strict=True):
+            each.result, each.done = result, True
         return True
 
-    def _alone(self, work: Callable[[Store], Any], future: Future[Any]) -> None:
+    def _alone(self, each: _Waiting) -> None:
         try:
-            future.set_result(work(self._opened()))
+            each.result = each.work(self._opened())
         except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-            future.set_exception(error)
+            each.error = error
+        each.done = True
 
     def post(self, work: Callable[[Store], object]) -> None:
         """`call` without waiting for the end; what fails is logged."""

@@ -11,6 +11,11 @@ DICOM, HL7_MERGE, HL7_UPDATE, C_FIND = "DICOM", "HL7 ADT^A40", "HL7 ADT^A08", "C
 MERGES_FOLLOWED = 100  # in one chain; a real one has two or three
 _NAMES = tuple(field.name for field in fields(Identity))
 _COLUMNS = ", ".join(_NAMES)
+_AS_RECEIVED = (
+    "SELECT 1 FROM study WHERE study_instance_uid = ? AND source = ?"
+    f" AND ({_COLUMNS}) = ({', '.join('?' * len(_NAMES))})"
+    " AND NOT EXISTS (SELECT 1 FROM patient_merge WHERE prior_patient_id = ?)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Patients:
         only speaks where no image has. A study whose identity was changed by anything newer than its images keeps it.
         """
         with self._db.immediate():
+            if self._is_as_received(study_instance_uid, identity):
+                return
             current = self._current(study_instance_uid)
             if current is None:
                 row = {"study_instance_uid": study_instance_uid, **asdict(identity), "source": DICOM}
@@ -57,6 +64,11 @@ class Patients:
             self._db.execute(
                 "UPDATE study SET received = ? WHERE study_instance_uid = ?", [identity.to_json(), study_instance_uid]
             )
+
+    def _is_as_received(self, study_instance_uid: str, identity: Identity) -> bool:
+        """Whether images said just this before, and no merge is about the patient: the usual case, in one statement."""
+        values = list(vars(identity).values())
+        return bool(self._db.rows(_AS_RECEIVED, [study_instance_uid, DICOM, *values, identity.patient_id]))
 
     def missing(self, limit: int = 200) -> list[tuple[str, str | None, str | None]]:
         """(study, SOP Instance UID, digest) of studies that an older Prognode stored without an identity.

@@ -285,7 +285,7 @@ class Receiver:
             return refusal.status, str(refusal)
         finally:
             if incoming is not None:
-                incoming.discard()  # nothing to do when it was kept: it has another name by then
+                incoming.discard()
         association.dimse.stored += 1
         if len(association.dimse.studies) < MOST_STUDIES:
             association.dimse.studies[instance.study_instance_uid] = None
@@ -293,10 +293,11 @@ class Receiver:
         self._traffic.add(calling, "bytes", incoming.size if incoming else 0)
         if not new:
             association.dimse.known[instance.study_instance_uid, instance.sop_class_uid] += 1
-        LOGGER.debug(
-            "instance.stored %s, class %s, from %s%s",
-            instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already",
-        )  # fmt: skip
+        if LOGGER.isEnabledFor(logging.DEBUG):
+            LOGGER.debug(
+                "instance.stored %s, class %s, from %s%s",
+                instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already",
+            )  # fmt: skip
         return SUCCESS, ""
 
     def _keep(
@@ -319,6 +320,7 @@ class Receiver:
             instance, identity = _read(incoming, digest, *named)
             with self._spool.instances_kept():
                 self._spool.keep_arrival(incoming.path, descriptor, instance.sop_instance_uid, digest)
+                incoming.kept()
                 return instance, self._record(instance, identity, calling, association.dimse.mark)
         except OSError as error:
             raise Refusal(OUT_OF_RESOURCES, f"disk: {error.strerror or type(error).__name__}") from error
