@@ -18,6 +18,7 @@ import re
 import threading
 import time
 from asyncio import CancelledError
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from config.identity import VERSION
 from config.job import Dask, Job
 from dicom_node.executors import parcel, process, remote
 from dicom_node.executors.contract import Ended, NotStarted
+from dicom_node.spool import sha256
 
 LOGGER = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
@@ -72,7 +74,7 @@ class DaskExecutor:
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         if self._limits.dask.transfer == "shared":
-            header, bodies = self._asked(self._submitted(key, {"shared": str(folder_in.parent)}))
+            header, bodies = self._asked(key, {"shared": str(folder_in.parent)})
         else:
             header, bodies = self._sent(key, folder_in, "", {})
         if header.get("killed"):
@@ -100,30 +102,35 @@ class DaskExecutor:
 
     def _sent(self, key: str, folder: Path, prefix: str, more: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """Send files and get the answer; a bundle's files again only where the worker says that it lacks them."""
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        contents = {f"{prefix}{path.relative_to(folder).as_posix()}": path.read_bytes() for path in paths}
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        bundle = {digest for name, digest in digests.items() if name.startswith(f"{remote.BUNDLE}/")}
+        found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        digests = {path.relative_to(folder).as_posix(): sha256(path) for path in found}
+        bundle = {digest for name, digest in digests.items() if f"{prefix}{name}".startswith(f"{remote.BUNDLE}/")}
         for left_out in (bundle & self._travelled, set()):
-            files = [{"name": n, "sha256": d, "sent": d not in left_out} for n, d in digests.items()]
-            bodies = [contents[name] for name, digest in digests.items() if digest not in left_out]
-            header, answered = self._asked(self._submitted(key, {"files": files, **more}, bodies))
+            files = [{"name": f"{prefix}{n}", "sha256": d, "sent": d not in left_out} for n, d in digests.items()]
+            paths = [folder / name for name, digest in digests.items() if digest not in left_out]
+            header, bodies = self._asked(key, {"files": files, **more}, paths)
             if "lacking" not in header:
                 self._travelled |= bundle
-                return header, answered
+                return header, bodies
         raise NotStarted("a worker says that files are lacking which were sent")
 
-    def _submitted(self, key: str, request: dict[str, Any], bodies: list[bytes] | None = None) -> tuple[str, bytes]:
-        """Task key and parcel. The key is of the content: other limits or other bytes are another task."""
+    def _asked(
+        self, key: str, request: dict[str, Any], paths: Sequence[Path] = ()
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """The answer to a request with these files; {"killed": True} where no worker has survived it.
+
+        The task's key is of the content: other limits or other bytes are another task.
+        """
         limits = {name: getattr(self._limits, name) for name in remote.LIMITS}
         header = {"version": VERSION, "limits": limits, **request}
         content = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-        return f"prognode-{key}-{content[:16]}", parcel.packed(header, bodies or [])
-
-    def _asked(self, submitted: tuple[str, bytes]) -> tuple[dict[str, Any], list[bytes]]:
-        """The answer to a parcel; {"killed": True} where no worker has survived it."""
         most = self._limits.output_bytes * (len(remote.TAKEN) + 1)
-        answer = self._cluster.answer(*submitted, self._limits.wall_clock_seconds)
+
+        def parcel_of_it() -> bytes:
+            return parcel.packed(header, [path.read_bytes() for path in paths])
+
+        name = f"prognode-{key}-{content[:16]}"
+        answer = self._cluster.answer(name, parcel_of_it, self._limits.wall_clock_seconds)
         if answer is None:
             return {"killed": True}, []
         try:
@@ -173,7 +180,7 @@ class Cluster:
 
     def __init__(self, dask: Dask) -> None:
         """Raises NotStarted where Dask is not installed."""
-        self._dask, self._lock = dask, threading.Lock()
+        self._dask, self._lock, self._making = dask, threading.Lock(), threading.Lock()
         self._client: Any = None
         self._room, self._looked = 0, float("-inf")
         try:
@@ -186,15 +193,17 @@ class Cluster:
         for name in _QUIET:  # what matters of it is said in our words
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    def answer(self, key: str, request: bytes, seconds: float) -> object:
+    def answer(self, key: str, request: Callable[[], bytes], seconds: float) -> object:
         """What `remote.handle` gives for a parcel on some worker; None where it has killed its workers.
 
+        One parcel is made at a time and none is kept while it is waited for: a series has hundreds of megabytes.
         Raises NotStarted where the cluster is away, has no worker for it, or gives no answer.
         """
         client = self._connected()
         needs = self._dask.needs or None
         try:
-            future = client.submit(remote.handle, request, key=key, pure=False, resources=needs, retries=0)
+            with self._making:
+                future = client.submit(remote.handle, request(), key=key, pure=False, resources=needs, retries=0)
             try:
                 return self._waited(future, seconds)
             finally:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -254,8 +254,8 @@ def test_files_of_a_bundle_are_sent_again_where_a_worker_lacks_them(
     seen: list[dict[str, Any]] = []
     answers = iter([good, parcel.packed({"lacking": ["x"]}), good])
 
-    def answer(self: Cluster, key: str, sent: bytes, seconds: float) -> object:
-        header, bodies = parcel.opened(sent, 1000)
+    def answer(self: Cluster, key: str, sent: Callable[[], bytes], seconds: float) -> object:
+        header, bodies = parcel.opened(sent(), 1000)
         seen.append({each["name"]: each["sent"] for each in header["files"]} | {"bodies": len(bodies), "key": key})
         return next(answers)
 
