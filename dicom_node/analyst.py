@@ -18,7 +18,7 @@ from config.settings import Settings
 from dicom_node.bundles import Bundles
 from dicom_node.decision import Plan
 from dicom_node.job import Runner, verify_golden
-from dicom_node.loop import FIRST_RETRY_SECONDS, Loop, Stage, short
+from dicom_node.loop import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Loop, Stage, short
 from dicom_node.spool import Spool
 from dicom_node.summary import summary_of
 from dicom_node.ticket import Ticket
@@ -40,7 +40,7 @@ class Analyst:
         self._at_once = settings.job.at_once or runner.executor.slots
         self._engine = threading.Lock()
         self._engine_failed, self._engine_again = 0, 0.0  # times in a row that no job could be started; the next try
-        self._started = loop.clock()
+        self._started = self._since = loop.clock()
         self._proving = prove
         self.unfit: StageError | None = None  # why this process must end: a bundle that says other numbers here
         self._facts: dict[str, Any] = {
@@ -68,7 +68,7 @@ class Analyst:
 
     def go_on_with(self, bundles: Bundles) -> None:
         """Analyse with these bundles from now on."""
-        self._bundles = bundles
+        self._bundles, self._since = bundles, self._loop.clock()
         self._facts |= _facts_of(bundles)
 
     def step(self) -> bool:
@@ -83,8 +83,7 @@ class Analyst:
         key = item.key or ""
         bundle = self._bundles.get(ticket.bundle_digest)
         if bundle is None:
-            LOGGER.info("workitem.replanned work item %s: the bundle has changed", short(item))
-            self._loop.store.births.replan(item.id, "the bundle has changed", self._loop.clock())
+            self._without_bundle(item)
             return
         if isinstance(ticket.decision, Plan):
             paths = ticket.paths(self._spool.instance_path)
@@ -105,6 +104,17 @@ class Analyst:
             reason=reason,
             summary=summary.model_dump_json() if (summary := summary_of(result)) else None,
         )
+
+    def _without_bundle(self, item: WorkItem) -> None:
+        """The planner decides again; but one that has decided since our bundles came would only say the same again."""
+        now, scheduled = self._loop.clock(), item.scheduled_at or 0.0
+        if self._since < scheduled and now - scheduled < LONGEST_RETRY_SECONDS:
+            error = StageError("it was planned with a bundle that this process has not", "reload this process too")
+            LOGGER.warning("bundle.unknown work item %s waits: %s; %s", short(item), error, error.hint)
+            self._loop.give_back(item, now + LONGEST_ENGINE_SECONDS, error, counts=False)
+            return
+        LOGGER.info("workitem.replanned work item %s: the bundle has changed", short(item))
+        self._loop.store.births.replan(item.id, "the bundle has changed", now)
 
     def _hold_engine(self, item: WorkItem, error: EngineDown) -> None:
         """No study's fault, and it may last for days: said at the first, second, fourth, eighth ... try."""

@@ -12,8 +12,11 @@ from pydicom import dcmread
 from analysis.contract import RESULT_FILE, JobResult, Outcome, Reason
 from config.settings import Deliver, Hl7Peer, Peer, Planning, Rule, Settings
 from dicom_node import status
+from dicom_node.analyst import Analyst
 from dicom_node.bundles import Bundles
 from dicom_node.demo_pacs import DemoPacs
+from dicom_node.job import Runner
+from dicom_node.loop import Loop
 from dicom_node.result_index import ResultQuery
 from dicom_node.step_state import Step, StepState
 from dicom_node.ticket import Ticket
@@ -182,3 +185,24 @@ def test_a_bundle_that_was_in_use_before_a_reload_serves_what_is_in_flight_while
     (old.folder / MANIFEST).write_text(json.dumps(manifest | {"name": "replaced"}), "utf-8")
     assert after.get(old.digest) is None, "what was planned with it is planned again"
     assert after.get("0" * 64) is None
+
+
+def test_a_runner_that_lacks_the_planner_s_bundle_waits_for_it_and_asks_for_no_plan_over_and_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = road(tmp_path / "node", rules=(Rule("rt", bundle=other_bundle(tmp_path / "rt")),))
+    loop, runner = Loop(node.settings, node.spool, node.clock), Runner(node.spool, node.settings.job, load(DEMO))
+    apart = Analyst(node.settings, node.spool, Bundles(load(DEMO)), runner, loop)  # it was not reloaded
+    node.clock.now += 1.0
+    item = sent(node, "RT", 0)
+    for _ in range(3):
+        assert apart.step()
+        assert not apart.step(), "it is not taken again at once"
+        node.clock.now += 61.0
+        node.worker.step_plan()
+    newest = node.items[0]
+    assert (newest.id, newest.state, newest.attempts) == (item.id, State.SCHEDULED, 0)
+    assert "bundle.unknown" in caplog.text
+    apart.go_on_with(Bundles.load(node.settings))
+    assert apart.step()
+    assert (node.items[0].id, node.items[0].state) == (item.id, State.ANALYSED)
