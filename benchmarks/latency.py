@@ -30,6 +30,7 @@ from pydicom import Dataset, dcmread
 from benchmarks import table
 from benchmarks.peers import run as peer
 from benchmarks.studies import SHARED, lung2_as_dicom, named_anew
+from benchmarks.trend import cpu_seconds
 from config.settings import Node, Peer, Settings
 from dicom_node import deliver
 from dicom_node.demo_pacs import DemoPacs
@@ -42,6 +43,7 @@ from models.bundle import DEMO, load
 SR_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"
 PATIENCE_SECONDS = 300
 COMPUTING = ("job: features", "job: deep features", "job: ensemble")  # the features and the model: all else is overhead
+CPU = "CPU of node and job, all stages"
 OVERHEAD = "overhead: all but features and model"
 OVERHEAD_SECONDS, OVERHEAD_SHARE = 1.0, 0.15
 # By IBSI code and the peer's name, and how far apart the two may be: its mask is interpolated to the nearest voxel.
@@ -61,8 +63,8 @@ class Run:
 
 
 @contextmanager
-def node(work: Path, pacs_port: int) -> Iterator[int]:
-    """`prognode serve` on a fresh spool in `work`; gives its port."""
+def node(work: Path, pacs_port: int) -> Iterator[tuple[int, int]]:
+    """`prognode serve` on a fresh spool in `work`; gives its port and process."""
     settings = work / "node.toml"
     settings.write_text(
         f'[node]\nport = 0\nspool = "spool"\n[[peers]]\nae_title = "CT"\n'
@@ -78,7 +80,7 @@ def node(work: Path, pacs_port: int) -> Iterator[int]:
             assert process.stdout is not None
             found = re.search(rb":(\d+)$", process.stdout.readline().strip())
             assert found, f"the node did not start: {(work / 'node.log').read_text()}"
-            yield int(found[1])
+            yield int(found[1]), process.pid
         finally:
             process.terminate()
             process.wait()
@@ -109,12 +111,17 @@ class Arrivals:
 def ours(studies: list[Path], work: Path) -> list[Run]:
     """These studies one after the other through a fresh node."""
     arrivals, runs = Arrivals(), []
-    with DemoPacs(work / "pacs", "PACS", status=arrivals, commitment="none") as pacs, node(work, pacs.port) as port:
+    with (
+        DemoPacs(work / "pacs", "PACS", status=arrivals, commitment="none") as pacs,
+        node(work, pacs.port) as (port, process),
+    ):
         for number, source in enumerate(studies, start=1):
             began = send(source, port)
+            used = cpu_seconds(process)
             ended = arrivals.first_sr(began)
             _wait(lambda number=number: _completed(work) == number)  # type: ignore[misc]
-            runs.append(Run(_stages(work, began, ended), _numbers(pacs.folder, source)))
+            stages = {**_stages(work, began, ended), CPU: cpu_seconds(process) - used}
+            runs.append(Run(stages, _numbers(pacs.folder, source)))
     return runs
 
 
@@ -299,6 +306,7 @@ def _rows(
     rows = [
         table.Row(f"road, {name}: total, next study", whole, "s"),
         table.Row(f"road, {name}: total, first study", _median(first, "total"), "s"),
+        table.Row(f"road, {name}: {CPU}", _median(following, CPU), "s"),
         table.Row(f"road, {name}: {OVERHEAD}", overhead, "s", at_most=OVERHEAD_SECONDS),
         table.Row(f"road, {name}: share of overhead", overhead / whole, "", at_most=OVERHEAD_SHARE),
     ]
