@@ -1,13 +1,14 @@
 """What a Dask worker is started with (--preload benchmarks.sleeper) to run jobs of a fixed length: they sleep.
 
 Everything around is real: the parcel, the sandbox, the golden case, the harvest. PROGNODE_SLEEPER is a JSON object:
-`seconds` of a job, `log` (a line for each start: key, worker's process), `poison`: the job that is the first to start
-kills its worker, every time.
+`seconds` of a job, `log` (a line for each start: key, worker's process, time), `poison`: the job that is the first to
+start kills its worker, every time.
 """
 
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def dask_setup(worker: Any) -> None:
     def command(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> list[str]:
         key = json.loads((folder_in / JOB_FILE).read_text())["key"]
         with open(told["log"], "a") as log:
-            log.write(f"{key} {os.getpid()}\n")
+            log.write(f"{key} {os.getpid()} {time.time()}\n")
         if told["poison"] and Path(told["log"]).read_text().startswith(key):
             os.kill(os.getpid(), signal.SIGKILL)
         result = JobResult(

@@ -105,6 +105,13 @@ class TestCluster:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [(line.split()[0], int(line.split()[1])) for line in lines]
 
+    def cycle_seconds(self) -> float:
+        """From a worker's start of a job to its next, all workers together."""
+        starts: dict[str, list[float]] = {}
+        for line in self.log.read_text().splitlines():
+            starts.setdefault(line.split()[1], []).append(float(line.split()[2]))
+        return sum(max(each) - min(each) for each in starts.values()) / sum(len(each) - 1 for each in starts.values())
+
     def kill(self, process: "subprocess.Popen[bytes]") -> None:
         process.kill()
         process.wait(30)
