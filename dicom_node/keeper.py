@@ -36,7 +36,7 @@ class Keeper:
         self._settings, self._spool, self._clock = settings, spool, clock
         self._stores: dict[str, Store] = {}
         self._sender: Forwarder | None = None
-        self._cleaner: Cleaner | None = None
+        self._cleaner: tuple[Settings, Cleaner] | None = None  # and what it goes by
 
     @property
     def turns(self) -> list[Turn]:
@@ -50,7 +50,7 @@ class Keeper:
 
     def go_on_with(self, settings: Settings) -> None:
         """Keep room by other settings. The trail and its collector stay as they were."""
-        self._settings, self._cleaner = settings, None
+        self._settings = settings
 
     def write_audit(self) -> bool:
         """Entries become lines of the trail."""
@@ -76,11 +76,12 @@ class Keeper:
 
     def keep_room(self) -> bool:
         """What is delivered, proved and old enough goes; sooner where the disk is low."""
-        if self._cleaner is None:
+        settings, made = self._settings, self._cleaner  # a reload, in another thread, may come at any moment
+        if made is None or made[0] is not settings:
             from dicom_node.storage import Cleaner  # noqa: PLC0415 - knows the reports; a receiver saves 35 MB
 
-            self._cleaner = Cleaner(self._store("room"), self._spool, self._settings, self._clock)
-        return self._cleaner.step()
+            made = self._cleaner = settings, Cleaner(self._store("room"), self._spool, settings, self._clock)
+        return made[1].step()
 
     def close(self) -> None:
         """End the connection and the stores, once no turn runs any more."""

@@ -2,14 +2,19 @@
 
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from config.keeping import AuditTrail, Syslog
+from config.keeping import AuditTrail, Storage, Syslog
 from config.reload import LIVE, RESTART, compare, is_live, keys
 from config.settings import Deliver, Node, Peer, Rule, Settings, Tls, parse
+from dicom_node import storage
+from dicom_node.keeper import Keeper
+from dicom_node.spool import Spool
+from dicom_node.store import Store
 from tests.paths import ROOT
 
 
@@ -83,3 +88,29 @@ def test_the_examples_of_the_page_are_settings() -> None:
     assert [third.rule_for(title).name for title in ("ONCO_WS1", "ONCO_WS2")] == ["live", "not yet"]
     known = re.findall(r"^\| `([a-z_]+)` \|", PAGE.partition("## Routing rules")[2].partition("```")[0], re.MULTILINE)
     assert known == list(vars(Rule("x")))
+
+
+def test_a_reload_in_the_middle_of_keeping_room_counts_from_the_next_turn_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn runs in a thread of its own: the reload comes while it makes what goes by the settings, or uses it."""
+    old, new = Settings(), Settings(storage=Storage(received_days=3))
+    spool = Spool(tmp_path)
+    spool.create()
+    keeper, used = Keeper(old, spool), list[Settings]()
+
+    class Reloading(storage.Cleaner):
+        def __init__(self, store: Store, spool: Spool, settings: Settings, clock: Callable[[], float]) -> None:
+            super().__init__(store, spool, settings, clock)
+            used.append(settings)
+            keeper.go_on_with(new)
+
+        def step(self) -> bool:
+            keeper.go_on_with(new)
+            return super().step()
+
+    monkeypatch.setattr(storage, "Cleaner", Reloading)
+    for _ in range(3):
+        keeper.keep_room()
+    keeper.close()
+    assert used == [old, new]
