@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the table's rows here")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="prognode-scale-") as folder:
-        rows = measure(Path(folder), *((2.0, 3) if given.short else (10.0, 6)))
+        rows = measure(Path(folder), *((3.0, 2) if given.short else (10.0, 6)))
     print(f"\nload average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
     table.show(rows)
     table.write(given.json, rows)
