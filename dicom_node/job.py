@@ -2,9 +2,11 @@
 
 import logging
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
@@ -51,6 +53,8 @@ class Runner:
     def __init__(self, spool: Spool, limits: Job, bundle: Bundle) -> None:
         """Raises Permanent where isolation is required but not to be had, or the executor cannot work here."""
         self._spool, self._bundle = spool, bundle
+        self._naming = threading.Lock()
+        self._alone: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # by key, while one runs
         self.executor = _chosen(limits, spool.root)
         lacking = ", ".join(self.executor.missing)
         if limits.isolation == "required" and lacking:
@@ -78,7 +82,21 @@ class Runner:
         Permanent
             The job broke its promise (bug, unreadable input, bundle mismatch).
         """
-        folder_in, folder_out = self._prepare(key, plan, clinical, path_of, quality, bundle or self._bundle)
+        with self._naming:
+            alone = self._alone.setdefault(key, threading.Lock())
+        with alone:  # a rescore during a job makes another work item of the same content, and so of the same folder
+            return self._analyse(key, plan, clinical, path_of, quality, bundle or self._bundle)
+
+    def _analyse(
+        self,
+        key: str,
+        plan: Plan,
+        clinical: tuple[ClinicalValue, ...],
+        path_of: Callable[[str], Path],
+        quality: tuple[QualityFlag, ...],
+        bundle: Bundle,
+    ) -> JobResult:
+        folder_in, folder_out = self._prepare(key, plan, clinical, path_of, quality, bundle)
         try:
             ended = self.executor.run(folder_in, folder_out, key)
         except NotStarted as error:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from analysis.contract import JobResult, Outcome, Reason
 from config.clinical import Clinical
 from config.settings import Deliver, Peer
 from dicom_node.demo_pacs import DemoPacs
+from dicom_node.executors.contract import Ended
 from dicom_node.workitem import State
 from tests import synthetic
 from tests.road import Road, road
@@ -248,3 +250,41 @@ def test_an_object_that_is_never_found_is_sent_again_with_growing_patience(tmp_p
         sends = len(pacs.received) / 4
         assert 2 <= sends <= 6  # in 20 minutes
         assert node.items[0].state is State.REPORTED
+
+
+def test_a_rescore_while_its_job_runs_waits_for_the_end_of_that_job(node: Road) -> None:
+    """Both are of the same content, and so have the same key and the same folder."""
+    analyst = node.worker.analyst
+    assert analyst is not None
+    runner = analyst._runner
+    executor, began, again = runner.executor, threading.Event(), threading.Event()
+    side_by_side: list[bool] = []
+
+    class Slow:
+        def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
+            if began.is_set():
+                again.set()
+                return executor.run(folder_in, folder_out, key)
+            began.set()
+            side_by_side.append(again.wait(1.5))
+            return executor.run(folder_in, folder_out, key)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(executor, name)
+
+    runner.executor = Slow()  # type: ignore[assignment]
+    node.take(*CT, synthetic.rtstruct(CT))
+    node.worker.step_plan()
+    first = threading.Thread(target=node.worker.step_analyse)
+    first.start()
+    assert began.wait(10.0)
+    assert node.store.births.replan(node.items[0].id, "rescore asked for by an operator", node.clock())
+    node.clock.now += 5.0
+    node.worker.step_plan()
+    (item,) = node.items
+    assert item.state is State.SCHEDULED
+    assert node.worker.step_analyse()
+    first.join()
+    assert side_by_side == [False]
+    (item,) = node.items
+    assert (item.state, item.outcome) == (State.ANALYSED, Outcome.SCORED)
