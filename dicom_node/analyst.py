@@ -15,6 +15,7 @@ from typing import Any
 from analysis.contract import Outcome
 from config.identity import VERSION
 from config.settings import Settings
+from dicom_node import notify
 from dicom_node.bundles import Bundles
 from dicom_node.decision import Plan
 from dicom_node.job import Runner, verify_golden
@@ -169,7 +170,10 @@ def renewed(before: Bundles, settings: Settings, *, tries: bool) -> Bundles:
     bundles = Bundles.load(settings, before)
     for bundle in bundles if tries else ():
         known = before.golden.get(bundle.digest)
-        bundles.golden[bundle.digest] = verify_golden(bundle, settings.job) if known is None else known
+        if known is None:
+            notify.say("WATCHDOG=1")  # each may take as long as the watchdog waits, and nothing else is said meanwhile
+            known = verify_golden(bundle, settings.job)
+        bundles.golden[bundle.digest] = known
     return bundles
 
 

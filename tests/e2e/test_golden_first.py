@@ -1,6 +1,7 @@
 """A worker that is ready has not begun to analyse: its bundle's golden case runs beside the start, and comes first."""
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from config.settings import Settings
 from dicom_node import analyst
+from dicom_node.bundles import Bundles
 from dicom_node.job import Runner
 from dicom_node.worker import Worker
 from dicom_node.workitem import Permanent, State
+from models.bundle import DEMO, load
 from tests.road import Road, road
 from tests.synthetic import ct_series, rtstruct
 
@@ -83,3 +87,17 @@ def test_a_node_whose_golden_case_fails_says_so_and_ends_with_a_configuration_er
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 78, done.stderr
     assert re.search(r"prognode: other numbers install the bundle again", done.stderr)
+
+
+def test_the_watchdog_hears_of_each_golden_case_of_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        heard: list[bytes] = []
+        monkeypatch.setattr(analyst, "verify_golden", lambda *_: heard.append(manager.recv(100)) or "agrees")
+        bundle = load(DEMO)
+        before = Bundles(bundle)
+        for _ in range(2):
+            before = analyst.renewed(before, Settings(), tries=True)
+        assert (heard, before.golden) == ([b"WATCHDOG=1"], {bundle.digest: "agrees"})
