@@ -16,7 +16,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.connection import UnacceptablePdu
 from dicom_node.elements import is_uid
-from dicom_node.incoming import MAXIMUM_COMMAND_BYTES, Incoming, Unacceptable
+from dicom_node.incoming import EMPTY_PDU, MAXIMUM_COMMAND_BYTES, Incoming, Unacceptable
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES
 
 LOGGER = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class FastStore:
         self._dul, self._provider, self._socket = association.dul, association.dimse, association.dul.socket
         self._keep = keep
         self._command = bytearray()  # of a message whose command set has not ended
+        self._begun = False  # there is such a message, be it without a byte so far
         self._request: _Request | None = None
         self._incoming: Incoming | None = None
         self._context_id = 0  # of the message that is coming
@@ -78,6 +79,8 @@ class FastStore:
         left = _HEAD.unpack(head)[2]
         self._socket.expect(left)
         self._socket.take(6)
+        if not left:
+            self._abort(EMPTY_PDU)
         while left:
             head = self._view(6) if left >= 6 else b""
             size, context_id, control = _FRAGMENT.unpack(head) if head else (0, 0, 0)
@@ -127,7 +130,8 @@ class FastStore:
             self._abort("begins with its data set")
 
     def _command_set(self, context_id: int, count: int, *, last: bool) -> None:
-        if not self._command:
+        if not self._begun:
+            self._begun = True
             self._provider.pace.begin()
             self._context_id = context_id
         elif context_id != self._context_id:
@@ -137,7 +141,7 @@ class FastStore:
         self._come_on(count)
         self._command += self._whole(count)
         if last:
-            command, self._command = bytes(self._command), bytearray()
+            command, self._command, self._begun = bytes(self._command), bytearray(), False
             self._request = self._plain_store(context_id, command)
             if self._request is None:
                 self._hand_over(context_id, 3, command)

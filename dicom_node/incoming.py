@@ -41,6 +41,9 @@ MAXIMUM_MESSAGE_BYTES = 1 << 22  # data sets of everything but C-STORE stay in m
 SLOWEST_BYTES_PER_SECOND = 1024.0  # of a message as a whole, on top of the time for a PDU
 
 
+EMPTY_PDU = "is in a PDU without any fragment"
+
+
 class Unacceptable(Exception):
     """A message that is not taken; the text says why and quotes nothing."""
 
@@ -219,7 +222,17 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
         if self.msg_queue.empty():
             return None, None
         self._attending.clear()
-        return super().get_msg(block)
+        context_id, message = super().get_msg(block)
+        if message is not None and not message.is_valid_request:
+            self._turn_away()
+            return None, None
+        return context_id, message
+
+    def _turn_away(self) -> None:
+        """A message without what its kind must have: pynetdicom would drop it, keep its file, and answer nothing."""
+        LOGGER.warning("association.aborted a message lacks an element of its command set, or is no request")
+        self.refused += 1
+        self.dul.event_queue.put("Evt19")
 
     def is_free(self) -> bool:
         """Whether no message waits or is being served; for the upper layer's thread, which alone brings new ones."""
@@ -231,6 +244,8 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take P-DATA, one PDV at a time: the file has to stand before the first byte of its data set."""
         try:
+            if not primitive.presentation_data_value_list:
+                raise Unacceptable(EMPTY_PDU)
             for context_id, data in primitive.presentation_data_value_list:
                 if self.message is None:
                     self.pace.begin()

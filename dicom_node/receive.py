@@ -47,6 +47,7 @@ MOST_STUDIES = 1000  # of one association that its last line in the log knows of
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
 INVALID_INSTANCE = 0x0117
+CLASS_NOT_SUPPORTED = 0x0122
 NOT_AUTHORISED = 0x0124
 OUT_OF_RESOURCES = 0xA700
 MISMATCH = 0xA900
@@ -264,6 +265,9 @@ class Receiver:
     def _on_store(self, event: evt.Event) -> int | Dataset:
         """A C-STORE that came by pynetdicom's way."""
         asked = event.request
+        if event.context.abstract_syntax != asked.AffectedSOPClassUID:
+            event.assoc.dimse.refused += 1
+            return _answer(CLASS_NOT_SUPPORTED, "another SOP Class than that of the presentation context")
         status, comment = self._store(
             event.assoc, asked._dataset_file, str(asked.AffectedSOPClassUID), str(asked.AffectedSOPInstanceUID)
         )

@@ -310,9 +310,9 @@ def test_a_command_set_in_pieces(node: Node, size: int) -> None:
     store(node, one, *(pdu(part) for part in parts), pdu(ends), pdu(fragment(one.data, last=True)))
 
 
-def test_an_empty_pdu_means_nothing(node: Node) -> None:
-    one = node.make()
-    store(node, one, pdu(), message(one)[:-20] + b"", message(one)[-20:], pdu())
+def test_an_empty_pdu_ends_the_association(node: Node) -> None:
+    is_cut_off(node, message(node.make())[:-20], pdu())
+    is_cut_off(node, pdu())
 
 
 def test_implicit_vr_too(node: Node) -> None:
@@ -511,6 +511,32 @@ def test_a_context_that_was_not_accepted_ends_the_association(node: Node) -> Non
 def test_a_uid_longer_than_any_ends_the_association(node: Node) -> None:
     one = node.make()
     is_cut_off(node, message(Object("1.2.826.0.1.3680043." + "9" * 45, one.data)))
+
+
+@pytest.mark.parametrize("element", ["0002", "0110", "1000"])
+def test_a_command_set_that_lacks_what_an_answer_needs_ends_the_association(node: Node, element: str) -> None:
+    """pynetdicom would answer nothing, and keep the file open."""
+    one = node.make()
+    elements = elements_of(command(one.uid))
+    assert elements is not None
+    lacking = b"".join(
+        number.to_bytes(4, "little")[:0]
+        + b"\0\0"
+        + number.to_bytes(2, "little")
+        + len(value).to_bytes(4, "little")
+        + value
+        for number, value in elements.items()
+        if number != int(element, 16)
+    )
+    is_cut_off(node, pdu(fragment(lacking, command=True, last=True)) + pdu(fragment(one.data, last=True)))
+
+
+def test_a_class_that_is_not_its_context_s_is_refused(node: Node) -> None:
+    one = node.make()
+    with associated(node) as connection:
+        connection.sendall(message(one, context_id=ECHO_CONTEXT))
+        assert answer(connection)[2] == 0x0122
+    assert not kept(node, one)
 
 
 def test_a_command_set_without_end_ends_the_association(node: Node) -> None:
