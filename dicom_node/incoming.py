@@ -244,8 +244,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take P-DATA, one PDV at a time: the file has to stand before the first byte of its data set."""
         try:
-            if not primitive.presentation_data_value_list:
-                raise Unacceptable(EMPTY_PDU)
+            self._check_filled(primitive)
             for context_id, data in primitive.presentation_data_value_list:
                 if self.message is None:
                     self.pace.begin()
@@ -259,6 +258,11 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdico
             LOGGER.warning("association.aborted a message %s", why)
             self.message = None
             self.dul.event_queue.put("Evt19")  # invalid PDU: the state machine aborts the association
+
+    @staticmethod
+    def _check_filled(primitive: P_DATA) -> None:
+        if not primitive.presentation_data_value_list:
+            raise Unacceptable(EMPTY_PDU)
 
     def _prepare(self, context_id: int, data: bytes) -> None:
         """Before a fragment (PS3.8 annex E.2: a control byte, then a part) is added to the message."""
