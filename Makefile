@@ -135,6 +135,9 @@ load: install ## eight modalities at once for half an hour, and a store of a mil
 image: install wheelhouse $(TOOLS)/.installed ## the image for executor "container" (podman or docker; IMAGE_BASE=IMAGE, else debootstrap)
 	$(BIN)/python -m scripts.image dist build/image $(IMAGE_BASE)
 
+image-node: install wheelhouse ## the image of the services, for deploy/quadlet and deploy/compose.yaml
+	$(BIN)/python -m scripts.image --node dist build/image-node $(IMAGE_BASE)
+
 image-test: image ## what the image and its limits keep, and the phantom in it (root; three minutes; IMAGE_OPTIONAL=1: may be impossible)
 	$(BIN)/python -m tests.image build/image
 

@@ -1,10 +1,11 @@
-"""python -m scripts.image DIST FOLDER [BASE]: the image that jobs run in, built offline out of the wheelhouse DIST.
+"""python -m scripts.image [--node] DIST FOLDER [BASE]: the image that jobs run in, out of the wheelhouse DIST, offline.
 
 FOLDER/wheels, requirements.txt   what a job imports, in the versions and with the hashes of the lock, and nothing else
 FOLDER/sbom.json                  CycloneDX, of exactly these (build/tools makes it)
 FOLDER/Containerfile, trim        as in deploy/
 FOLDER/image                      the built image by its digest, for [job] image
 
+--node: the image of the services instead, out of all of DIST (deploy/Containerfile.node); FOLDER is for scratch.
 BASE: the image under it, which is here already; none: a Debian 12 made by debootstrap (scripts/image-base).
 ENGINE=podman or docker: which builds it. Where neither works it says why and exits with 69; with IMAGE_OPTIONAL=1: 0.
 """
@@ -25,7 +26,7 @@ IMPORTED = (  # by analysis.run and what it imports; a job in the image shows th
 
 
 LOCAL_BASE = "localhost/prognode-base:bookworm"
-NAME = "localhost/prognode-job"
+NAME, NODE_NAME = "localhost/prognode-job", "localhost/prognode"
 # For a machine that may not raise its own limits (no CAP_SYS_RESOURCE): podman asks for 1048576 open files. And crun of
 # Debian 12 refuses control groups v1 beside an empty v2 ("cgroups in hybrid mode not supported"); runc takes them.
 CONFINED = """[containers]
@@ -39,7 +40,7 @@ class Unusable(Exception):
     """No container can be built or run here; the text says why."""
 
 
-def usable_engine(folder: Path) -> str:
+def usable_engine() -> str:
     """podman or docker, whichever answers, with CONTAINERS_CONF set where podman needs it. Raises Unusable."""
     wanted = os.environ.get("ENGINE")
     found = [name for name in ([wanted] if wanted else ["podman", "docker"]) if shutil.which(name)]
@@ -73,7 +74,7 @@ def last(done: "subprocess.CompletedProcess[str]") -> str:
     return ((done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"])[-1]
 
 
-def context(dist: Path, folder: Path) -> int:
+def fill(dist: Path, folder: Path) -> int:
     """Fill FOLDER; gives how many distributions it has."""
     wheels = {named(path)[0]: path for path in sorted((dist / "wheels").glob("*.whl"))}
     absent = [name for name in (*IMPORTED, "prognode") if name not in wheels]
@@ -96,23 +97,16 @@ def context(dist: Path, folder: Path) -> int:
         shutil.copyfile(ROOT / "deploy" / name, folder / name)
     tool = ROOT / "build" / "tools" / "bin" / "cyclonedx-py"
     command = [
-        str(tool),
-        "requirements",
-        "--pyproject",
-        str(ROOT / "pyproject.toml"),
-        "--output-reproducible",
-        "--of",
-        "JSON",
-    ]
-    made = subprocess.run(
-        [*command, "-o", str(folder / "sbom.json"), "--validate", str(folder / "requirements.txt")], check=False
-    )
+        str(tool), "requirements", "--pyproject", str(ROOT / "pyproject.toml"), "--output-reproducible", "--of", "JSON",
+        "-o", str(folder / "sbom.json"), "--validate", str(folder / "requirements.txt"),
+    ]  # fmt: skip
+    made = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
     if made.returncode:
         sys.exit(f"image: no SBOM: {made.stderr[-500:]}")
     return len(names)
 
 
-def build(engine: str, base: str, folder: Path) -> str:
+def build(engine: str, base: str, folder: Path, context: Path, name: str, file: Path) -> str:
     """The image's digest, or its ID where the engine gives it none. Raises Unusable."""
     here = subprocess.run([engine, "image", "inspect", base], capture_output=True, check=False).returncode == 0
     if not here and base == LOCAL_BASE:
@@ -123,26 +117,24 @@ def build(engine: str, base: str, folder: Path) -> str:
         raise Unusable(f"{base} is not here: {engine} pull {base}, or leave BASE out")
     starts(engine, base, folder)
     command = [
-        engine,
-        "build",
-        "--network",
-        "none",
-        "--build-arg",
-        f"BASE={base}",
-        "--tag",
-        f"{NAME}:latest",
-        str(folder),
-    ]
+        engine, "build", "--network", "none", "--build-arg", f"BASE={base}", "--tag", f"{name}:latest",
+        "--file", str(file), str(context),
+    ]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DOCKER_BUILDKIT": "1"})
-    said = subprocess.run([engine, "image", "inspect", f"{NAME}:latest"], capture_output=True, check=True).stdout
+    said = subprocess.run([engine, "image", "inspect", f"{name}:latest"], capture_output=True, check=True).stdout
     image = json.loads(said)[0]
     return next(iter(image.get("RepoDigests") or []), "sha256:" + image["Id"].removeprefix("sha256:"))
 
 
-def main(dist: Path, folder: Path, base: str = LOCAL_BASE) -> int:
+def main(dist: Path, folder: Path, base: str = LOCAL_BASE, *, node: bool = False) -> int:
     try:
-        count = context(dist, folder)
-        image = build(usable_engine(folder), base, folder)
+        if node:
+            folder.mkdir(parents=True, exist_ok=True)
+            image = build(usable_engine(), base, folder, dist, NODE_NAME, ROOT / "deploy" / "Containerfile.node")
+            print(f"{NODE_NAME}:latest is {image}, on {base}")
+            return 0
+        count = fill(dist, folder)
+        image = build(usable_engine(), base, folder, folder, NAME, folder / "Containerfile")
     except Unusable as reason:
         print(f"image: NOT BUILT here: {reason}", file=sys.stderr)
         return 0 if os.environ.get("IMAGE_OPTIONAL") == "1" else os.EX_UNAVAILABLE
@@ -152,6 +144,7 @@ def main(dist: Path, folder: Path, base: str = LOCAL_BASE) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    words = [word for word in sys.argv[1:] if word != "--node"]
+    if len(words) not in (2, 3):
         sys.exit(__doc__)
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4]))
+    sys.exit(main(Path(words[0]), Path(words[1]), *words[2:], node="--node" in sys.argv))

@@ -1,0 +1,94 @@
+"""The container set-ups: services as closed as docs/containers.md says; podman's generator takes the Quadlet files."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dicom_node.cli import app
+from scripts import image
+from tests.paths import ROOT
+
+QUADLET = ROOT / "deploy" / "quadlet"
+SERVICES = sorted(QUADLET.glob("*.container"))
+COMPOSE = (ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
+CONTAINERFILES = [ROOT / "deploy" / name for name in ("Containerfile", "Containerfile.node")]
+CLOSED = (
+    "Pull=never", "User=65532", "ReadOnly=true", "DropCapability=all", "NoNewPrivileges=true",
+    "Volume=/etc/prognode:/etc/prognode:ro", "RestartPreventExitStatus=78",
+)  # fmt: skip
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
+def test_a_service_is_closed(path: Path) -> None:
+    assert [each for each in CLOSED if each not in lines(path)] == []
+
+
+def test_only_what_is_called_publishes_a_port_and_the_runner_has_no_network() -> None:
+    published = {path.stem for path in SERVICES if any(line.startswith("PublishPort=") for line in lines(path))}
+    assert published == {"prognode-receive", "prognode-web"}
+    assert "Network=none" in lines(QUADLET / "prognode-run.container")
+
+
+def test_each_service_starts_a_command_that_there_is() -> None:
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    words = [line.removeprefix("Exec=").split()[0] for path in SERVICES for line in lines(path) if line[:5] == "Exec="]
+    words += re.findall(r'command: \["([a-z]+)"', COMPOSE)
+    assert len(words) == 8
+    assert set(words) <= commands
+
+
+def test_compose_closes_every_service_in_the_same_way() -> None:
+    shared = COMPOSE[: COMPOSE.index("services:")]
+    for part in (
+        'user: "65532:65532"',
+        "read_only: true",
+        "cap_drop: [ALL]",
+        "no-new-privileges:true",
+        "pull_policy: never",
+    ):
+        assert part in shared
+    assert COMPOSE.count("<<: *service") == 4
+    assert COMPOSE.count("network_mode: none") == 1
+
+
+@pytest.mark.parametrize("path", CONTAINERFILES, ids=lambda path: path.name)
+def test_an_image_is_built_offline_by_hash_and_sends_no_telemetry(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "--no-index" in text
+    assert "--require-hashes" in text
+    assert "ORT_DISABLE_TELEMETRY=1" in text
+    # buildah does not see that what a bind mount holds has changed: the list of hashes comes before it.
+    assert text.index("COPY requirements.txt") < text.index("RUN --mount=type=bind")
+
+
+def test_without_an_engine_the_image_is_not_skipped_silently(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("IMAGE_OPTIONAL", raising=False)
+    monkeypatch.delenv("ENGINE", raising=False)
+    assert image.main(tmp_path, tmp_path / "image", node=True) == os.EX_UNAVAILABLE
+    monkeypatch.setenv("IMAGE_OPTIONAL", "1")
+    assert image.main(tmp_path, tmp_path / "image", node=True) == 0
+
+
+def test_podmans_generator_takes_the_quadlet_files() -> None:
+    places = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
+    quadlet = next((path for path in places if shutil.which(path)), None)
+    if quadlet is None:
+        pytest.skip("needs podman 4.4 or newer (Debian 13)")
+    done = subprocess.run(
+        [quadlet, "--dryrun"],
+        env={"QUADLET_UNIT_DIRS": str(QUADLET)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ExecStart=/usr/bin/podman run") == 4
