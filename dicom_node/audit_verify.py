@@ -16,12 +16,15 @@ from typing import Literal, NamedTuple
 from dicom_node.audit import GENESIS, Audit, TrailFile
 from dicom_node.audit_trail import digest_of, trail_path
 
-Kind = Literal["altered", "removed", "inserted", "reordered", "cut", "missing file", "unknown file", "unfinished"]
+Kind = Literal[
+    "altered", "removed", "inserted", "reordered", "cut", "missing file", "unknown file", "unfinished", "unverifiable"
+]
 
 
 @dataclass(frozen=True)
 class TrailFinding:
-    """What is wrong, and where. "unfinished" is none: the node ended while it wrote, and will write it again."""
+    """What is wrong, and where. Two are no tampering: "unfinished", the node ended while it wrote and will write it
+    again; "unverifiable", an anchor of a line that retention has removed."""
 
     kind: Kind
     file: str
@@ -29,7 +32,7 @@ class TrailFinding:
 
     @property
     def is_tampering(self) -> bool:
-        return self.kind != "unfinished"
+        return self.kind not in ("unfinished", "unverifiable")
 
 
 class _Line(NamedTuple):
@@ -48,7 +51,7 @@ def verify(folder: Path, audit: Audit, anchors: Mapping[int, str] | None = None)
     `anchors` are digests by line number that someone else kept, such as the collector.
     """
     found = {path.name for path in folder.glob("audit-*")} if folder.is_dir() else set()  # before the store is asked
-    files = audit.files()
+    files, anchors = audit.files(), anchors or {}
     for name in sorted(found - {trail_path(folder, file.first).name for file in files}):
         yield TrailFinding("unknown file", name, "the node has not written this file")
     previous = files[0].previous if files else GENESIS
@@ -60,21 +63,43 @@ def verify(folder: Path, audit: Audit, anchors: Mapping[int, str] | None = None)
         if file.removed or file.last < file.first:
             continue
         digests = audit.digests(file.first, file.last) | {file.last: file.digest}
-        digests |= {line: digest for line, digest in (anchors or {}).items() if file.first <= line <= file.last}
+        digests |= {line: digest for line, digest in anchors.items() if file.first <= line <= file.last}
         if path.is_file():
-            yield from _settled(list(_check(path, file, digests)), path, file, audit)
+            yield from _settled(list(_check(path, file, digests)), path, file, audit, anchors)
         else:
             yield TrailFinding("missing file", path.name, f"lines {file.first} to {file.last} are missing with it")
+    yield from _outside(folder, files, anchors)
 
 
-def _settled(found: list[TrailFinding], path: Path, file: TrailFile, audit: Audit) -> list[TrailFinding]:
+def _outside(folder: Path, files: list[TrailFile], anchors: Mapping[int, str]) -> Iterator[TrailFinding]:
+    """Anchors of lines that are in no file that is kept: cut off behind the end, or removed before the beginning."""
+    last = files[-1].last if files else 0
+    kept = [file for file in files if not file.removed and file.first <= file.last]
+    begin = kept[0].first if kept else last + 1
+    name = trail_path(folder, files[-1].first if files else 1).name
+    for line in sorted(anchors):
+        if line > last:
+            yield TrailFinding(
+                "cut", name, f"cut off before line {line}: it was written, and the trail has {last} lines"
+            )
+        elif line < begin:
+            text = (
+                f"line {line} cannot be held against its anchor: it went with the lines that [audit] keep_days removed"
+            )
+            yield TrailFinding("unverifiable", name, text)
+
+
+def _settled(
+    found: list[TrailFinding], path: Path, file: TrailFile, audit: Audit, anchors: Mapping[int, str]
+) -> list[TrailFinding]:
     """The findings, but that something is unfinished only where it stays so: a node may be writing just now."""
     for _ in range(4):
         if not any(finding.kind == "unfinished" for finding in found):
             break
         time.sleep(0.25)
         now = next((each for each in audit.files() if each.first == file.first), file)
-        found = list(_check(path, now, audit.digests(now.first, now.last) | {now.last: now.digest}))
+        digests = audit.digests(now.first, now.last) | {now.last: now.digest} | {**anchors}
+        found = list(_check(path, now, digests))
     return found
 
 

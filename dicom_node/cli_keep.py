@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -267,11 +268,14 @@ def audit_export(
 
 
 def _anchors(texts: list[str]) -> dict[int, str]:
-    try:
-        pairs = [text.split(":", 1) for text in texts]
-        return {int(line): digest.strip().lower() for line, digest in pairs}
-    except ValueError:
-        stop("--anchor: write LINE:SHA256, as the collector's last audit.anchored message has them", os.EX_USAGE)
+    anchors: dict[int, str] = {}
+    for text in texts:
+        found = re.fullmatch(r"\s*0*([1-9]\d{0,11}):\s*([0-9a-f]{64})\s*", text.lower(), re.ASCII)
+        if found is None or anchors.get(int(found[1]), found[2]) != found[2]:
+            form = "LINE:SHA256, once for a line: its number from 1 and 64 hexadecimal digits"
+            stop(f"--anchor: write {form}, as the collector's audit.anchored message has them", os.EX_USAGE)
+        anchors[int(found[1])] = found[2]
+    return anchors
 
 
 def _moment(text: str, option: str) -> str:
@@ -282,4 +286,8 @@ def _moment(text: str, option: str) -> str:
         moment = datetime.fromisoformat(text)
     except ValueError:
         stop(f"{option} {text}: write a day or time such as 2026-03-01 or 2026-03-01T08:00", os.EX_USAGE)
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        moment = moment.astimezone(UTC)
+    except (OverflowError, ValueError):  # beside the first or last day that can be counted, a zone does not matter
+        moment = moment.replace(tzinfo=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from config.keeping import AuditTrail as AuditSettings
 from config.settings import Settings
 from dicom_node.audit import GENESIS, AuditEntry
 from dicom_node.audit_trail import AuditTrail, digest_of, trail_path
 from dicom_node.audit_verify import TrailFinding, lines_of, verify
+from dicom_node.cli import app
 from dicom_node.identity import Identity
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -183,6 +185,63 @@ def test_an_anchor_that_somebody_else_kept_finds_what_a_changed_store_hides(plac
     assert place.findings() == []
     found = list(verify(place.spool.audit, place.store.audit, {4: kept[4]}))
     assert [(each.kind, each.text) for each in found] == [("altered", "line 4 is not what was written")]
+
+
+def test_an_anchor_behind_the_end_says_that_the_trail_was_cut_off(place: Place) -> None:
+    place.written(3)
+    (found,) = verify(place.spool.audit, place.store.audit, {2: place.store.audit.digests(2, 2)[2], 99_999: "0" * 64})
+    assert (found.kind, found.is_tampering) == ("cut", True)
+    assert found.text == "cut off before line 99999: it was written, and the trail has 3 lines"
+
+
+def test_an_anchor_of_a_line_that_retention_removed_is_said_to_be_unverifiable(tmp_path: Path) -> None:
+    place = Place(tmp_path, rotate_bytes=1)
+    for _ in range(2):
+        place.written(1)
+    assert place.trail.remove_old(place.now + 1, None)
+    (found,) = verify(place.spool.audit, place.store.audit, {1: "0" * 64})
+    assert (found.kind, found.is_tampering) == ("unverifiable", False)
+    assert "line 1 cannot be held against its anchor" in found.text
+
+
+WRONG = (
+    "x",
+    "1:zz",
+    "1:",
+    ":" + "a" * 64,
+    "0:" + "a" * 64,
+    "-1:" + "a" * 64,
+    "9" * 30 + ":" + "a" * 64,
+    "1:" + "a" * 65,
+)
+
+
+@pytest.mark.parametrize("anchor", WRONG)
+def test_an_anchor_that_is_none_is_wrong_use(place: Place, anchor: str) -> None:
+    done = ran(place, "audit", "verify", "--anchor", anchor)
+    assert (done.exit_code, "write LINE:SHA256" in done.stderr) == (os.EX_USAGE, True)
+
+
+def test_a_trail_that_was_cut_off_ends_the_command_with_1(place: Place) -> None:
+    place.written(2)
+    done = ran(place, "audit", "verify", "--anchor", f"128:{'a' * 64}")
+    assert (done.exit_code, done.stdout.startswith("cut ")) == (1, True)
+    twice = ran(place, "audit", "verify", "--anchor", f"1:{'a' * 64}", "--anchor", f"1:{'b' * 64}")
+    assert twice.exit_code == os.EX_USAGE
+
+
+@pytest.mark.parametrize("option", ["--from", "--to"])
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31T23:59:59-14:00"])
+def test_an_export_from_the_first_day_or_to_the_last_is_one(place: Place, option: str, day: str) -> None:
+    place.written(1)
+    done = ran(place, "audit", "export", option, day)
+    assert (done.exit_code, done.exception) == (0, None)
+    assert len(done.stdout.splitlines()) == int((option, day[0]) in (("--from", "0"), ("--to", "9")))
+
+
+def ran(place: Place, *arguments: str) -> Result:
+    variables = {"PROGNODE_NODE__SPOOL": str(place.spool.root)}
+    return CliRunner().invoke(app, list(arguments), env=variables)
 
 
 def test_the_end_of_the_chain_becomes_an_entry_of_its_own(place: Place) -> None:
