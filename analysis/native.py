@@ -21,6 +21,7 @@ from analysis.geometry import Plane
 HEADER_BYTES = (8_192, 65_536)  # read first, and where the pixels begin later; a longer header is pydicom's
 _UNDEFINED = 0xFFFFFFFF
 _DEPTH = 8  # of sequences within sequences
+_CHARACTER_SETS = 0x00080005
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _EXPLICIT, _IMPLICIT, _LONG = struct.Struct("<HH2sH"), struct.Struct("<HHI"), struct.Struct("<I")
 Element = tuple[int, bytes, int, int]
@@ -154,6 +155,8 @@ def _walk(head: bytes) -> tuple[dict[int, bytes], int, int]:
         if length == _UNDEFINED:
             position = _after_sequence(head, position, vr, element, 0)
             continue
+        if tag == _CHARACTER_SETS and b"\0" in head[position : position + length]:
+            raise _Unusual  # pydicom says what is to be said of it
         if tag in _WANTED:
             if vr not in (_WANTED[tag], b""):
                 raise _Unusual

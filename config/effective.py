@@ -77,7 +77,9 @@ def values(path: Path | None, environment: Mapping[str, str]) -> tuple[Settings,
 def not_there(settings: Settings) -> list[tuple[str, Path]]:
     """Keys and paths of the files that the settings name and that cannot be read; the spool is made where it is not."""
     paths = [(key, value) for key, value, _ in _leaves(settings, None, "") if isinstance(value, Path)]
-    return [(key, path) for key, path in paths if key != "node.spool" and not _readable(path)]
+    bundles = [(key, path) for key, path in paths if key.rpartition(".")[2] == "bundle"]
+    unread = [(key, path) for key, path in paths if key != "node.spool" and not _readable(path)]
+    return unread + [(key, path / "manifest.json") for key, path in bundles if not _readable(path / "manifest.json")]
 
 
 def _of_rule(key: str) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from config import hl7, job, planning
+from config import bounds, hl7, job, planning
 from config.clinical import Clinical
 from config.environment import merged, overrides
 from config.hl7 import Hl7 as Hl7
@@ -295,6 +295,7 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
             f"'node.time_zone' {settings.node.time_zone!r} is no IANA time zone; see timedatectl list-timezones"
         )
     _check_ranges(settings)
+    bounds.check(settings)
     _check_lists(settings)
     _check_network(settings)
     hl7.check(settings.hl7, settings.hl7_peers)

@@ -1,5 +1,6 @@
 """prognode: builds settings, store and logging, and hands them to the stages. Exit codes are sysexits."""
 
+import errno
 import json
 import logging
 import os
@@ -190,12 +191,27 @@ cli_keep.add_to(app)
 cli_fsck.add_to(app)
 
 
+def _run_and_flush() -> None:
+    """Whatever was printed must have arrived before the exit status says so."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it would fail once more
+        print(f"prognode: what was to be printed cannot be written: {error.strerror}", file=sys.stderr)
+        raise SystemExit(os.EX_IOERR) from None
+
+
 def main() -> None:
     from config.settings import SettingsError
     from dicom_node.workitem import ConfigError, StoreBusy
 
     try:
-        app()
+        _run_and_flush()
     except StoreBusy as error:
         print(f"prognode: {error}; {error.hint}", file=sys.stderr)
         raise SystemExit(os.EX_TEMPFAIL) from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from config.settings import Settings
-from dicom_node.cli_common import Config, caller, counted, log, settings_of, stop, store_of
+from dicom_node.cli_common import LARGEST_NUMBER, Config, caller, counted, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundles_of
 
 if TYPE_CHECKING:
@@ -215,7 +215,8 @@ def _line(value: "StoredValue") -> str:
 
 @clinical_app.command("withdraw")
 def clinical_withdraw(
-    number: Annotated[int, typer.Argument(help="Number of the value, as `show` prints it.")], config: Config = None
+    number: Annotated[int, typer.Argument(help="Number of the value, as `show` prints it.", min=1, max=LARGEST_NUMBER)],
+    config: Config = None,
 ) -> None:
     """Take a value back: it stays in the history, and the same value of the same source is not taken again.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dicom_node.operations import Actor
     from dicom_node.store import Store
 
+LARGEST_NUMBER = 2**63 - 1  # of a row: SQLite has 64 bits
 Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_CONFIG", help="Settings file (TOML).")]
 
 

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.cli_common import Config, caller, counted, settings_of, stop, store_of
+from dicom_node.cli_common import LARGEST_NUMBER, Config, caller, counted, settings_of, stop, store_of
 
 if TYPE_CHECKING:
     from dicom_node.store import Store
     from dicom_node.worklist import Row
 
 Items = Annotated[
-    list[int] | None, typer.Argument(help="Numbers of work items, as `prognode status` prints them.", metavar="ITEM...")
+    list[int] | None,
+    typer.Argument(
+        help="Numbers of work items, as `prognode status` prints them.", metavar="ITEM...", min=1, max=LARGEST_NUMBER
+    ),
 ]
 Study = Annotated[str | None, typer.Option("--study", help="The newest work items of this Study Instance UID.")]
 

@@ -80,6 +80,7 @@ def _run(config: Path | None, process: Process, *, jobs: bool = True) -> None:
     from dicom_node.telemetry import traced
     from dicom_node.workitem import ConfigError, StageError
 
+    notify.hear_hang_ups()
     settings = settings_of(config)
     log(settings=settings)
     for key, path in not_there(settings):

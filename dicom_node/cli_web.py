@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from dicom_node import notify
 from dicom_node.cli_common import Config, caller, counted, log, settings_of, stop, store_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def web(config: Config = None) -> None:
     from dicom_node.web import server
     from dicom_node.workitem import ConfigError
 
+    notify.hear_hang_ups()
     settings = settings_of(config)
     log(settings=settings)
     spool = Spool(settings.node.spool)
@@ -180,7 +182,7 @@ def user_remove(name: Name, config: Config = None) -> None:
 def token_add(
     name: Annotated[str, typer.Argument(help="What uses it, such as ris-dashboard.")],
     role: TokenRole = "viewer",
-    days: Annotated[float | None, typer.Option("--days", help="Days until it expires; 0: never.")] = 365.0,
+    days: Annotated[int, typer.Option("--days", min=0, max=3650, help="Days until it expires; 0: never.")] = 365,
     config: Config = None,
 ) -> None:
     """Make a token and print it, once: the store keeps its digest alone.
@@ -265,4 +267,7 @@ def _audit(store: "Store", action: str, detail: str) -> None:
 
 
 def _day(moment: float | None) -> str:
-    return time.strftime("%Y-%m-%d", time.localtime(moment)) if moment else "never"
+    try:
+        return time.strftime("%Y-%m-%d", time.localtime(moment)) if moment else "never"
+    except (OverflowError, ValueError):  # beyond any calendar
+        return "never"

@@ -104,6 +104,7 @@ class Status:
 STORE_STATUSES = (
     Status(receive.SUCCESS, "Success", "file and row are on disk; also for an object that is here already"),
     Status(receive.OUT_OF_RESOURCES, "Out of resources", "disk low, or disk or store cannot be written: try again"),
+    Status(receive.CLASS_NOT_SUPPORTED, "SOP Class not supported", "another class than that of its context"),
     Status(receive.MISMATCH, "Data Set does not match SOP Class", "command and data set differ in a UID"),
     Status(receive.CANNOT_UNDERSTAND, "Cannot understand", "no data set, or one that cannot be read"),
     Status(receive.PROCESSING_FAILURE, "Processing failure", "the connection ended while the object came"),

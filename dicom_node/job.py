@@ -40,7 +40,7 @@ from dicom_node.workitem import EngineDown, Permanent, Retryable, StageError
 from models.bundle import Bundle
 
 LOGGER = logging.getLogger(__name__)
-GOLDEN_SECONDS = 120.0
+GOLDEN_SECONDS = 90.0  # less than the watchdog of the units waits
 MAXIMUM_RESULT_BYTES = 16_777_216  # a real result.json has about 60 KB
 MAXIMUM_PROMISED_BYTES = 268_435_456  # of each other file; the mask and the pictures have a few MB
 PROMISED = (FEATURES_FILE, MASK_FILE, PICTURES_FILE, TIMING_FILE)

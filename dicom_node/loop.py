@@ -163,6 +163,8 @@ class Loop:
                     store.close()
                 except (StoreBusy, ConfigError) as error:
                     LOGGER.warning("store.busy %s", error)
+                except Exception as error:  # noqa: BLE001 - it is tried again: without, the lease would run out
+                    LOGGER.warning("store.busy %s: the lease could not be renewed", type(error).__name__)
 
         keeper = threading.Thread(target=renew, name=f"lease-{item.id}", daemon=True)
         keeper.start()

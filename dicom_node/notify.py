@@ -16,6 +16,7 @@ PULSE_SECONDS = 10.0
 STUCK_SECONDS = 60.0  # a part of the node that has done nothing for so long does not work any more
 _FIRST = 3  # SD_LISTEN_FDS_START
 _taken: set[str] = set()
+_hung_up: list[int] = []
 
 
 class Part(Protocol):
@@ -43,6 +44,18 @@ def pulse(parts: Sequence[Part], *first: str) -> None:
     say(*first, f"STATUS={status}", *alive)
 
 
+def hear_hang_ups() -> None:
+    """From here on SIGHUP does not end the process: what comes while it starts is a reload once it has started."""
+    signal.signal(signal.SIGHUP, lambda *_: _hung_up.append(signal.SIGHUP))
+
+
+def was_hung_up() -> bool:
+    """Whether one came since `hear_hang_ups`; it is told once."""
+    came = bool(_hung_up)
+    _hung_up.clear()
+    return came
+
+
 def pulse_until_signal(parts: Sequence[Part], reload: Callable[[], object] = lambda: None) -> None:
     """Say READY, pulse until SIGTERM or SIGINT, say STOPPING; `reload` at each SIGHUP. Call it in the main thread.
 
@@ -54,6 +67,8 @@ def pulse_until_signal(parts: Sequence[Part], reload: Callable[[], object] = lam
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     pulse(parts, "READY=1")
+    if was_hung_up():
+        os.write(wake, bytes([signal.SIGHUP]))
     while True:
         if not select.select([asleep], [], [], PULSE_SECONDS)[0]:
             pulse(parts)

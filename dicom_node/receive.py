@@ -144,7 +144,7 @@ class Receiver:
 
         def put_in_force() -> None:
             self._settings = settings
-            self._disk = Disk(self._spool.root, settings)
+            self._disk.go_on_with(settings)
             self._traffic.go_on_with(settings)
             for listener in listeners:
                 limit(listener.ae, settings)
@@ -265,20 +265,25 @@ class Receiver:
     def _on_store(self, event: evt.Event) -> int | Dataset:
         """A C-STORE that came by pynetdicom's way."""
         asked = event.request
-        if event.context.abstract_syntax != asked.AffectedSOPClassUID:
-            event.assoc.dimse.refused += 1
-            return _answer(CLASS_NOT_SUPPORTED, "another SOP Class than that of the presentation context")
-        status, comment = self._store(
-            event.assoc, asked._dataset_file, str(asked.AffectedSOPClassUID), str(asked.AffectedSOPInstanceUID)
-        )
+        uids = str(asked.AffectedSOPClassUID), str(asked.AffectedSOPInstanceUID)
+        status, comment = self._store(event.assoc, asked._dataset_file, *uids, str(event.context.abstract_syntax))
         return status if status == SUCCESS else _answer(status, comment)
 
     def _store(
-        self, association: Association, incoming: Incoming | None, sop_class_uid: str, sop_instance_uid: str
+        self,
+        association: Association,
+        incoming: Incoming | None,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        abstract_syntax: str = "",
     ) -> tuple[int, str]:
-        """Keep an object or refuse it: C-STORE status and error comment. It is durable when the status is SUCCESS."""
+        """Keep an object or refuse it: C-STORE status and error comment. It is durable when the status is SUCCESS.
+
+        `abstract_syntax`: of its presentation context, where the class has not been held against that.
+        """
         calling = str(association.requestor.ae_title)
         try:
+            _check_context(abstract_syntax, sop_class_uid)
             instance, new = self._keep(association, incoming, calling, sop_class_uid, sop_instance_uid)
         except Refusal as refusal:
             association.dimse.refused += 1
@@ -373,6 +378,11 @@ def _answer(status: int, comment: str) -> Dataset:
     answer.Status = status
     answer.ErrorComment = comment[:64]  # LO: 64 characters (PS3.5 section 6.2)
     return answer
+
+
+def _check_context(abstract_syntax: str, sop_class_uid: str) -> None:
+    if abstract_syntax not in ("", sop_class_uid):
+        raise Refusal(CLASS_NOT_SUPPORTED, "another SOP Class than that of the presentation context")
 
 
 def _read(incoming: Incoming, digest: str, sop_class_uid: str, sop_instance_uid: str) -> tuple[Instance, Identity]:

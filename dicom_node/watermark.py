@@ -55,6 +55,10 @@ class Disk:
         self._lock = threading.Lock()
         self._promised = 0
 
+    def go_on_with(self, settings: Settings) -> None:
+        """Other watermarks from now on; what is promised stays promised."""
+        self._settings = settings
+
     def take(self, count: int) -> bool:
         """Promise room for `count` bytes; False when there is not as much. Raises OSError."""
         seen = room(self._root, self._settings)

@@ -202,6 +202,8 @@ def run(settings: Settings, spool: Spool, say: Callable[[str], None], file: Path
         reloader = Reloader(file, of_file, spool, "web", [_Page(app, config, listens)])
         server = _Server(config, ready, app.state.stopping.set, reloader.reload)
         signal.signal(signal.SIGHUP, server.hang_up)
+        if notify.was_hung_up():
+            server.hang_up()
         server.run([listener])
 
 
