@@ -160,6 +160,7 @@ def test_every_object_of_a_revision_is_valid_and_says_what_changed(language: str
         assert "rev 2" in dcmread(path, stop_before_pixels=True).SeriesDescription, name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")

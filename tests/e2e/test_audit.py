@@ -75,6 +75,7 @@ def test_a_collector_that_is_down_keeps_nobody_from_work_and_gets_everything_lat
         assert list(verify(spool_of(folder).audit, store.audit)) == []
 
 
+@pytest.mark.exhaustive
 def test_changed_settings_stand_in_the_trail_by_section(tmp_path: Path) -> None:
     folder = tmp_path / "node"
     write_settings(folder)

@@ -82,6 +82,8 @@ def test_a_job_that_opens_a_socket_reaches_nobody(folder: Path, way: Way) -> Non
 
 
 def test_a_job_that_reads_another_study_or_the_store_finds_nothing(folder: Path, way: Way) -> None:
+    if not in_force(way, sandbox.NOTHING_ELSE):
+        pytest.skip("other files are unseen with bubblewrap alone, and it is said so")
     spool = folder.parent.parent
     for name in ("instances/ab/other.dcm", "jobs/two/in/ct/00001.dcm", "store.sqlite", "prognode.toml"):
         (spool / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,8 +100,7 @@ def test_a_job_that_reads_another_study_or_the_store_finds_nothing(folder: Path,
         "    except OSError: pass"
     )
     assert way.run(folder, code)["exit_code"] == 0
-    if in_force(way, sandbox.NOTHING_ELSE):
-        assert log_of(folder).split() == ["0"]
+    assert log_of(folder).split() == ["0"]
 
 
 def test_a_job_that_changes_its_inputs_cannot_or_is_not_believed(folder: Path, way: Way) -> None:

@@ -120,6 +120,7 @@ def valid(paths: list[Path]) -> None:
         assert dciodvfy(path) == [], path.name
 
 
+@pytest.mark.exhaustive
 def test_a_merge_between_receive_and_send_is_what_the_objects_say(site: Site) -> None:
     site.node.take(*CT)
     site.hears(merged_into("SURVIVING"))

@@ -147,6 +147,7 @@ def test_a_merge_by_hl7_that_the_pacs_has_heard_too(hospital: Callable[..., Hosp
     check(here, new, "HL7 ADT^A40")
 
 
+@pytest.mark.exhaustive
 def test_an_update_by_hl7_that_the_pacs_has_heard_too(hospital: Callable[..., Hospital]) -> None:
     here = hospital(32)
     here.send("CT")
@@ -158,6 +159,7 @@ def test_an_update_by_hl7_that_the_pacs_has_heard_too(hospital: Callable[..., Ho
     check(here, {"PatientID": patient, **new}, "HL7 ADT^A08")
 
 
+@pytest.mark.exhaustive
 def test_a_correction_in_the_pacs_alone(hospital: Callable[..., Hospital]) -> None:
     here = hospital(33)
     here.send("CT")

@@ -123,6 +123,7 @@ def test_a_rule_that_forwards_everything_does_not_make_a_loop(tmp_path: Path) ->
             assert events_of(node.folder, item).count("scheduled") == 1
 
 
+@pytest.mark.exhaustive
 def test_a_node_killed_before_delivery_delivers_once_to_a_real_pacs(tmp_path: Path) -> None:
     with orthanc(tmp_path / "orthanc") as pacs:
         _settings(tmp_path / "node")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Deliver, Hl7, Hl7Peer, Node, Settings
-from dicom_node import check, hl7_out
+from dicom_node import check, check_peers, hl7_out
 from dicom_node.answer import Answer, Outgoing, Previous
 from dicom_node.mllp import NotReached, reach
 from dicom_node.workitem import DeliveryState, State, WorkItem
@@ -21,8 +21,8 @@ NOW = 1_772_442_930.0
 ITEM = WorkItem(
     id=1, state=State.REPORTED, study_instance_uid="1.2.840.1", ct_series_instance_uid="1.2.840.3",
     roi_sop_instance_uid="1.2.840.2", key="k" * 64, revision=1, predecessor_key=None, content_key=None,
-    inputs_digest=None, plan=None, outcome="SCORED", reason=None, hint=None, replan=0, priority=0, held=0, summary=None,
-    identity=None, attempts=0, run_after=0.0, scheduled_at=NOW, created_at=NOW, updated_at=NOW,
+    inputs_digest=None, plan=None, outcome="SCORED", reason=None, hint=None, replan=0, priority=0, held=0, shadow=0,
+    summary=None, identity=None, attempts=0, run_after=0.0, scheduled_at=NOW, created_at=NOW, updated_at=NOW,
 )  # fmt: skip
 
 
@@ -193,14 +193,14 @@ def test_a_file_that_is_not_there_is_named_with_its_entry(tmp_path: Path) -> Non
 def test_the_check_says_how_far_a_message_would_get(running: Ris, tmp_path: Path) -> None:
     settings = settings_for(peer_of(running), Hl7Peer("GONE", port=1), Hl7Peer("TLS", port=running.port, tls=True))
     listener = replace(settings.hl7, listen=True, certificate=tmp_path / "gone.pem", private_key=tmp_path / "gone.key")
-    found = {one.name: one for one in check._hl7(replace(settings, hl7=listener))}
-    assert (found["HL7 RIS"].well, found["HL7 RIS"].text) == (
-        True,
-        f"127.0.0.1:{running.port} can be reached (MLLP, in clear)",
-    )
-    assert (found["HL7 GONE"].well, found["HL7 GONE"].text) == (False, "GONE at 127.0.0.1:1 refused the connection")
-    assert "correct the [[hl7_peers]] entry GONE" in found["HL7 GONE"].remedy
-    assert "no TLS with TLS at" in found["HL7 TLS"].text
-    assert "gone.key" in found["HL7 listener"].text
-    (well,) = list(check._hl7(Settings(hl7=Hl7(listen=True))))
+    found = {
+        one.about: one for one in (*check_peers.hl7(settings), *check._hl7_listener(replace(settings, hl7=listener)))
+    }
+    ris, gone, tls = (found[name] for name in ("RIS", "GONE", "TLS"))
+    assert (ris.well, ris.text) == (True, f"127.0.0.1:{running.port} can be reached (MLLP, in clear)")
+    assert (gone.well, gone.text) == (False, "GONE at 127.0.0.1:1 refused the connection")
+    assert "correct the [[hl7_peers]] entry GONE" in gone.remedy
+    assert "no TLS with TLS at" in tls.text
+    assert "gone.key" in found[""].text
+    (well,) = list(check._hl7_listener(Settings(hl7=Hl7(listen=True))))
     assert well.text == "MLLP, in clear on 127.0.0.1:2575"

@@ -290,6 +290,7 @@ while True:
 """
 
 
+@pytest.mark.exhaustive
 def test_killed_at_any_moment_it_loses_no_entry_and_leaves_no_sign_of_tampering(tmp_path: Path) -> None:
     chance = random.Random(11)
     for _ in range(12):
