@@ -37,12 +37,27 @@ class _Connection:
 
     def __init__(self, sock: socket.socket, address: str, now: float) -> None:
         self.sock, self.address, self.idle_since = sock, address, now
-        self.busy = self.closed = False
+        self.busy = self._ended = False
+        self._lock = threading.Lock()
+
+    def secure(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+        """TLS around it; no handshake yet. Raises OSError when it was ended before."""
+        with self._lock:  # wrapping swaps the socket: `end` in the middle of it would shut down neither
+            if self._ended:
+                raise OSError("closed here")
+            self.sock = secured = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+            return secured
+
+    def end(self) -> None:
+        """Hang up, from any thread. Its own thread wakes, and closes: a descriptor closed here would be the next
+        caller's, while that thread still reads from it."""
+        with self._lock, suppress(OSError):
+            self._ended = True
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # ssl's own also drops the state the thread reads with
 
     def close(self) -> None:
-        self.closed = True
-        with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
+        """By the thread that owns it."""
+        self.end()
         with suppress(OSError):
             self.sock.close()
 
@@ -117,7 +132,7 @@ class Listener:
         while self._close_idle() and time.monotonic() < end:
             time.sleep(0.02)
         for connection in self._all():
-            connection.close()
+            connection.end()
         if self._ledger is not None:
             ledger, self._ledger = self._ledger, None
             ledger.close()
@@ -169,7 +184,7 @@ class Listener:
                     return False
                 oldest = min(idle, key=lambda one: one.idle_since)
                 self._connections.discard(oldest)
-                oldest.close()
+                oldest.end()
             self._connections.add(new)
         return True
 
@@ -182,7 +197,7 @@ class Listener:
         left = self._all()
         for connection in left:
             if not connection.busy:
-                connection.close()
+                connection.end()
         return any(connection.busy for connection in left)
 
     def _serve(self, connection: _Connection) -> None:
@@ -194,8 +209,6 @@ class Listener:
                 LOGGER.warning("hl7.stalled %s stopped in mid-message", connection.address)
         except OSError as error:
             LOGGER.info("hl7.connection_ended %s: %s", connection.address, error.strerror or type(error).__name__)
-        except ValueError:  # ssl says so where another connection took its place in that moment
-            LOGGER.info("hl7.connection_ended %s: closed here", connection.address)
         finally:
             self._leave(connection)
 
@@ -210,13 +223,7 @@ class Listener:
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._context is not None:
             try:
-                # Ours before it shakes hands: who is to make room in the middle of that must really be closed.
-                connection.sock = self._context.wrap_socket(
-                    connection.sock, server_side=True, do_handshake_on_connect=False
-                )
-                if connection.closed:
-                    raise OSError("closed here")
-                connection.sock.do_handshake()
+                connection.secure(self._context).do_handshake()
             except ssl.SSLError as error:
                 why = str(error.reason or "no TLS").replace("_", " ").lower()
                 LOGGER.warning("hl7.tls_refused %s: %s", connection.address, why)

@@ -18,6 +18,7 @@ from dicom_node import job, status
 from dicom_node.clinical_values import ClinicalEntry
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.executors import process
+from dicom_node.executors.sandbox import Isolation, confined
 from dicom_node.workitem import Permanent, StageError, State, WorkItem
 from tests import synthetic
 from tests.paths import ROOT
@@ -275,7 +276,16 @@ def _failed_with(made: Road, code: FailureReason) -> None:
         ({"cpu_seconds": 1}, FailureReason.JOB_KILLED),
     ],
 )
-def test_a_job_beyond_its_limits_fails_with_the_limit_to_raise(tmp_path: Path, limits: dict, code) -> None:
+def test_a_job_beyond_its_limits_fails_with_the_limit_to_raise(
+    tmp_path: Path, limits: dict, code: FailureReason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(folder_in: Path, folder_out: Path, job_limits: Job, isolation: Isolation) -> list[str]:
+        program = ["sh", "-c", "while :; do :; done"]  # the phantom may take less than the second that is the least
+        root = os.geteuid() == 0
+        readable = [folder_in]
+        return confined(isolation, job_limits, readable=readable, writable=folder_out, program=program, root=root)
+
+    monkeypatch.setattr(process, "command", endless)
     made = road(tmp_path, job=Job(attempts=1, **limits))
     made.take(*CT, rtstruct(CT))
     made.work()

@@ -458,14 +458,18 @@ def test_a_caller_that_has_to_make_room_in_the_middle_of_the_handshake_is_really
     certificate, key = authority.issue("node")
     with listening(tmp_path, certificate=certificate, private_key=key, maximum_connections=2) as (listener, _):
         before = set(threading.enumerate())  # those of a test before may still be ending
-        crowd = [sender_to(listener) for _ in range(6)]
-        for evicted in crowd[:4]:
+        crowd = [sender_to(listener) for _ in range(40)]
+        for evicted in crowd[:38]:
             evicted.sock.settimeout(5)  # far less than message_timeout_seconds, which ends a handshake in any case
             assert evicted.closed()
         deadline = time.monotonic() + 60
-        while _threads(before) > 2 and time.monotonic() < deadline:
+        while _threads(before) != 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert _threads(before) == 2
+        for staying in crowd[38:]:  # a descriptor closed too early would be one of theirs
+            staying.sock.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                staying.closed()
 
 
 def _threads(before: set[threading.Thread]) -> int:
