@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from analysis.contract import Outcome
@@ -24,7 +24,7 @@ from dicom_node.spool import Spool
 from dicom_node.summary import summary_of
 from dicom_node.ticket import Ticket
 from dicom_node.vitals import BEAT_SECONDS
-from dicom_node.workitem import EngineDown, StageError, State, WorkItem
+from dicom_node.workitem import EngineDown, StageError, State, StoreBusy, WorkItem
 
 LOGGER = logging.getLogger(__name__)
 LONGEST_ENGINE_SECONDS = 60.0  # until a job is tried again where none could be started
@@ -42,12 +42,13 @@ class Analyst:
         self._engine = threading.Lock()
         self._engine_failed, self._engine_again = 0, 0.0  # times in a row that no job could be started; the next try
         self._started = self._since = loop.clock()
-        self._proving = prove
+        self._proves = self._proving = prove
         self.unfit: StageError | None = None  # why this process must end: a bundle that says other numbers here
         self._facts: dict[str, Any] = {
             "executor": settings.job.executor,
             "isolation": runner.executor.text,
             "isolated": not runner.executor.missing,
+            "waits": "",  # why no job can be started just now
             **_facts_of(bundles),
         }
 
@@ -71,6 +72,7 @@ class Analyst:
         """Analyse with these bundles from now on."""
         self._bundles, self._since = bundles, self._loop.clock()
         self._facts |= _facts_of(bundles)
+        self._engine_again = 0.0  # what could not be used may be mended by these
 
     def step(self) -> bool:
         """SCHEDULED -> ANALYSED. What needs a job waits while none can be started, but never for a clock put back."""
@@ -83,7 +85,7 @@ class Analyst:
         ticket = Ticket.from_json(item.plan or "")
         key = item.key or ""
         bundle = self._bundles.get(ticket.bundle_digest)
-        if bundle is None:
+        if bundle is None or (self._proves and bundle.digest not in self._bundles.golden):
             self._without_bundle(item)
             return
         if isinstance(ticket.decision, Plan):
@@ -127,35 +129,57 @@ class Analyst:
         if failed & (failed - 1) == 0:
             text = "engine.down try %d, no job can be started, the next try is in %.0f s: %s; %s"
             LOGGER.warning(text, failed, wait, error, error.hint)
-        self._loop.give_back(item, self._engine_again, error, counts=False)
+        self._loop.give_back(item, self._loop.clock() + wait, error, counts=False)
+        self._say_waits(f"{error}; {error.hint}")
 
     def _engine_runs(self) -> None:
         with self._engine:
             if self._engine_failed:
                 LOGGER.info("engine.runs jobs can be started again, after %d tries", self._engine_failed)
             self._engine_failed = 0
+        self._say_waits("")
+
+    def _say_waits(self, why: str) -> None:
+        """For the System page and `prognode check`."""
+        if self._facts["waits"] != why:
+            self._facts["waits"] = why
+            with suppress(StoreBusy):  # the next sign of life says it
+                self._beat()
 
     def _prove(self) -> bool:
-        """The golden cases, once. Where one fails, the process is asked to end, and `unfit` says why."""
-        if self._proving and self.unfit is None:
-            try:
-                for bundle in self._bundles:
-                    self._bundles.golden[bundle.digest] = verify_golden(bundle, self._settings.job)
-            except EngineDown as error:
-                LOGGER.warning("engine.down the golden case waits, and all jobs with it: %s; %s", error, error.hint)
+        """The golden cases, once. Where one fails, the process is asked to end, and `unfit` says why.
+
+        A reload meanwhile puts other bundles in force, and has run their cases itself: then it is those that count.
+        """
+        if not self._proving or self.unfit is not None:
+            return False
+        bundles = self._bundles
+        try:
+            for bundle in bundles:
+                if bundle.digest not in bundles.golden:
+                    bundles.golden[bundle.digest] = verify_golden(bundle, self._settings.job)
+        except StageError as error:
+            if bundles is self._bundles:
+                self._not_proved(error)
                 return False
-            except StageError as error:
-                self.unfit = error
-                while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the process is still starting
-                    time.sleep(0.05)
-                time.sleep(0.05)
-                os.kill(os.getpid(), signal.SIGTERM)
-                return False
-            self._facts |= _facts_of(self._bundles)
-            self._proving = False
-            self._beat()
-            self._loop.wake(State.SCHEDULED)
+        if bundles is not self._bundles:
+            return True
+        self._facts |= _facts_of(bundles) | {"waits": ""}
+        self._proving = False
+        self._beat()
+        self._loop.wake(State.SCHEDULED)
         return False
+
+    def _not_proved(self, error: StageError) -> None:
+        if isinstance(error, EngineDown):
+            LOGGER.warning("engine.down the golden case waits, and all jobs with it: %s; %s", error, error.hint)
+            self._say_waits(f"{error}; {error.hint}")
+            return
+        self.unfit = error
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the process is still starting
+            time.sleep(0.05)
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _beat(self) -> bool:
         self._loop.store.vitals.beat("run", VERSION, self._started, self._loop.clock(), self._facts)
@@ -165,7 +189,7 @@ class Analyst:
 def renewed(before: Bundles, settings: Settings, *, tries: bool) -> Bundles:
     """The bundles of other settings; `tries`: with the golden case of each that is new. Raises BundleError, StageError.
 
-    None is given up that may still be the bundle of work in progress.
+    None is given up that may still be the bundle of work in progress, but one whose golden case was never proved.
     """
     bundles = Bundles.load(settings, before)
     for bundle in bundles if tries else ():
@@ -174,6 +198,7 @@ def renewed(before: Bundles, settings: Settings, *, tries: bool) -> Bundles:
             notify.say("WATCHDOG=1")  # each may take as long as the watchdog waits, and nothing else is said meanwhile
             known = verify_golden(bundle, settings.job)
         bundles.golden[bundle.digest] = known
+    bundles.golden = before.golden | bundles.golden
     return bundles
 
 

@@ -1,11 +1,10 @@
 """The bundles of a node: its own, and those that rules name. Each is loaded once, and every byte of it checked."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from config.settings import Rule, Settings
-from models.bundle import DEMO, Bundle, BundleError, load
+from models.bundle import DEMO, Bundle, BundleError, is_unchanged, load
 
 
 class Bundles:
@@ -43,8 +42,7 @@ class Bundles:
         found = next((bundle for bundle in self if bundle.digest == digest), None)
         if found is None:
             former = next((bundle for bundle in self._former.values() if bundle.digest == digest), None)
-            with suppress(BundleError):
-                return former if former and load(former.folder).digest == digest else None
+            return former if former and is_unchanged(former) else None
         return found
 
     def _all(self) -> dict[Path, Bundle]:

@@ -39,6 +39,7 @@ def check(settings: Settings, *, store_test: bool = False) -> Iterator[Finding]:
     yield from check_machine.spool(settings)
     yield check_machine.clock()
     yield from check_machine.ports(settings)
+    yield from check_machine.running(settings)
     yield from _bundles(settings)
     yield _isolation(settings)
     yield _language(settings)

@@ -13,7 +13,7 @@ from dicom_node import probes
 from dicom_node.finding import Finding
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.vitals import GONE_SECONDS
+from dicom_node.vitals import GONE_SECONDS, Component
 from dicom_node.watermark import room
 from dicom_node.workitem import ConfigError, StageError
 
@@ -155,13 +155,31 @@ def _is_ours(name: str, host: str, port: int, settings: Settings) -> bool:
     """The page is asked; of the receiver, the store knows."""
     if name == PAGE:
         return probes.is_page(host, port, tls=settings.web.certificate is not None)
+    return "receive" in _said(settings)[0]
+
+
+def running(settings: Settings) -> Iterator[Finding]:
+    """What the node's processes say of themselves: jobs that wait, and settings that were refused."""
+    alive, refusals = _said(settings)
+    if "run" in alive:
+        waits = str(alive["run"].facts.get("waits", ""))
+        why, _, remedy = waits.partition("; ")
+        yield Finding("node.jobs", not waits, f"none can be started: {why}" if waits else "can be started", remedy)
+    for process, why in refusals.items():
+        remedy = "correct it and reload again (systemctl reload); until then the settings from before are in force"
+        yield Finding("node.settings", False, f"its last reload was refused: {why}", remedy, process)
+
+
+def _said(settings: Settings) -> tuple[dict[str, Component], dict[str, str]]:
+    """The processes that are alive, and refused settings by process, as the store has them."""
     path = Spool(settings.node.spool).store
     if not path.is_file():
-        return False
+        return {}, {}
     try:
         store = Store.open(path)
     except (StageError, ConfigError):  # said of the spool already
-        return False
-    known = store.vitals.components()
+        return {}, {}
+    alive = {one.component: one for one in store.vitals.components() if time.time() - one.seen_at < GONE_SECONDS}
+    refusals = store.vitals.refusals()
     store.close()
-    return any(one.component == "receive" and time.time() - one.seen_at < GONE_SECONDS for one in known)
+    return alive, refusals

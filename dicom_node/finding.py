@@ -24,6 +24,8 @@ TITLES: Mapping[str, str] = {
     "audit.collector": "audit collector",
     "job.isolation": "job isolation",
     "node.port": "port of",
+    "node.jobs": "jobs",
+    "node.settings": "settings of",
     "node.ae_title": "AE title",
     "tls.settings": "TLS",
     "tls.certificate": "TLS certificate",

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -37,12 +37,14 @@ from dicom_node.executors.choice import chosen
 from dicom_node.executors.contract import Executor, NotStarted
 from dicom_node.spool import Spool, link_or_copy, write_atomically
 from dicom_node.workitem import EngineDown, Permanent, Retryable, StageError
-from models.bundle import Bundle
+from models.bundle import Bundle, is_unchanged
 
 LOGGER = logging.getLogger(__name__)
 GOLDEN_SECONDS = 90.0  # less than the watchdog of the units waits
 MAXIMUM_RESULT_BYTES = 16_777_216  # a real result.json has about 60 KB
 MAXIMUM_PROMISED_BYTES = 268_435_456  # of each other file; the mask and the pictures have a few MB
+CHANGED = "the folder of the bundle in force holds something else since it was loaded"
+MEND = "reload or restart what runs the jobs, to take what is there now; or put back what was there"
 PROMISED = (FEATURES_FILE, MASK_FILE, PICTURES_FILE, TIMING_FILE)
 _TRY_AGAIN = frozenset({ExitCode.TEMPORARY, 125, 128 + 9, 128 + 15, 128 + 24, -9, -15, -24})
 
@@ -76,38 +78,47 @@ class Runner:
         Raises
         ------
         EngineDown
-            No job can be started.
+            No job can be started, or the bundle's folder does not hold any more what was loaded.
         Retryable
             The job was killed, ran out of time, or says that it may pass.
         Permanent
             The job broke its promise (bug, unreadable input, bundle mismatch).
         """
+        bundle = bundle or self._bundle
+        names = tuple(self._spool.ct_name(position) for position in range(len(plan.ct_sop_instance_uids)))
+        inputs = {f"ct/{name}": path_of(uid) for name, uid in zip(names, plan.ct_sop_instance_uids, strict=True)}
+        inputs["roi/roi.dcm"] = path_of(plan.roi_sop_instance_uid)
+        request = JobRequest(
+            key=key,
+            ct=CtInput(files=names),
+            roi=RoiInput(kind=plan.roi_kind, file="roi.dcm", numbers=plan.roi_numbers, combine=plan.combine),
+            clinical=clinical,
+            quality=_planner_flags(plan) + quality,
+            bundle_digest=bundle.digest,
+        )
         with self._naming:
             alone = self._alone.setdefault(key, threading.Lock())
         with alone:  # a rescore during a job makes another work item of the same content, and so of the same folder
-            return self._analyse(key, plan, clinical, path_of, quality, bundle or self._bundle)
+            try:
+                return self._run(request, inputs, bundle)
+            except (Permanent, OSError) as error:
+                if is_unchanged(bundle):
+                    raise
+                raise EngineDown(f"{bundle.folder}: {CHANGED}", MEND) from error  # not the study's fault
 
-    def _analyse(
-        self,
-        key: str,
-        plan: Plan,
-        clinical: tuple[ClinicalValue, ...],
-        path_of: Callable[[str], Path],
-        quality: tuple[QualityFlag, ...],
-        bundle: Bundle,
-    ) -> JobResult:
-        folder_in, folder_out = self._prepare(key, plan, clinical, path_of, quality, bundle)
+    def _run(self, request: JobRequest, inputs: Mapping[str, Path], bundle: Bundle) -> JobResult:
+        folder_in, folder_out = self._lay_out(request, inputs, bundle)
         try:
-            ended = self.executor.run(folder_in, folder_out, key)
+            ended = self.executor.run(folder_in, folder_out, request.key)
         except NotStarted as error:
             text = f"the job could not be started ({error})"
             raise _failed(FailureReason.JOB_NOT_STARTED, text, EngineDown) from error
         if ended.broke:
             raise _failed(FailureReason.JOB_FAILED, f"the job {ended.broke}")
-        result = classify(ended.exit_code, folder_out, key)
-        with self._spool.replace_results(key, "analysis") as folder:
+        result = classify(ended.exit_code, folder_out, request.key)
+        with self._spool.replace_results(request.key, "analysis") as folder:
             self._take(folder_out, folder)
-        process.remove(self._spool.job(key))
+        process.remove(self._spool.job(request.key))
         return result
 
     def _take(self, folder_out: Path, folder: Path) -> None:
@@ -131,34 +142,16 @@ class Runner:
             write_atomically(folder / RESULT_FILE, result.model_dump_json(indent=1).encode())
         return result
 
-    def _prepare(
-        self,
-        key: str,
-        plan: Plan,
-        clinical: tuple[ClinicalValue, ...],
-        path_of: Callable[[str], Path],
-        quality: tuple[QualityFlag, ...],
-        bundle: Bundle,
-    ) -> tuple[Path, Path]:
-        process.remove(self._spool.job(key))  # what an earlier attempt left
-        folder_in, folder_out = self._spool.fresh_job(key)
+    def _lay_out(self, request: JobRequest, inputs: Mapping[str, Path], bundle: Bundle) -> tuple[Path, Path]:
+        process.remove(self._spool.job(request.key))  # what an earlier attempt left
+        folder_in, folder_out = self._spool.fresh_job(request.key)
         # What cannot be mounted read-only is copied: a job must not change what was received.
         place = link_or_copy if self.executor.read_only else shutil.copyfile
-        names = [self._spool.ct_name(position) for position in range(len(plan.ct_sop_instance_uids))]
-        for name, uid in zip(names, plan.ct_sop_instance_uids, strict=True):
-            place(path_of(uid), folder_in / "ct" / name)
-        place(path_of(plan.roi_sop_instance_uid), folder_in / "roi" / "roi.dcm")
+        for name, path in inputs.items():
+            place(path, folder_in / name)
         (folder_in / "bundle").mkdir()
         for path in bundle.folder.iterdir():
             place(path, folder_in / "bundle" / path.name)
-        request = JobRequest(
-            key=key,
-            ct=CtInput(files=tuple(names)),
-            roi=RoiInput(kind=plan.roi_kind, file="roi.dcm", numbers=plan.roi_numbers, combine=plan.combine),
-            clinical=clinical,
-            quality=_planner_flags(plan) + quality,
-            bundle_digest=bundle.digest,
-        )
         write_atomically(folder_in / JOB_FILE, request.model_dump_json(indent=1).encode())
         return folder_in, folder_out
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from config.identity import VERSION
 from config.settings import Settings
 from dicom_node.audit import AuditEntry, AuditOutcome
 from dicom_node.audit_trail import ANCHOR_SECONDS, AuditTrail
@@ -131,6 +132,7 @@ def on_record(
 
 def _started(settings: Settings, spool: Spool, process: str, clock: Callable[[], float]) -> None:
     store = Store.open(spool.store)
+    store.vitals.took_settings(process, VERSION, clock())
     before = store.audit.last("node.start", process)
     digests = {name: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for name, value in vars(settings).items()}
     store.audit.add(AuditEntry(clock(), process, "node", "node.start", facts={"settings": digests}))

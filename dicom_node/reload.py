@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from config.effective import not_there
+from config.identity import VERSION
 from config.reload import compare
 from config.settings import Settings, SettingsError, load
 from dicom_node.audit import AuditEntry, AuditOutcome
@@ -54,7 +55,7 @@ class Reloader:
         except (SettingsError, ConfigError, StageError, BundleError, OSError) as error:
             hint = f"; {error.hint}" if isinstance(error, StageError) else ""
             LOGGER.error("settings.refused the settings stay as they were: %s%s", error, hint)
-            self._record("failed", f"reload: {error}")
+            self._record("failed", f"reload: {error}", f"{error}{hint}")
             return False
         for put in put_in_force:
             put()
@@ -77,9 +78,10 @@ class Reloader:
             for complaint in complaints(settings.tls, self._clock()):
                 LOGGER.warning("tls.certificate %s", complaint)
 
-    def _record(self, outcome: AuditOutcome, detail: str) -> None:
+    def _record(self, outcome: AuditOutcome, detail: str, refused: str = "") -> None:
         try:
             store = Store.open(self._spool.store)
+            store.vitals.took_settings(self._process, VERSION, self._clock(), refused)
             store.audit.add(
                 AuditEntry(self._clock(), self._process, "node", "settings.changed", outcome, detail=detail[:500])
             )

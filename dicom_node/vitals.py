@@ -33,6 +33,7 @@ class Contact:
     detail: str
 
 
+_SETTINGS = "@"  # before the name of a process: a row that says which settings it goes by
 _COMPONENT = "component, version, started_at, seen_at, facts"
 
 
@@ -58,9 +59,19 @@ class Vitals:
         )
 
     def components(self) -> list[Component]:
-        rows = self._db.rows(
-            "SELECT component, version, started_at, seen_at, facts FROM node_status ORDER BY component"
-        )
+        return [one for one in self._rows() if not one.component.startswith(_SETTINGS)]
+
+    def took_settings(self, process: str, version: str, now: float, refused: str = "") -> None:
+        """Which settings a process goes by: those that it has read now, or those before, and why these are refused."""
+        self.beat(f"{_SETTINGS}{process}", version, now, now, {"refused": refused})
+
+    def refusals(self) -> dict[str, str]:
+        """Process -> why its last reload was refused; since then it goes by the settings from before."""
+        found = {one.component.removeprefix(_SETTINGS): one for one in self._rows() if one.component[0] == _SETTINGS}
+        return {name: str(one.facts["refused"]) for name, one in found.items() if one.facts.get("refused")}
+
+    def _rows(self) -> list[Component]:
+        rows = self._db.rows(f"SELECT {_COMPONENT} FROM node_status ORDER BY component")
         return [Component(**{**row, "facts": json.loads(row["facts"])}) for row in rows]
 
     def component(self, name: str) -> Component | None:

@@ -105,6 +105,14 @@ def load(folder: Path) -> Bundle:
     return bundle
 
 
+def is_unchanged(bundle: Bundle) -> bool:
+    """Whether its folder still holds it, byte for byte."""
+    try:
+        return load(bundle.folder).digest == bundle.digest
+    except (BundleError, OSError):
+        return False
+
+
 def write(
     folder: Path,
     facts: Mapping[str, Any],

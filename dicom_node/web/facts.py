@@ -85,6 +85,7 @@ class SystemFacts:
     worker_alive: bool
     runner: Component | None
     runner_alive: bool
+    refused: dict[str, str]  # process -> why its last reload was refused
 
 
 class Models:
@@ -153,6 +154,7 @@ def system(settings: Settings, spool: Spool, store: Store, version: str) -> Syst
         worker_alive=worker is not None and now - worker.seen_at < GONE_SECONDS,
         runner=runner,
         runner_alive=runner is not None and now - runner.seen_at < GONE_SECONDS,
+        refused=store.vitals.refusals(),
     )
 
 

@@ -136,6 +136,7 @@ def system_view(system: facts.SystemFacts) -> dict[str, Any]:
             "Worker": _process(system.worker, system.worker_alive, system.at),
             "Jobs": _process(system.runner, system.runner_alive, system.at),
         },
+        "refused": {name: Badge(f"a reload was refused: {why}", "bad") for name, why in system.refused.items()},
     }
 
 
@@ -154,8 +155,10 @@ def _process(one: Component | None, alive: bool, now: float) -> dict[str, Any]:
     told = one.facts
     isolated = Badge(str(told.get("isolation", "not known")), "good" if told.get("isolated") else "warn")
     shown = {"Executor": told.get("executor"), "Model bundle": particulars.short_digest(str(told.get("bundle", "")))}
+    waits = told.get("waits")
+    well = Badge(f"no job can be started: {waits}", "bad") if waits else Badge("at work", "good")
     return {
-        "state": Badge("at work", "good") if alive else Badge("not heard of; see that it runs", "bad"),
+        "state": well if alive else Badge("not heard of; see that it runs", "bad"),
         "isolation": isolated if "isolation" in told else None,
         "facts": {name: str(value) for name, value in shown.items() if value} | {"Version": one.version},
         "started": views.moment(one.started_at),

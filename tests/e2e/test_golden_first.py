@@ -1,21 +1,29 @@
 """A worker that is ready has not begun to analyse: its bundle's golden case runs beside the start, and comes first."""
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from config.settings import Settings
-from dicom_node import analyst
+from config.settings import load as load_settings
+from dicom_node import analyst, check_machine
 from dicom_node.bundles import Bundles
 from dicom_node.job import Runner
+from dicom_node.reload import Reloader
+from dicom_node.ticket import Ticket
+from dicom_node.web import facts, node_pages
 from dicom_node.worker import Worker
 from dicom_node.workitem import Permanent, State
-from models.bundle import DEMO, load
+from models.bundle import DEMO, Bundle, load
+from tests.e2e.test_rules import other_bundle
 from tests.road import Road, road
 from tests.synthetic import ct_series, rtstruct
 
@@ -101,3 +109,77 @@ def test_the_watchdog_hears_of_each_golden_case_of_a_reload(tmp_path: Path, monk
         for _ in range(2):
             before = analyst.renewed(before, Settings(), tries=True)
         assert (heard, before.golden) == ([b"WATCHDOG=1"], {bundle.digest: "agrees"})
+
+
+def test_a_reload_while_a_bundle_is_proved_takes_its_place_and_its_failure_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = road(tmp_path / "node")
+    worker = proving(made)
+    made.take(*CT, rtstruct(CT))
+    made.work()
+    new = other_bundle(tmp_path / "new")
+
+    def golden_case(bundle: Bundle, _: object) -> str:
+        if bundle.digest != made.bundle.digest:
+            return "agrees"
+        worker.ready_for(replace(made.settings, bundle=new))()  # what SIGHUP does, in another thread
+        raise Permanent("other numbers")
+
+    monkeypatch.setattr(analyst, "verify_golden", golden_case)
+    step = turn_of(worker, "golden")
+    assert step(), "the bundles of the reload are next"
+    assert not step()
+    assert worker.unfit is None
+    made.work()
+    made.later(60.0)
+    (item,) = made.items
+    assert item.state in (State.REPORTED, State.COMPLETED)
+    assert Ticket.from_json(item.plan or "").bundle_digest == load(new).digest, "the other one was never proved"
+
+
+def test_a_bundle_whose_folder_was_replaced_by_one_that_is_refused_keeps_jobs_waiting_until_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, kept = other_bundle(tmp_path / "bundle"), tmp_path / "kept"
+    made = road(tmp_path / "node", bundle=folder)
+    made.restart(bundle=load(folder))
+    made.clock.now = time.time()  # `check` asks who was heard of lately
+    made.take(*CT, rtstruct(CT))
+    made.worker.step_plan()
+    made.clock.now += 60.0
+    made.worker.step_plan()
+    folder.rename(kept)
+    shutil.copytree(DEMO, folder)
+    config = tmp_path / "node.toml"
+    config.write_text(f'bundle = "{folder}"\n[node]\nspool = "{made.spool.root}"\n[plan]\nquiet_seconds = 30.0\n')
+
+    def golden_case(bundle: Bundle, _: object) -> str:
+        if bundle.digest == load(DEMO).digest:
+            raise Permanent("other numbers", "install the bundle again")
+        return "agrees"
+
+    monkeypatch.setattr(analyst, "verify_golden", golden_case)
+    reloader = Reloader(config, load_settings(config, {}), made.spool, "serve", [made.worker], made.clock)
+    assert not reloader.reload()
+    for _ in range(2):
+        assert made.worker.step_analyse()
+        made.clock.now += 61.0
+    (item,) = made.items
+    assert (item.state, item.attempts) == (State.SCHEDULED, 0)
+    assert "settings.refused the settings stay as they were: other numbers; install the bundle again" in caplog.text
+    assert f"engine.down try 1, no job can be started, the next try is in 5 s: {folder}: the folder" in caplog.text
+    found = {one.id: one for one in check_machine.running(made.settings)}
+    assert "other numbers; install the bundle again" in found["node.settings"].text
+    assert "holds something else since it was loaded" in found["node.jobs"].text
+    assert found["node.jobs"].remedy.startswith("reload or restart what runs the jobs")
+    shown = node_pages.system_view(facts.system(made.settings, made.spool, made.store, "1"))
+    assert "other numbers" in shown["refused"]["serve"].text
+    assert "holds something else" in shown["processes"]["Jobs"]["state"].text
+
+    shutil.rmtree(folder)
+    kept.rename(folder)
+    assert reloader.reload()
+    made.work()
+    assert made.items[0].outcome == "SCORED"
+    assert all(one.well for one in check_machine.running(made.settings))
