@@ -1,12 +1,11 @@
 """The same SR in another SOP class, for a PACS that does not accept the preferred one."""
 
 import copy
-import io
 from collections.abc import Sequence
 
-from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 
+from reports.encode import encoded, part10
 from reports.sr_content import ReportError
 from reports.sr_document import SR_SOP_CLASSES
 from reports.uids import derive
@@ -35,13 +34,6 @@ def as_sop_class(document: Dataset, sop_class_uid: str) -> Dataset:
     return made
 
 
-def part10(dataset: Dataset) -> bytes:
-    """An object as a Part 10 file."""
-    stream = io.BytesIO()
-    dcmwrite(stream, dataset, enforce_file_format=True)
-    return stream.getvalue()
-
-
 def files(document: Dataset, others: Sequence[str]) -> tuple[bytes, list[bytes]]:
     """One of our SRs as a Part 10 file, and as the file of `as_sop_class` for each of the other SOP classes.
 
@@ -63,7 +55,6 @@ def _beginning(document: Dataset) -> tuple[bytes, bytes]:
     """Preamble and meta information; SOP Class and SOP Instance UID as they are encoded."""
     short = Dataset()
     short.file_meta = document.file_meta
-    meta = len(part10(short))
     short.SOPClassUID, short.SOPInstanceUID = document.SOPClassUID, document.SOPInstanceUID
-    encoded = part10(short)
-    return encoded[:meta], encoded[meta:]
+    whole, named = part10(short), encoded(short)
+    return whole[: -len(named)], named

@@ -7,7 +7,9 @@ import pytest
 from highdicom.pr import GraphicAnnotation
 from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContainerContentItem, EnhancedSR
 from highdicom.sr.utils import collect_evidence
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian
 
 from config.identity import MANUFACTURER
 from reports import build, gsps, seg
@@ -18,7 +20,8 @@ from reports.finish import finish
 from reports.sr_content import separate
 from reports.sr_document import SR_SOP_CLASSES, Slot, evidence_of
 from reports.sr_variant import as_sop_class, files, part10
-from tests.report_inputs import Case, scored, short, small_case
+from tests.report_inputs import Case, objects, scored, short, small_case
+from tests.report_inputs import part10 as as_pydicom_writes
 
 
 @pytest.mark.parametrize("sop_class", short(SR_SOP_CLASSES, SR_SOP_CLASSES[1]))
@@ -90,6 +93,51 @@ def test_the_files_of_an_sr_are_those_of_its_sop_classes() -> None:
     preferred, others = files(made, SR_SOP_CLASSES[1:])
     assert preferred == part10(made)
     assert others == [part10(as_sop_class(made, other)) for other in SR_SOP_CLASSES[1:]]
+
+
+def test_an_object_is_encoded_as_pydicom_encodes_it() -> None:
+    made = scored(small_case())
+    every = [
+        made.risk_sr,
+        made.radiomics_sr,
+        made.segmentation,
+        made.pdf,
+        made.presentation_state,
+        made.pages[0].dataset,
+    ]
+    for dataset in every:
+        assert dataset is not None
+        assert part10(dataset) == as_pydicom_writes(dataset)
+    for dataset in objects(made).values():  # read back: elements that nobody has looked at
+        assert part10(dataset) == as_pydicom_writes(dataset)
+
+
+def test_odd_elements_are_encoded_as_pydicom_encodes_them() -> None:
+    odd = _odd()
+    odd.SharedFunctionalGroupsSequence = [_odd(), Dataset()]
+    odd["SharedFunctionalGroupsSequence"].is_undefined_length = True
+    odd.SharedFunctionalGroupsSequence[0].is_undefined_length_sequence_item = True
+    odd.SharedFunctionalGroupsSequence[0].SpecificCharacterSet = "ISO_IR 100"
+    odd.SharedFunctionalGroupsSequence[0].PersonIdentificationCodeSequence = [_odd()]
+    odd.ReferencedStudySequence = Items()
+    odd.SOPClassUID, odd.SOPInstanceUID = SR_SOP_CLASSES[0], "1.2.3"
+    odd.file_meta = FileMetaDataset()
+    odd.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    assert part10(odd) == as_pydicom_writes(odd)
+
+
+def _odd() -> Dataset:
+    made = Dataset()
+    made.SpecificCharacterSet = "ISO_IR 192"
+    made.PatientName, made.PatientComments, made.StudyDescription = "Ångström^Å", "ä" * 7, "ü"
+    made.PixelRepresentation, made.SmallestImagePixelValue = 1, -5  # US or SS: another element decides
+    made.ImageType, made.ImagePositionPatient, made.SliceThickness = ["A", "BC"], [1, 2.5, -3], "1.20"
+    made.InstitutionName, made.InstanceNumber, made.PatientAge = "", None, "061Y"
+    made.EncapsulatedDocument, made.TextValue = b"odd", "x" * 70_001
+    made.add_new(0x00090010, "LO", "PRIVATE")
+    made.add_new(0x00091001, "UT", "")
+    made.add_new(0x00080000, "UL", 4)  # a group length, which is retired
+    return made
 
 
 def _whole_document(
