@@ -15,10 +15,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis import spline
 from analysis.contract import NotScorable, QualityFlag, Reason
 from analysis.filters import along
-from analysis.preprocess import Mask, Window, bounding_box
-from analysis.roi import flag
+from analysis.roi import Mask, Window, bounding_box, flag
 from analysis.volume import Volume
 from models.manifest import significant
 
@@ -168,21 +168,11 @@ def _resample(
         low = int(np.clip(np.floor(first) - SPLINE_REACH, 0, size - 1))
         high = int(np.clip(np.ceil(first + (count - 1) * ratio) + SPLINE_REACH, 0, size - 1))
         cuts.append(slice(low, high + 1))
-        weights.append(_weights(high + 1 - low, ratio, first - low, count, order))
+        weights.append(spline.weights(high + 1 - low, ratio, first - low, count, order))
     part = array[tuple(cuts)].astype(np.float64)
     for axis, matrix in enumerate(weights):
         part = along(matrix, part, axis)
     return np.asarray(part, np.float32)
-
-
-def _weights(size: int, ratio: float, offset: float, count: int, order: int) -> NDArray[np.float64]:
-    """What each of `size` old voxels of a line adds to each of `count` new ones (new, old)."""
-    from scipy import ndimage  # noqa: PLC0415 - as in `analysis.run`: not before the CT is read
-
-    # What a voxel of the new size would have averaged; nothing along an axis that is as coarse already.
-    lines = ndimage.gaussian_filter(np.eye(size), (0, 0.5 * np.sqrt(max(ratio**2 - 1, 0.0))), mode="nearest")
-    made = ndimage.affine_transform(lines, (1, ratio), (0, offset), (size, count), order=order, mode="nearest")
-    return np.ascontiguousarray(made.T)
 
 
 # Encoder ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy import ndimage
 
 from analysis import ensemble, radiomic
 from analysis.contract import ClinicalValue, ExitCode, Modality, NotScorable
@@ -124,6 +123,8 @@ def typical(bundle: Bundle) -> dict[str, float | str]:
 
 def draw() -> tuple[Volume, Mask]:
     """A lesion of 6 mL with structured tissue in aerated lung; whole HU, so that it can be stored exactly."""
+    from scipy import ndimage  # noqa: PLC0415 - of the extra `train`: a bundle's maker draws, the node only reads
+
     z, y, x = np.meshgrid(
         *[(np.arange(n) - (n - 1) / 2) * step for n, step in zip(SHAPE, SPACING, strict=True)], indexing="ij"
     )

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.contract import QualityFlag, Severity
-from analysis.roi import RoiMask
+from analysis.roi import RoiMask, bounding_box
 from analysis.volume import Volume
 
 FEW_SLICES = 3
@@ -57,8 +57,8 @@ def contour_flags(volume: Volume, mask: NDArray[np.bool_]) -> list[QualityFlag]:
     mask : bool, shape of `volume.array`, not empty
     """
     found = []
-    where = np.nonzero(mask)
-    box = tuple(slice(int(index.min()), int(index.max()) + 1) for index in where)
+    box = bounding_box(mask)
+    assert box is not None
     inside = mask[box]
     values = volume.array[box][inside]
     slices = int(np.count_nonzero(inside.any(axis=(1, 2))))
@@ -83,10 +83,10 @@ def contour_flags(volume: Volume, mask: NDArray[np.bool_]) -> list[QualityFlag]:
 
 
 def _parts(inside: NDArray[np.bool_]) -> int:
-    from scipy import ndimage  # noqa: PLC0415 - as in `analysis.run`: not before the CT is read
+    import SimpleITK  # noqa: PLC0415 - as in `analysis.run`: not before the CT is read
 
-    labels, count = ndimage.label(inside, ndimage.generate_binary_structure(3, 3))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    pieces = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(inside.astype(np.uint8)), True)
+    sizes = np.bincount(SimpleITK.GetArrayViewFromImage(pieces).ravel())[1:]
     return int(np.count_nonzero(sizes > SMALL_PART * sizes.sum()))
 
 

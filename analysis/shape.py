@@ -1,7 +1,7 @@
 """Morphological features of the ROI (IBSI 3.1): pyradiomics' mesh, summed in linear time.
 
 pyradiomics compares every mesh vertex with every other for the diameters: a minute for two litres at 1 mm. Here
-its C code is asked once per cube configuration (256 of them), and the diameters come from convex hulls.
+its C code is asked once per cube configuration (256 of them), and the diameters come from the outermost vertices.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 from radiomics import cShape
-from scipy.spatial import ConvexHull, QhullError
-from scipy.spatial.distance import pdist
+
+from analysis._diameter import widest
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -127,7 +127,7 @@ def _diameters(padded: Mask, spacing: Steps) -> dict[str, float]:
         "Maximum2DDiameterSlice": flat[0],
         "Maximum2DDiameterColumn": flat[1],
         "Maximum2DDiameterRow": flat[2],
-        "Maximum3DDiameter": _widest(doubled * step),
+        "Maximum3DDiameter": _widest(doubled, step),
     }
 
 
@@ -146,7 +146,8 @@ def _widest_in_planes(doubled: NDArray[np.int64], axis: int, step: Floats) -> fl
     order = np.argsort(doubled[:, axis], kind="stable")
     plane = doubled[order, axis]
     others = [other for other in range(3) if other != axis]
-    points = doubled[order][:, others] * step[others]
+    lattice = doubled[order][:, others]
+    points = lattice * step[others]
     starts = np.flatnonzero(np.diff(plane, prepend=plane[0] - 1))
     ends = np.append(starts[1:], len(plane))
     middle = (np.minimum.reduceat(points, starts) + np.maximum.reduceat(points, starts)) / 2
@@ -156,16 +157,21 @@ def _widest_in_planes(doubled: NDArray[np.int64], axis: int, step: Floats) -> fl
     for number in np.argsort(-reach):
         if reach[number] * (1 + 1e-9) < best:
             break
-        best = max(best, _widest(points[starts[number] : ends[number]]))
+        best = max(best, _widest(lattice[starts[number] : ends[number]], step[others]))
     return best
 
 
-def _widest(points: Floats) -> float:
-    """Largest distance between two of the points, which lie on their convex hull."""
-    if len(points) > 2 * points.shape[1]:
-        try:
-            points = points[ConvexHull(points).vertices]
-        except QhullError:  # all on one line: its ends are the extremes of any coordinate that varies
-            spread = points[:, int(np.ptp(points, axis=0).argmax())]
-            points = points[[int(spread.argmin()), int(spread.argmax())]]
-    return float(pdist(points).max()) if len(points) > 1 else 0.0
+def _widest(lattice: NDArray[np.int64], step: Floats) -> float:
+    """Largest distance between two points given as whole steps along each axis."""
+    return widest(np.ascontiguousarray(_outermost(lattice) * step), len(step))
+
+
+def _outermost(lattice: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The points that are first or last on their line along every axis: between two others, none is the farthest."""
+    size = lattice.max(axis=0) + 1
+    for _ in size:
+        lattice, size = np.roll(lattice, 1, axis=1), np.roll(size, 1)
+        place = np.sort(np.ravel_multi_index(tuple(lattice.T), tuple(size)))
+        ends = np.diff(place // size[-1], prepend=-1, append=-1) != 0
+        lattice = np.stack(np.unravel_index(place[ends[:-1] | ends[1:]], tuple(size)), axis=1)
+    return lattice
