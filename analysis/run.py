@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,6 @@ DEEP_FAMILY = "Deep radiomics"
 _SOFTWARE = (
     "prognode",
     "numpy",
-    "scipy",
     "SimpleITK",
     "pyradiomics",
     "pydicom",
@@ -81,7 +80,7 @@ class Clock:
 def main(folder_in: Path, folder_out: Path) -> int:
     """Run one job; gives the exit status (analysis.contract.ExitCode)."""
     # Beside reading the request, the bundle and the CT, which wait for the disk or work without the interpreter.
-    threading.Thread(target=importlib.import_module, args=["analysis.radiomic"], name="imports").start()
+    threading.Thread(target=_import_what_computes, name="imports").start()
     try:
         request = JobRequest.model_validate_json((folder_in / JOB_FILE).read_bytes())
     except OSError as error:
@@ -104,6 +103,9 @@ def main(folder_in: Path, folder_out: Path) -> int:
     except BundleError as error:
         LOGGER.error("job.bad_bundle %s", error)
         return ExitCode.CONFIG
+    except ImportError as error:
+        LOGGER.error("job.installation %s cannot be imported: %s", error.name, error.msg)
+        return ExitCode.BUG
     except MemoryError:
         LOGGER.error("job.no_memory the limit is too small for this study")
     except OSError as error:
@@ -111,6 +113,11 @@ def main(folder_in: Path, folder_out: Path) -> int:
             raise
         LOGGER.error("job.no_room %s", error.strerror)
     return ExitCode.TEMPORARY
+
+
+def _import_what_computes() -> None:
+    with suppress(Exception):  # `analyse` imports it too, and fails with the same
+        importlib.import_module("analysis.radiomic")
 
 
 def _answer(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Path, clock: Clock) -> int:
@@ -152,6 +159,7 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
     # Without settings the features came from another program: ours of the same name would be other numbers.
     radiomics = Modality.RADIOMIC.value in bundle.manifest.modalities and bool(bundle.manifest.extraction)
     with clock.step("imports of what computes"):
+        importlib.import_module("analysis.radiomic")  # an import that fails in `main` meanwhile would hide why below
         from analysis import radiomic  # noqa: PLC0415 - half of what a job imports; begun in `main`
 
     with clock.step("features"):

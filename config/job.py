@@ -47,7 +47,7 @@ class Job:
     `image`, `engine`: of the executor "container"; the image by its digest, so that no other can take its place.
     """
 
-    executor: Literal["process", "container", "dask"] = "process"
+    executor: Literal["process", "container", "systemd", "dask"] = "process"
     isolation: Literal["required", "preferred"] = "preferred"
     at_once: int = 0
     memory_bytes: int = 8_000_000_000
@@ -58,6 +58,15 @@ class Job:
     image: str = ""
     engine: Literal["auto", "podman", "docker"] = "auto"
     dask: Dask = field(default_factory=Dask)
+
+    @property
+    def answer_seconds(self) -> float:
+        """Until whoever waits for a job gives it up; in a cluster it may wait for its turn, and run again elsewhere.
+
+        >>> Job().answer_seconds, Job(executor="dask").answer_seconds
+        (900.0, 3600.0)
+        """
+        return self.wall_clock_seconds * (4 if self.executor == "dask" else 1)
 
 
 def check(job: Job) -> None:

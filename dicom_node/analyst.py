@@ -24,7 +24,7 @@ from dicom_node.spool import Spool
 from dicom_node.summary import summary_of
 from dicom_node.ticket import Ticket
 from dicom_node.vitals import BEAT_SECONDS
-from dicom_node.workitem import EngineDown, StageError, State, StoreBusy, WorkItem
+from dicom_node.workitem import EngineDown, StageError, State, StoreBusy, TwinAtWork, WorkItem
 
 LOGGER = logging.getLogger(__name__)
 LONGEST_ENGINE_SECONDS = 60.0  # until a job is tried again where none could be started
@@ -94,6 +94,9 @@ class Analyst:
                 result = self._runner.analyse(key, ticket.decision, ticket.clinical, paths, ticket.quality, bundle)
             except EngineDown as error:
                 self._hold_engine(item, error)
+                return
+            except TwinAtWork as error:
+                self._loop.give_back(item, self._loop.clock() + FIRST_RETRY_SECONDS, error, counts=False)
                 return
             self._engine_runs()
         else:

@@ -36,11 +36,12 @@ from dicom_node.executors import harvest, process
 from dicom_node.executors.choice import chosen
 from dicom_node.executors.contract import Executor, NotStarted
 from dicom_node.spool import Spool, link_or_copy, write_atomically
-from dicom_node.workitem import EngineDown, Permanent, Retryable, StageError
+from dicom_node.workitem import EngineDown, Permanent, Retryable, StageError, TwinAtWork
 from models.bundle import Bundle, is_unchanged
 
 LOGGER = logging.getLogger(__name__)
 GOLDEN_SECONDS = 90.0  # less than the watchdog of the units waits
+TWIN_SECONDS = 120.0  # that a thread waits for the end of a job of the same content; a part of turns.MARGIN_SECONDS
 MAXIMUM_RESULT_BYTES = 16_777_216  # a real result.json has about 60 KB
 MAXIMUM_PROMISED_BYTES = 268_435_456  # of each other file; the mask and the pictures have a few MB
 CHANGED = "the folder of the bundle in force holds something else since it was loaded"
@@ -79,6 +80,8 @@ class Runner:
         ------
         EngineDown
             No job can be started, or the bundle's folder does not hold any more what was loaded.
+        TwinAtWork
+            A job of the same content has not ended within TWIN_SECONDS.
         Retryable
             The job was killed, ran out of time, or says that it may pass.
         Permanent
@@ -98,13 +101,17 @@ class Runner:
         )
         with self._naming:
             alone = self._alone.setdefault(key, threading.Lock())
-        with alone:  # a rescore during a job makes another work item of the same content, and so of the same folder
-            try:
-                return self._run(request, inputs, bundle)
-            except (Permanent, OSError) as error:
-                if is_unchanged(bundle):
-                    raise
-                raise EngineDown(f"{bundle.folder}: {CHANGED}", MEND) from error  # not the study's fault
+        # A rescore during a job makes another work item of the same content, and so of the same folder.
+        if not alone.acquire(timeout=TWIN_SECONDS):
+            raise TwinAtWork("a job of the same content runs", "wait: it is tried again by itself")
+        try:
+            return self._run(request, inputs, bundle)
+        except (Permanent, OSError) as error:
+            if is_unchanged(bundle):
+                raise
+            raise EngineDown(f"{bundle.folder}: {CHANGED}", MEND) from error  # not the study's fault
+        finally:
+            alone.release()
 
     def _run(self, request: JobRequest, inputs: Mapping[str, Path], bundle: Bundle) -> JobResult:
         folder_in, folder_out = self._lay_out(request, inputs, bundle)

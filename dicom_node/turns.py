@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from config.settings import Settings
 from dicom_node.notify import STUCK_SECONDS
 
-MARGIN_SECONDS = 300.0  # around a job: its files are laid out, it is ended, its results are taken
+MARGIN_SECONDS = 300.0  # around a job: it waits for its twin, its files are laid out, its results are taken
 ANSWERS = 20  # of a peer in one turn of delivery, each as late as it may be; there are fewer objects
 LONGEST_SECONDS = 1800.0  # of every other turn: all of them work in small portions
 
@@ -16,8 +16,10 @@ def bounds(settings: Settings) -> dict[str, float]:
     """The longest turn, in seconds, of the stages that wait for something whose patience is in the settings."""
     patience = settings.receive
     answer = settings.deliver.connect_timeout_seconds + patience.acse_timeout_seconds + patience.dimse_timeout_seconds
+    job = settings.job.answer_seconds + MARGIN_SECONDS
     return {
-        "analyse": settings.job.wall_clock_seconds + MARGIN_SECONDS,
+        "analyse": job,
+        "golden": max(job, LONGEST_SECONDS),
         "deliver": max(ANSWERS * answer, LONGEST_SECONDS),
     }
 

@@ -122,6 +122,10 @@ class EngineDown(Retryable):
     """No job can be started just now: that does not count as an attempt of a study's."""
 
 
+class TwinAtWork(Retryable):
+    """A job of the same content has been running for a while: no attempt either, and no reason to hold the others."""
+
+
 class StoreBusy(Retryable):
     """The store cannot be used just now: locked by another process, full, or its disk fails."""
 

@@ -130,7 +130,7 @@ class DaskExecutor:
             return parcel.packed(header, [path.read_bytes() for path in paths])
 
         name = f"prognode-{key}-{content[:16]}"
-        answer = self._cluster.answer(name, parcel_of_it, self._limits.wall_clock_seconds)
+        answer = self._cluster.answer(name, parcel_of_it, self._limits.answer_seconds)
         if answer is None:
             return {"killed": True}, []
         try:
@@ -255,7 +255,7 @@ class Cluster:
                 future.cancel()
                 wanted = ", ".join(self._dask.resources)
                 raise NotStarted(f"no worker of the cluster can take a job{wanted and f' that needs {wanted}'}")
-            if now - began > 4 * seconds + NO_WORKER_SECONDS:
+            if now - began > seconds + NO_WORKER_SECONDS:
                 future.cancel()
                 raise NotStarted("the cluster has given no answer")
 

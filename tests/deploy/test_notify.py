@@ -246,6 +246,20 @@ def test_a_delivery_that_gives_each_answer_its_time_is_not_stuck(patience: float
             assert turns.stuck() == []
 
 
+def test_a_job_that_waits_for_its_twin_and_then_for_its_cluster_is_not_stuck() -> None:
+    from config.job import Dask, Job
+    from config.settings import Settings
+    from dicom_node.executors.dask import NO_WORKER_SECONDS
+    from dicom_node.job import TWIN_SECONDS
+    from dicom_node.turns import bounds
+
+    assert bounds(Settings())["analyse"] == 1200.0
+    for settings in (Settings(), Settings(job=Job(executor="dask", dask=Dask("tls://scheduler:8786")))):
+        longest = TWIN_SECONDS + settings.job.answer_seconds + NO_WORKER_SECONDS
+        assert bounds(settings)["analyse"] >= longest + 60
+        assert bounds(settings)["golden"] >= bounds(settings)["analyse"]
+
+
 @pytest.mark.parametrize("name", ["", "vsock:2:1", "relative"])
 def test_nothing_is_said_where_nobody_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", name)

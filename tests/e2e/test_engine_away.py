@@ -1,7 +1,9 @@
 """No job can be started for hours: the queue waits as a whole, the log stays short, and nothing is lost."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +66,27 @@ def test_three_studies_and_an_hour_without_a_job_engine_give_six_lines(
     assert "the job could not be started" in lines[0]
     assert 55 < len(tries) < 75  # 5, 10, 20, 40 s, then once a minute, whatever number of studies waits
     assert {(item.state, item.attempts) for item in waiting.items} == {("SCHEDULED", 0)}
+
+
+def test_a_job_whose_engines_cannot_be_imported_fails_in_one_sentence(
+    waiting: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread imports them while the CT is read: what it meets must not be lost, nor said twice."""
+    program = (
+        "import sys; sys.modules['analysis.texture'] = None\n"
+        "import runpy; runpy.run_module('analysis.run', alter_sys=True, run_name='__main__')"
+    )
+    real = process.command
+
+    def command(*asked: Any) -> list[str]:
+        return [{"-m": "-c", "analysis.run": program}.get(word, word) for word in real(*asked)]
+
+    monkeypatch.setattr(process, "command", command)
+    assert waiting.worker.step_analyse()
+    failed = next(item for item in waiting.items if item.state == "FAILED")
+    assert "status 70" in str(waiting.store.worklist.events(failed.id))
+    log = (waiting.spool.job(failed.key or "") / process.LOG_FILE).read_text()
+    assert re.fullmatch(r"ERROR analysis.run job.installation analysis.texture cannot be imported: [^\n]+\n", log)
 
 
 def test_when_it_is_there_again_all_go_on_within_a_minute(

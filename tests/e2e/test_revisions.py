@@ -14,6 +14,7 @@ from pydicom import Dataset
 from analysis.contract import JobResult, Outcome, Reason
 from config.clinical import Clinical
 from config.settings import Deliver, Peer
+from dicom_node import job
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.executors.contract import Ended
 from dicom_node.workitem import State
@@ -277,7 +278,7 @@ def test_a_rescore_while_its_job_runs_waits_for_the_end_of_that_job(node: Road) 
     node.worker.step_plan()
     first = threading.Thread(target=node.worker.step_analyse)
     first.start()
-    assert began.wait(10.0)
+    assert began.wait(60.0)
     assert node.store.births.replan(node.items[0].id, "rescore asked for by an operator", node.clock())
     node.clock.now += 5.0
     node.worker.step_plan()
@@ -288,3 +289,22 @@ def test_a_rescore_while_its_job_runs_waits_for_the_end_of_that_job(node: Road) 
     assert side_by_side == [False]
     (item,) = node.items
     assert (item.state, item.outcome) == (State.ANALYSED, Outcome.SCORED)
+
+
+def test_no_turn_waits_without_a_bound_for_a_job_of_the_same_content(
+    node: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "TWIN_SECONDS", 0.0)
+    node.take(*CT, synthetic.rtstruct(CT))
+    node.worker.step_plan()
+    (item,) = node.items
+    analyst, at_work = node.worker.analyst, threading.Lock()
+    assert analyst is not None
+    analyst._runner._alone[item.key or ""] = at_work
+    with at_work:
+        assert node.worker.step_analyse()
+        assert not node.worker.step_analyse(), "it is not taken again at once"
+    assert (node.items[0].state, node.items[0].attempts) == (State.SCHEDULED, 0)
+    node.clock.now += 5.0
+    assert node.worker.step_analyse()
+    assert node.items[0].state is State.ANALYSED

@@ -189,6 +189,17 @@ def test_a_machine_that_says_other_numbers_takes_no_job_of_that_bundle(
     assert asked == ["good", "bad"]  # once for each bundle
 
 
+def test_the_golden_case_on_a_worker_has_as_long_as_the_settings_give_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(process, "ask_module", lambda *asked: (given.append(asked[2]), (None, ""))[1])
+    for seconds in (900.0, 5.0):
+        with pytest.raises(NotStarted, match=r"did not end within \d+ s on the worker; .* raise \[job\] wall_clock"):
+            remote._prove(tmp_path, Job(wall_clock_seconds=seconds), Isolation((), (), ()))
+    assert given == [900.0, remote.GOLDEN_SECONDS]
+
+
 @pytest.mark.parametrize("given", [b"", b"\x80\x05.", parcel.packed({}), parcel.packed({"version": VERSION})])
 def test_a_worker_raises_nothing_that_dask_would_log_with_the_images(machine: Path, given: bytes) -> None:
     header, _ = parcel.opened(remote.handle(given), 1000)
