@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import nifti
+from analysis.roi import Mask, bounding_box
 from analysis.volume import Volume
 
 WINDOW_CENTRE, WINDOW_WIDTH = -500.0, 1500.0  # HU: lung window wide enough to keep the mediastinum readable
-Mask = NDArray[np.bool_]
 
 
 def write(path: Path, volume: Volume, mask: Mask) -> None:
@@ -19,8 +19,13 @@ def write(path: Path, volume: Volume, mask: Mask) -> None:
     The axial plane is the slice with most ROI voxels; the others pass through the ROI's centre of mass. Coronal and
     sagittal planes have the head up.
     """
-    axial = int(np.count_nonzero(mask, axis=(1, 2)).argmax())
-    _, row, column = (round(float(where.mean())) for where in np.nonzero(mask))
+    box = bounding_box(mask)
+    assert box is not None  # an empty ROI is an answer of its own
+    inside = mask[box]
+    axial = box[0].start + int(np.count_nonzero(inside, axis=(1, 2)).argmax())
+    row, column = (
+        round(float((where + part.start).mean())) for where, part in zip(np.nonzero(inside)[1:], box[1:], strict=True)
+    )
     head_last = volume.direction[2, 0] > 0  # slices ascend towards the head
     flip = slice(None, None, -1) if head_last else slice(None)
     step, height, width = volume.spacing

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from analysis.contract import NotScorable, Reason
 from analysis.filters import along, laplacian_of_gaussian, wavelet_subbands
+from analysis.roi import Mask, Window, bounding_box
 from analysis.settings import Discretisation, ExtractionSettings, Triple, log_sigma
 from analysis.volume import Volume
 
 Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 Levels = NDArray[np.int32]
 Steps = tuple[float, float, float]
-Window = tuple[slice, slice, slice]
 Span = tuple[int, int]  # first and last index
 
 # The B-spline prefilter reaches far: 16 voxels around leave 8e-8 HU of error, 4 would leave 0.9.
@@ -181,17 +180,6 @@ def images(prepared: Prepared, settings: ExtractionSettings) -> Iterator[tuple[s
                 raise NotScorable(Reason.TOO_FEW_SLICES, "the LoG filter needs 4 slices")
             response = laplacian_of_gaussian(around.image, prepared.spacing, sigma, window)
             yield image_type, name_prefixes(image_type)[0], replace(roi, image=response)
-
-
-def bounding_box(mask: Mask) -> Window | None:
-    """Slices of the smallest box around the mask, or None if it is empty."""
-    hits = np.flatnonzero(mask.any(axis=(1, 2)))
-    if hits.size == 0:
-        return None
-    first = slice(int(hits[0]), int(hits[-1]) + 1)
-    plane: Mask = np.logical_or.reduce(mask[first], axis=0)
-    second, third = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
-    return first, slice(int(second[0]), int(second[-1]) + 1), slice(int(third[0]), int(third[-1]) + 1)
 
 
 # Grid -------------------------------------------------------------------------------------------------------

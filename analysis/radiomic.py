@@ -19,14 +19,13 @@ from analysis.intensity import distribution, energy, histogram, statistics
 from analysis.preprocess import (
     Prepared,
     TooManyGreyLevels,
-    bounding_box,
     discretisation_of,
     discretise,
     images,
     name_prefixes,
     prepare,
 )
-from analysis.roi import flag
+from analysis.roi import bounding_box, flag
 from analysis.settings import ExtractionSettings
 from analysis.shape import morphology
 from analysis.texture import MATRICES, Failed, Found, textures

@@ -219,5 +219,5 @@ def _reference(folder: Path, document: str, sop_instance_uid: str | None) -> Doc
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
+    Image.fromarray(pixels).save(stream, format="PNG", compress_level=3)
     return stream.getvalue()

@@ -16,7 +16,7 @@ from analysis import preprocess
 from analysis.intensity import distribution, energy, statistics
 from analysis.preprocess import discretise, prepare
 from analysis.radiomic import features
-from analysis.roi import Mask
+from analysis.roi import Mask, bounding_box
 from analysis.settings import Discretisation, ExtractionSettings
 from analysis.texture import textures
 from analysis.volume import Volume
@@ -67,7 +67,7 @@ def test_cropping_first_gives_the_values_of_interpolating_the_whole_image(
     image, region = whole(volume, mask, settings)
     ours = prepare(volume, mask, settings)
     assert ours.image.size < image.size / 3
-    box, mine = preprocess.bounding_box(region), preprocess.bounding_box(ours.morphological)
+    box, mine = bounding_box(region), bounding_box(ours.morphological)
     assert box is not None
     assert mine is not None
     assert np.array_equal(ours.morphological[mine], region[box])
@@ -196,8 +196,8 @@ def test_the_laplacian_of_gaussian_is_the_one_that_pyradiomics_makes() -> None:
     ((theirs, name, _),) = imageoperations.getLoGImage(image, None, sigma=[2.0])
     settings = replace(ISO, spacing_mm=None, image_types=("log-sigma-2.0-mm",))
     ((_, prefix, ours),) = preprocess.images(prepare(volume, mask, settings), settings)
-    box = preprocess.bounding_box(mask)
-    mine = preprocess.bounding_box(ours.morphological)
+    box = bounding_box(mask)
+    mine = bounding_box(ours.morphological)
     assert box is not None
     assert mine is not None
     assert prefix == name

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.preprocess import bounding_box
+from analysis.roi import bounding_box
 from analysis.volume import Volume
 
 Mask = NDArray[np.bool_]

@@ -17,8 +17,7 @@ from pydicom.errors import InvalidDicomError
 
 from analysis.contract import Combine, NotScorable
 from analysis.deep import Image, PatchSettings, cut_patch
-from analysis.preprocess import Mask
-from analysis.roi import mask_from_rtstruct
+from analysis.roi import Mask, mask_from_rtstruct
 from analysis.segment import mask_from_seg
 from analysis.volume import Volume, read_ct
 
