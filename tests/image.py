@@ -129,6 +129,27 @@ def cpu_time(bench: Bench) -> str:
     return f"an endless loop with 2 s of CPU time: status 137 after {time.monotonic() - begin:.1f} s"
 
 
+def gives_way(bench: Bench) -> str:
+    """Busy loops inside and outside, on one processor: CPU seconds of each, which other work does not change."""
+    if bench.executor._engine.name == "podman" and os.geteuid() != 0:
+        raise Unusable("rootless podman: shares count among what its user runs")
+    text = """
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+end = time.monotonic() + 6
+while time.monotonic() < end: pass
+print(time.process_time())
+"""
+    with tempfile.TemporaryFile("w+") as said:
+        outside = subprocess.Popen([sys.executable, "-c", text], stdout=said, start_new_session=True)
+        code, inside = bench.inside(text)
+        assert (code, outside.wait()) == (0, 0), inside
+        said.seek(0)
+        ratio = float(said.read()) / float(inside)
+    assert ratio > 2, f"a busy service gets {ratio:.1f} times the processor time of a job"
+    return f"on one processor, what runs in no container gets {ratio:.1f} times the time of a job"
+
+
 def network(bench: Bench) -> str:
     text = "import socket; s = socket.socket(); s.settimeout(5); print(s.connect_ex(('192.0.2.1', 80)))"
     code, said = bench.inside(text)
@@ -284,7 +305,7 @@ def killed(bench: Bench) -> str:
 
 
 CHECKS: tuple[Check, ...] = (
-    promises, size, parts, nothing_else, network, writing, memory, processes, cpu_time, file_size, deadline,
+    promises, size, parts, nothing_else, network, writing, memory, processes, cpu_time, gives_way, file_size, deadline,
     engines_words, not_there, telemetry, golden, phantom, killed,
 )  # fmt: skip
 

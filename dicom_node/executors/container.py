@@ -24,6 +24,10 @@ from dicom_node.executors.container_words import Engine
 from dicom_node.executors.contract import Ended, NotStarted
 
 ENGINES = ("podman", "docker")
+_ABOUT = {
+    "podman": "{{.Version.Version}} {{.Host.CgroupManager}}",
+    "docker": "{{.ServerVersion}} {{.CgroupDriver}}",
+}
 ENGINE_SECONDS = 60.0  # that a word with the engine may take
 TRIAL_SECONDS = 120.0
 # What the engines' programs need of our environment; a proxy, for one, podman would hand on to the job.
@@ -210,13 +214,15 @@ def _engine(limits: Job) -> Engine:
     """The engine of the settings, or the first that answers. Raises NotStarted."""
     reasons = []
     for name in ENGINES if limits.engine == "auto" else (limits.engine,):
-        which = "{{.Server.Version}}" if name == "docker" else "{{.Client.Version}}"
         try:
-            version = _told([name, "version", "--format", which]).stdout.strip()
+            version, cgroups = _told([name, "info", "--format", _ABOUT[name]]).stdout.split()
         except NotStarted as error:
             reasons.append(str(error))
             continue
-        return Engine(name, version, os.geteuid(), os.getegid())
+        except ValueError:
+            reasons.append(f"{name} info: no version and control groups in its answer")
+            continue
+        return Engine(name, version, os.geteuid(), os.getegid(), cgroups)
     raise NotStarted("; ".join(reasons))
 
 

@@ -1,6 +1,6 @@
 """The argument list of podman and docker for one job, and what the answer of the trial means. Pure.
 
-One list for both engines, but for how the job's user is mapped (`as_user`).
+One list for both engines, but for how the job's user is mapped (`as_user`) and for who makes control groups.
 """
 
 import hashlib
@@ -16,6 +16,8 @@ from dicom_node.executors import sandbox
 USER = 65532  # "nonroot" of distroless images: nobody's on a Debian or Red Hat machine
 PYTHON = "/opt/prognode/bin/python"
 PROCESSORS = 2.0  # of a job: ITK's filters have two threads
+CPU_SHARES = 256  # beside 1024 of what runs in no container: receiving and delivery go first
+JOBS_SLICE = "prognode-jobs.slice"
 LATE_SECONDS = 60.0  # after the wall clock: by then its runner has ended it, or is gone
 TEMPORARY = "/tmp:rw,noexec,nosuid,nodev,size=536870912,mode=1777"  # noqa: S108 - inside the container
 ENGINE_FAILED = frozenset({125, 126, 127})  # what the engines say for "not started"; a job cannot say it, see _FIRST
@@ -35,12 +37,16 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Engine:
-    """A container engine of this machine: "podman" or "docker", and who calls it."""
+    """A container engine of this machine: "podman" or "docker", and who calls it.
+
+    `cgroups`: who makes its control groups, "systemd" or "cgroupfs" (itself).
+    """
 
     name: str
     version: str
     uid: int
     gid: int
+    cgroups: str = "cgroupfs"
 
     @property
     def as_user(self) -> list[str]:
@@ -54,6 +60,19 @@ class Engine:
         if self.name == "podman":
             return ["--user", f"{USER}:{USER}", "--userns", f"keep-id:uid={USER},gid={USER}"]
         return ["--user", f"{self.uid}:{self.gid}"]
+
+    @property
+    def gives_way(self) -> list[str]:
+        """Arguments by which a job takes the processor after what runs in no container.
+
+        Shares count among neighbours in the tree of control groups, and both engines put containers below a group of
+        their own; niceness counts inside one group only (measured: docs/containers.md). So the job becomes a neighbour
+        of the services. What a user without privileges starts stays in that user's part of the tree.
+        """
+        shares = ["--cpu-shares", str(CPU_SHARES)]
+        if self.name == "podman" and self.uid != 0:
+            return shares
+        return [*shares, "--cgroup-parent", JOBS_SLICE if self.cgroups == "systemd" else "/"]
 
 
 def owner(place: Path) -> str:
@@ -88,9 +107,9 @@ def command(
         engine.name, "run", "--rm", "--pull", "never", "--name", name, "--label", label, "--hostname", "job",
         "--network", "none", "--read-only", "--tmpfs", TEMPORARY, *engine.as_user, "--cap-drop", "all",
         "--security-opt", "no-new-privileges", "--memory", memory, "--memory-swap", memory,
-        "--cpus", f"{min(PROCESSORS, os.cpu_count() or 1):g}", "--pids-limit", str(sandbox.MAXIMUM_PROCESSES),
-        *_ulimits(limits), "--log-driver", "none", *_environment(), "--workdir", "/", *mounts,
-        "--entrypoint", "/bin/sh", limits.image,
+        "--cpus", f"{min(PROCESSORS, os.cpu_count() or 1):g}", *engine.gives_way,
+        "--pids-limit", str(sandbox.MAXIMUM_PROCESSES), *_ulimits(limits), "--log-driver", "none", *_environment(),
+        "--workdir", "/", *mounts, "--entrypoint", "/bin/sh", limits.image,
         "-c", _FIRST, "job", "timeout", "--kill-after=5", f"{seconds:.0f}", *program,
     ]  # fmt: skip
 

@@ -63,6 +63,22 @@ def test_the_list_is_the_same_for_both_engines_when_root_calls_them() -> None:
     assert words()[1:] == words(Engine("docker", "28", 0, 0))[1:]
 
 
+@pytest.mark.parametrize(
+    ("engine", "parent"),
+    [
+        (Engine("podman", "4.3.1", 0, 0, "cgroupfs"), ["/"]),
+        (Engine("podman", "4.3.1", 0, 0, "systemd"), ["prognode-jobs.slice"]),
+        (Engine("docker", "28", 0, 0, "systemd"), ["prognode-jobs.slice"]),
+        (Engine("docker", "28", 1000, 100, "cgroupfs"), ["/"]),  # its daemon is root
+        (Engine("podman", "4.3.1", 1000, 100, "systemd"), []),  # in the user's own part of the tree
+    ],
+)
+def test_a_job_gives_way_where_its_shares_count(engine: Engine, parent: list[str]) -> None:
+    line = words(engine)
+    assert holds(line, "--cpu-shares", "256")
+    assert [each for at, each in enumerate(line) if line[at - 1] == "--cgroup-parent"] == parent
+
+
 def test_a_user_without_privileges_is_mapped_by_podman_and_kept_by_docker() -> None:
     assert holds(words(Engine("podman", "4.3.1", 1000, 100)), "--userns", "keep-id:uid=65532,gid=65532")
     docker = words(Engine("docker", "28", 1000, 100))
@@ -156,7 +172,7 @@ def test_without_an_engine_no_job_is_started_and_each_is_named(monkeypatch: pyte
 
 
 def engine_that(folder: Path, script: str) -> None:
-    (folder / "podman").write_text(f"#!/bin/sh\ncase $1 in version) echo 4.3.1; exit;; esac\n{script}\n")
+    (folder / "podman").write_text(f"#!/bin/sh\ncase $1 in info) echo 4.3.1 cgroupfs; exit;; esac\n{script}\n")
     (folder / "podman").chmod(0o755)
 
 
@@ -175,6 +191,14 @@ def test_an_engine_that_cannot_start_the_trial_is_quoted(
     engine_that(tmp_path, script)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(NotStarted, match=said):
+        container.ContainerExecutor(LIMITS, tmp_path)
+
+
+def test_an_engine_whose_answer_is_none_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "podman").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotStarted, match=r"podman info: no version.*docker is not installed"):
         container.ContainerExecutor(LIMITS, tmp_path)
 
 
