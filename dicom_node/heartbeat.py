@@ -17,13 +17,13 @@ class Heartbeat:
     def __init__(
         self, settings: Settings, store: Callable[[], Store], facts: Mapping[str, Any], clock: Callable[[], float]
     ) -> None:
-        self._settings, self._store, self._facts, self._clock = settings, store, facts, clock
+        self._store, self._facts, self._clock = store, facts, clock
         self._started = clock()
-        self._to_ask: list[Peer] = []
+        self._round: tuple[Settings, list[Peer]] = settings, []  # one value: a reload comes in another thread
 
     def go_on_with(self, settings: Settings) -> None:
         """Ask the destinations of these settings."""
-        self._settings, self._to_ask = settings, []
+        self._round = settings, []
 
     def beat(self) -> bool:
         """Write the worker's row. False: there is no more to do now."""
@@ -32,11 +32,12 @@ class Heartbeat:
 
     def echo(self) -> bool:
         """C-ECHO to the next destination, so that an outage shows before a study is due. False after the last one."""
-        if not self._to_ask:
-            self._to_ask = list(self._settings.destinations())
-        if self._to_ask:
-            peer = self._to_ask.pop()
-            answer = deliver.echo(peer, self._settings)
+        settings, to_ask = self._round
+        if not to_ask:
+            to_ask += settings.destinations()
+        if to_ask:
+            peer = to_ask.pop()
+            answer = deliver.echo(peer, settings)
             text = answer.message if answer.ok else f"{answer.message}; {answer.hint}"
             self._store().vitals.echoed(peer.ae_title, answer.ok, text, self._clock())
-        return bool(self._to_ask)
+        return bool(to_ask)

@@ -111,7 +111,8 @@ class ProcedureSteps:
             for event in events:
                 number = event["work_item_id"]
                 if items[number]["shadow"]:  # nobody outside is told
-                    if number not in steps:
+                    # One that waits may still be no shadow in the end, and a canceled step never comes back.
+                    if number not in steps or items[number]["state"] == State.WAITING:
                         continue
                     event |= {"name": "canceled", "detail": _NOT_SENT}
                 if number not in steps:
@@ -138,7 +139,7 @@ class ProcedureSteps:
 
     def _items(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         marks = ", ".join("?" * len(numbers))
-        columns = "id, roi_sop_instance_uid, created_at, shadow"
+        columns = "id, roi_sop_instance_uid, created_at, shadow, state"
         return self._db.rows(f"SELECT {columns} FROM work_item WHERE id IN ({marks})", list(numbers))
 
     def _create(

@@ -163,8 +163,15 @@ def test_a_step_that_was_told_before_its_rule_made_it_a_shadow_is_canceled_and_s
     node.worker.step_plan()
     (item,) = node.items
     assert (item.state, step_of(item).state) == (State.WAITING, StepState.SCHEDULED)
-    node.restart(settings=replace(node.settings, rules=(Rule("trial", shadow=True, plan=STRICT),)))
-    node.take(*STUDIES[0])
+    live, shadow = node.settings, replace(node.settings, rules=(Rule("trial", shadow=True, plan=STRICT),))
+    for settings, images in ((shadow, STUDIES[0][:3]), (live, STUDIES[0][3:5])):
+        node.restart(settings=settings)
+        node.take(*images)
+        node.later(10.0)
+        assert (node.items[0].state, node.items[0].shadow) == (State.WAITING, settings is shadow)
+        assert step_of(item).state is StepState.SCHEDULED, "it waits, and may be no shadow in the end"
+    node.restart(settings=shadow)
+    node.take(*STUDIES[0][5:])
     node.work()
     node.later(60.0)
     assert (node.items[0].id, node.items[0].shadow, node.items[0].state) == (item.id, 1, State.COMPLETED)

@@ -11,7 +11,8 @@ import pytest
 from config.keeping import AuditTrail, Storage, Syslog
 from config.reload import LIVE, RESTART, compare, is_live, keys
 from config.settings import Deliver, Node, Peer, Rule, Settings, Tls, parse
-from dicom_node import storage
+from dicom_node import deliver, storage
+from dicom_node.heartbeat import Heartbeat
 from dicom_node.keeper import Keeper
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -114,3 +115,24 @@ def test_a_reload_in_the_middle_of_keeping_room_counts_from_the_next_turn_on(
         keeper.keep_room()
     keeper.close()
     assert used == [old, new]
+
+
+def test_a_reload_in_the_middle_of_a_c_echo_begins_the_round_anew_with_its_destinations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (Settings(peers=tuple(Peer(name, receives_results=True) for name in names)) for names in ("AB", "CD"))
+    store, asked = Store.open(tmp_path / "store.sqlite"), list[str]()
+    heartbeat = Heartbeat(old, lambda: store, {}, lambda: 1.0)
+
+    def echo(peer: Peer, settings: Settings) -> deliver.EchoResult:
+        assert peer in settings.peers
+        asked.append(peer.ae_title)
+        if peer.ae_title == "B":
+            heartbeat.go_on_with(new)
+        return deliver.EchoResult(True, "answers")
+
+    monkeypatch.setattr(deliver, "echo", echo)
+    while heartbeat.echo():
+        pass
+    assert asked == ["B", "D", "C"]
+    store.close()
