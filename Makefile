@@ -13,7 +13,7 @@ LOAD ?=
 IMAGE_BASE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load nspawn-test fresh-test scale-test wheelhouse deb clean sbom audit-deps
+.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load image image-node image-test nspawn-test fresh-test scale-test wheelhouse deb clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -133,9 +133,11 @@ load: install ## eight modalities at once for half an hour, and a store of a mil
 	$(if $(LOAD),,$(BIN)/python -m benchmarks.million)
 
 image: install wheelhouse $(TOOLS)/.installed ## the image for executor "container" (podman or docker; IMAGE_BASE=IMAGE, else debootstrap)
+	@scripts/deps image || [ "$$IMAGE_OPTIONAL" = 1 ]
 	$(BIN)/python -m scripts.image dist build/image $(IMAGE_BASE)
 
 image-node: install wheelhouse ## the image of the services, for deploy/quadlet and deploy/compose.yaml
+	@scripts/deps image
 	$(BIN)/python -m scripts.image --node dist build/image-node $(IMAGE_BASE)
 
 image-test: image ## what the image and its limits keep, and the phantom in it (root; three minutes; IMAGE_OPTIONAL=1: may be impossible)
@@ -145,9 +147,11 @@ deb: wheelhouse ## dist/: the Debian package (on Debian 12)
 	scripts/deb dist
 
 nspawn-test: install deb ## boot a fresh Debian 12 with the package (root; four minutes): a study under blows, upgrade, downgrade
+	@scripts/deps boot
 	scripts/nspawn-test build/debian dist/prognode_*.deb
 
 fresh-test: wheelhouse ## a fresh Debian 12: README's commands from a clone, and the wheelhouse without network (root)
+	@scripts/deps boot
 	scripts/fresh-test build/debian dist
 
 scale-test: install ## a node on a real Dask cluster: workers, scheduler and network are killed (root; five minutes)
