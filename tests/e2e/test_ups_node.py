@@ -76,7 +76,9 @@ def test_a_subscriber_that_is_away_while_the_node_is_killed_hears_everything_in_
         with serving(folder) as node, listening(tmp_path, listener.port) as again:
             (step,) = steps(node, ProcedureStepState="COMPLETED")
             uid = str(step.SOPInstanceUID)
-            wait_for(lambda: "COMPLETED READY" in again.states(uid), "all is told", folder=folder)
+            wait_for(  # that the node was started again is told after what had been left to tell
+                lambda: "COMPLETED READY" in again.states(uid) and len(told(again)) == 2, "all is told", folder=folder
+            )
             assert again.states(uid) in WAYS
             assert told(again) == ["RESTARTED", "RESTARTED"]
             assert again.of(uid, 3), "progress was reported"
