@@ -123,7 +123,7 @@ def typical(bundle: Bundle) -> dict[str, float | str]:
 
 def draw() -> tuple[Volume, Mask]:
     """A lesion of 6 mL with structured tissue in aerated lung; whole HU, so that it can be stored exactly."""
-    from scipy import ndimage  # noqa: PLC0415 - of the extra `train`: a bundle's maker draws, the node only reads
+    from analysis.train.synth.raster import blurred  # noqa: PLC0415 - only a bundle's maker draws; a job's image lacks it
 
     z, y, x = np.meshgrid(
         *[(np.arange(n) - (n - 1) / 2) * step for n, step in zip(SHAPE, SPACING, strict=True)], indexing="ij"
@@ -133,7 +133,7 @@ def draw() -> tuple[Volume, Mask]:
     tissue = 40 + 25 * np.sin(0.5 * x + 0.3 * y) * np.cos(0.4 * z) + grain
     lung = -840 + 30 * np.cos(0.2 * x + 0.1 * z) + grain
     cover = np.clip(0.5 + (11.5 - radius) / 1.5, 0, 1)
-    hu = np.rint(ndimage.gaussian_filter(cover * tissue + (1 - cover) * lung, (0, 0.6, 0.6))).astype(np.float32)
+    hu = np.rint(blurred(cover * tissue + (1 - cover) * lung, (0, 0.6, 0.6))).astype(np.float32)
     return _volume(hu), np.asarray(radius < 11.5)
 
 

@@ -37,7 +37,8 @@ def _weighed(lines: Floats, at: Floats, first: int, pieces: Callable[[Floats], t
 
 
 def _linear(share: Floats) -> tuple[Floats, ...]:
-    return 1 - share, share
+    left = 1 - share
+    return left, 1 - left
 
 
 def _cubic(share: Floats) -> tuple[Floats, ...]:

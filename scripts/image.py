@@ -21,7 +21,7 @@ from scripts.wheelhouse import closure, line, named
 
 ROOT = Path(__file__).resolve().parent.parent
 IMPORTED = (  # by analysis.run and what it imports; a job in the image shows that none is missing
-    "highdicom", "numpy", "onnxruntime", "pydantic", "pydicom", "pyradiomics", "pywavelets", "scipy", "simpleitk",
+    "highdicom", "numpy", "onnxruntime", "pydantic", "pydicom", "pyradiomics", "pywavelets", "simpleitk",
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from models.manifest import ModalityName
 Array = NDArray[np.float64]
 Progress = Callable[[int], None]
 CACHE_VERSION = "3"
-_SOFTWARE = ("prognode", "pyradiomics", "simpleitk", "numpy", "scipy", "scikit-image", "onnxruntime")
+_SOFTWARE = ("prognode", "pyradiomics", "simpleitk", "numpy", "scipy", "onnxruntime")
 
 
 @dataclass(frozen=True)

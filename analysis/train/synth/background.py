@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.measure import label
-from skimage.segmentation import clear_border
 
+from analysis.train.synth import raster
 from analysis.train.synth.anatomy import AIR, Grid
 from analysis.train.synth.synth_error import SynthError
 
@@ -123,17 +121,16 @@ def _depth(hu: NDArray[np.int16], tumour: NDArray[np.bool_], spacing: tuple[floa
     coarse, own = hu[np.ix_(*axes)], tumour[np.ix_(*axes)]
     air = coarse < _LUNG_BELOW_HU
     # Air that touches the edge of a slice lies outside the body; at the ends of the scan, lungs may be cut.
-    inner = np.stack([clear_border(plane) for plane in air])
-    pieces = label(inner)
+    pieces = raster.pieces(np.stack([raster.inner(plane) for plane in air]), corners=True)
     millilitres = np.bincount(pieces.ravel()) * _COARSE_MM**3 / 1000
     millilitres[0] = 0
     lungs = np.isin(pieces, np.flatnonzero(millilitres > _LEAST_LUNG_ML))
-    lungs = ndimage.binary_closing(np.pad(lungs, 2), iterations=2)[2:-2, 2:-2, 2:-2]  # vessels belong to the lung
+    lungs = ~raster.grown(~raster.grown(np.pad(lungs, 2), 2), 2)[2:-2, 2:-2, 2:-2]  # vessels belong to the lung
     if not lungs.any():
         raise SynthError(f"{path}: no lungs found; give a chest CT in HU or remove the file")
-    depth = ndimage.distance_transform_edt(lungs) * _COARSE_MM
+    depth = raster.depth(lungs, _COARSE_MM)
     if own.any():
-        away = ndimage.distance_transform_edt(~own) * _COARSE_MM - _CLEAR_OF_TUMOUR_MM
+        away = raster.depth(~own, _COARSE_MM) - _CLEAR_OF_TUMOUR_MM
         depth = np.minimum(depth, np.maximum(away, 0))
     return np.asarray(depth, np.float32)
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage
-from skimage.measure import find_contours
 
+from analysis.train.synth import raster
 from analysis.train.synth.anatomy import Grid
 
 _NAMESPACE = uuid.UUID("5b3f5d3c-6d2c-5a0e-9a43-2f0b7c1d9e10")  # ours, drawn once; UIDs hang on it
@@ -201,8 +201,7 @@ def _contours(mask: NDArray[np.bool_], grid: Grid, ct: list[Dataset]) -> Iterato
     z, y, x = grid.axis(0), grid.axis(1), grid.axis(2)
     number = 0
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
-        plane = np.pad(mask[index], 1).astype(np.float64)
-        for line in find_contours(plane, 0.5):
+        for line in raster.outlines(np.pad(mask[index], 1)):
             points = line[:-1] - 1  # closed by rule, so the first point is not repeated
             rows = float(y[0]) + points[:, 0] * grid.spacing_mm[1]
             columns = float(x[0]) + points[:, 1] * grid.spacing_mm[2]

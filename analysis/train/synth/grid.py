@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from analysis.train.synth import raster
 
 Field = NDArray[np.float32]
 Point = tuple[float, float, float]  # x, y, z in mm
@@ -69,7 +70,7 @@ def noise(grid: Grid, length_mm: float, rng: np.random.Generator, smooth: float 
     cell = length_mm / 2
     coarse = rng.standard_normal([int(np.ceil(mm / cell)) + 6 for mm in (150.0, 380.0, 380.0)], np.float32)
     if smooth:
-        coarse = ndimage.gaussian_filter(coarse, smooth)
+        coarse = raster.blurred(coarse, [smooth] * 3)
     coarse /= coarse.std()
     steps = [
         (2 + (grid.axis(axis) + half) / cell).clip(0, size - 1)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from analysis.train.synth import raster
 from analysis.train.synth.anatomy import Body, Grid, depth_in_lung
 from analysis.train.synth.grid import rise
 
@@ -38,7 +38,7 @@ def place(build: Body, radius_mm: float, rng: np.random.Generator) -> tuple[floa
     Found on a grid of its own, so that a patient's lesion lies in the same place on every matrix.
     """
     lung, grid = depth_in_lung(build)
-    depth = ndimage.distance_transform_edt(np.pad(lung < -1.0, 1), sampling=grid.spacing_mm)
+    depth = raster.depth(np.pad(lung < -1.0, 1), grid.spacing_mm[0])
     depth = depth[1:-1, 1:-1, 1:-1]
     axes = [grid.axis(index) for index in range(3)]
     depth[np.abs(axes[0]) > min(COVERED_MM / 2 - 8 - 1.2 * radius_mm, 46.0)] = 0
@@ -78,11 +78,10 @@ def insert(
 def _cover(beyond: NDArray[np.floating], inside: NDArray[np.bool_], grid: Grid) -> Volume:
     """How much of a voxel is tumour; `beyond` is the distance from the contour, negative inside."""
     width = max(grid.spacing_mm[1], 1.2)
-    near = ndimage.binary_dilation(inside, iterations=int(np.ceil((_RIM + width / 2) / grid.spacing_mm[1])))
+    near = raster.grown(inside, int(np.ceil((_RIM + width / 2) / grid.spacing_mm[1])))
     cover = np.clip(0.5 + (_RIM - beyond) / width, 0, 1) * near
     # The same along the body's axis, where voxels are long: the slices at either end are not contoured.
-    ends = np.ones((3, 1, 1), np.bool_)
-    above = ndimage.binary_dilation(inside, ends, iterations=int(np.ceil(_RIM / grid.spacing_mm[0])))
+    above = raster.grown(inside, int(np.ceil(_RIM / grid.spacing_mm[0])), axes=[0])
     return np.asarray(np.maximum(cover, 0.85 * above), np.float32)
 
 
@@ -99,20 +98,17 @@ def _tissue(lesion: Lesion, texture: Volume, depth: Volume) -> Volume:
 
 def _noise(sigma_cells: float, rng: np.random.Generator) -> Volume:
     size = int(2 * _HALF / _CELL) + 2
-    field = ndimage.gaussian_filter(rng.standard_normal((size, size, size)), sigma_cells)
+    field = raster.blurred(rng.standard_normal((size, size, size)), [sigma_cells] * 3)
     return np.asarray((field - field.mean()) / field.std(), np.float32)
 
 
 def _sample(field: Volume, at: NDArray[np.float32]) -> Volume:
-    return np.asarray(ndimage.map_coordinates(field, at, order=1, mode="nearest"), np.float32)
+    return raster.sampled(field, at)
 
 
 def _solid(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest piece, without holes in any slice: what a radiologist would contour."""
-    labels, count = ndimage.label(inside)
-    if count > 1:
-        inside = labels == 1 + int(np.argmax(ndimage.sum_labels(inside, labels, range(1, count + 1))))
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in inside])
+    return np.stack([raster.filled(plane) for plane in raster.largest(inside)])
 
 
 def _spicules(lesion: Lesion, rng: np.random.Generator) -> NDArray[np.float64]:

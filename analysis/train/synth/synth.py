@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from analysis.train.synth import outcomes
+from analysis.train.synth import outcomes, raster
 from analysis.train.synth.anatomy import Grid, body, chest
 from analysis.train.synth.background import fingerprint, real_chest
 from analysis.train.synth.dicom_files import Study, write_ct, write_rtstruct
@@ -217,8 +216,8 @@ def _draw(
 def scan(hu: NDArray[np.float32], grid: Grid, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.float32]:
     """Blur of the kernel and correlated noise of a stated SD, whatever the matrix."""
     sigma = [0.0, scanner.blur / grid.spacing_mm[1], scanner.blur / grid.spacing_mm[2]]
-    grain = ndimage.gaussian_filter(rng.standard_normal(hu.shape, np.float32), sigma)
-    return np.asarray(ndimage.gaussian_filter(hu, sigma) + grain * (scanner.noise / grain.std()), np.float32)
+    grain = raster.blurred(rng.standard_normal(hu.shape, np.float32), sigma)
+    return np.asarray(raster.blurred(hu, sigma) + grain * (scanner.noise / grain.std()), np.float32)
 
 
 def _images(config: SynthConfig, out: Path, workers: int, progress: Callable[[int], None] | None) -> None:
