@@ -95,6 +95,11 @@ _REPORT_BUG = (
     "Administrator: report this to the maintainers with the log (it is a bug), then run: prognode retry --study UID."
 )
 
+_ENDED_BY_WHAT = (
+    "Administrator: look in the log and the machine's for why (a power cut, a restart, too little memory), then run: "
+    "prognode retry --study UID. Where nothing outside ended it, report it to the maintainers with the log."
+)
+
 REASONS: dict[Code, ReasonText] = {
     Reason.ROI_REFERENCES_NOT_CT: ReasonText("The contour was drawn on images that are not CT.", _RECONTOUR),
     Reason.ROI_WITHOUT_REFERENCES: ReasonText(
@@ -263,7 +268,7 @@ REASONS: dict[Code, ReasonText] = {
         "The spool's disk could not be read or written.",
         "Administrator: check the spool's disk, then run: prognode retry --study UID.",
     ),
-    FailureReason.NODE_ENDED: ReasonText("The node ended several times while it worked on this study.", _REPORT_BUG),
+    FailureReason.NODE_ENDED: ReasonText("The node ended several times while it worked on this study.", _ENDED_BY_WHAT),
     FailureReason.STAGE_FAILED: ReasonText("A stage of the node failed unexpectedly.", _REPORT_BUG),
     FailureReason.DELIVERY_REFUSED: ReasonText(
         "A destination refused a part of the result.",

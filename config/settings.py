@@ -254,9 +254,16 @@ class Settings:
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
     """Read a TOML file into Settings; variables of `environment` (see config.environment) go over it.
 
-    Relative paths are taken from the file's folder. Raises SettingsError naming key and remedy.
+    Relative paths are taken from the file's folder. Raises SettingsError naming file, key and remedy.
     """
-    return parse(document(path, environment or {}), folder_of(path))
+    data = document(path, environment or {})
+    try:
+        return parse(data, folder_of(path))
+    except SettingsError as error:
+        if path is None:
+            raise
+        variables = " and variables of the environment" if overrides(Settings, environment or {}) else ""
+        raise SettingsError(f"{path}{variables}: {error}") from error
 
 
 def folder_of(path: Path | None) -> Path:

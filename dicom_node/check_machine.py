@@ -27,17 +27,19 @@ TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
 
 def spool(settings: Settings) -> Iterator[Finding]:
     """Whether the spool can be used, what is free, and what its disk is worth."""
-    folder, remedy = settings.node.spool, "give the service's user this folder (mode 0700)"
+    folder, made = settings.node.spool, Spool(settings.node.spool)
     try:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        store = Spool(folder).store
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "not a folder that can be written")
-        if store.is_file():
-            Store.open(store).close()
-    except (OSError, ConfigError) as error:
-        text = error.strerror if isinstance(error, OSError) else str(error)
-        yield Finding("machine.spool", False, f"{folder}: {text}", remedy)
+        with tempfile.TemporaryDirectory(dir=there):  # a mount may refuse what the mode allows
+            pass
+        if made.store.is_file():
+            Store.open(made.store).close()
+    except OSError as error:
+        yield Finding("machine.spool", False, *made.why_not(error))
+        return
+    except (ConfigError, StageError) as error:
+        text, _, remedy = f"{error}; {getattr(error, 'hint', '')}".partition("; ")
+        yield Finding("machine.spool", False, f"{folder}: {text}", remedy.strip("; "))
         return
     mode = folder.stat().st_mode & 0o077 if there == folder else 0
     yield Finding(

@@ -198,8 +198,13 @@ def clinical_show(
         stop("give a Patient ID, - for standard input, or --study UID", os.EX_USAGE)
     if store.clinical.is_ambiguous(patient_id, issuer):
         print("Several issuers use this Patient ID: give --issuer to see one patient's values.\n")
-    for value in store.clinical.history(patient_id, issuer):
+    found = store.clinical.history(patient_id, issuer)
+    for value in found:
         print(_line(value))
+    if not found and not study:
+        stop("no clinical value was ever recorded for this Patient ID and issuer", os.EX_DATAERR)
+    if not found:
+        print("none; see: prognode clinical import --help")
 
 
 def _line(value: "StoredValue") -> str:

@@ -87,7 +87,7 @@ def _run(config: Path | None, process: Process, *, jobs: bool = True) -> None:
         LOGGER.warning("settings.file_missing %s: %s is not there, or not to be read", key, path)
     spool = Spool(settings.node.spool)
     try:
-        spool.create()
+        _make(spool)
         with ExitStack() as running:
             running.enter_context(traced(settings, process))
             running.enter_context(on_record(settings, spool, process, forwards=process in ("serve", "work")))
@@ -114,6 +114,13 @@ def _run(config: Path | None, process: Process, *, jobs: bool = True) -> None:
             f"{error.filename or settings.node.host}: {error.strerror}",
             os.EX_CANTCREAT if error.filename else os.EX_UNAVAILABLE,
         )
+
+
+def _make(spool: "Spool") -> None:
+    try:
+        spool.create()
+    except OSError as error:
+        stop("; ".join(spool.why_not(error)), os.EX_CANTCREAT)
 
 
 def _parts(settings: Settings, spool: "Spool", process: Process, *, jobs: bool) -> "list[Part]":

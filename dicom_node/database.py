@@ -50,7 +50,10 @@ class Database:
             connection.close()
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"{path.name} is not a store of Prognode ({error}); restore it from a backup") from error
+            raise ConfigError(
+                f"{path} is not a store of Prognode ({error}); bring back a backup (prognode restore), or move the "
+                "file away to begin with an empty store"
+            ) from error
 
     def close(self) -> None:
         self.connection.close()

@@ -65,6 +65,13 @@ class Spool:
         self.quarantine = self.root / "quarantine"
         self.store = self.root / "store.sqlite"
 
+    def why_not(self, error: OSError) -> tuple[str, str]:
+        """Why it cannot be made or written, and the remedy, in words."""
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return f"{self.root}: a file is there, not a folder", "name a folder in [node] spool"
+        what = f"{self.root}: cannot be made or written ({error.strerror})"
+        return what, "make it for the service's user (mode 0700), or name another folder in [node] spool"
+
     def create(self) -> None:
         """Make the folders, readable by the service's user only. Raises OSError."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -14,7 +14,7 @@ from pydicom import Dataset
 from config.keeping import Storage
 from config.settings import Deliver, Peer, Settings
 from dicom_node.demo_pacs import DemoPacs
-from tests.road import Clock, Road, road
+from tests.road import ROOMY, Clock, Road, road
 from tests.synthetic import ct_series, rtstruct
 
 DAY = 86_400.0
@@ -52,9 +52,7 @@ def delivered(folder: Path, pacs: DemoPacs | None = None, storage: Storage | Non
     """A copy of it, `days` later; with `pacs`, results go there and nothing that was sent before is in it."""
     shutil.copytree(_delivered() / "spool", folder / "spool")
     peers = (peer(pacs),) if pacs else (Peer(PACS, port=1, receives_results=True),)
-    settings = replace(
-        Settings(), peers=peers, storage=storage or Storage(), deliver=Deliver(connect_timeout_seconds=2.0)
-    )
+    settings = replace(Settings(), peers=peers, storage=storage or ROOMY, deliver=Deliver(connect_timeout_seconds=2.0))
     return Road(folder, settings, Clock(1_700_000_060.0 + days * DAY))
 
 

@@ -115,6 +115,8 @@ def _synth(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if (refused := _no_cohort(options.cohort)) is not None:
+        return refused
     # Here and not above: a synthetic cohort needs none of the engines that training loads.
     from analysis.train.data.cohort import CohortError  # noqa: PLC0415
     from analysis.train.pipeline import train  # noqa: PLC0415
@@ -150,6 +152,8 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if (refused := _no_cohort(options.cohort)) is not None:
+        return refused
     # Here and not above, as for `_train`.
     from analysis.train.data.cohort import CohortError  # noqa: PLC0415
     from analysis.train.evaluate import evaluate  # noqa: PLC0415
@@ -177,8 +181,17 @@ def _carried_out(run: Callable[[], str], refusals: Mapping[type[Exception], int]
 
 
 def _refuse(error: Exception, status: int) -> int:
-    sys.stderr.write(f"{error}\n")
+    named = isinstance(error, OSError) and error.filename is not None
+    sys.stderr.write(f"{error.filename}: {error.strerror}\n" if named else f"{error}\n")  # type: ignore[attr-defined]
     return status
+
+
+def _no_cohort(path: Path) -> int | None:
+    """Exit status where there is no such file; said before the engines of training are loaded."""
+    if path.is_file():
+        return None
+    text = f"{path}: no such file; give the COHORT.toml that names the cohort's table and images (docs/science.md)"
+    return _refuse(Exception(text), os.EX_NOINPUT)
 
 
 def progress(what: str, total: int) -> Callable[[int], None]:

@@ -237,7 +237,7 @@ def test_check_ends_with_78_at_a_misspelt_key(site: Path) -> None:
     site.write_text(SITE.replace("port = 104", "prot = 104"))
     for command in ("check", "show", "diff"):
         code, said = run(command, "--config", site)
-        assert (code, said) == (78, "prognode: unknown key 'node.prot' (did you mean 'port'?)\n")
+        assert (code, said) == (78, f"prognode: {site}: unknown key 'node.prot' (did you mean 'port'?)\n")
 
 
 # -- rule --------------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ QUICK = {
     "first_delay_seconds": 0.2, "delay_factor": 1.5, "longest_delay_seconds": 1.0, "commitment_wait_seconds": 3.0,
     "connect_timeout_seconds": 2.0,
 }  # fmt: skip
+PLENTY = {"warn_free_bytes": 0, "warn_free_percent": 0.0, "refuse_free_percent": 0.0}  # of this machine's disk
 _TITLES = {"126001": "risk-sr", "126000": "radiomics-sr"}
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ def write_settings(folder: Path, *peers: dict[str, Any], port: int = 0, **sectio
         "receive": {"reserve_disk_bytes": 0} | sections.pop("receive", {}),
         "plan": {"quiet_seconds": 2.0} | sections.pop("plan", {}),
         "deliver": QUICK | sections.pop("deliver", {}),
+        "storage": PLENTY | sections.pop("storage", {}),
         **sections,
     }
     lines = [line for name, table in tables.items() for line in ("", f"[{name}]", *_pairs(table))]

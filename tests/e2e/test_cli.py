@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from analysis.contract import JobResult
 from config.settings import load
+from dicom_node import check_machine
 from dicom_node.check_peers import peers
 from dicom_node.cli import app
 from dicom_node.demo import table
@@ -228,8 +229,38 @@ def test_check_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     _, output = run("check")
     assert "ok   spool: spool is not there yet; the node makes it" in output
     assert not list(tmp_path.iterdir())
-    (tmp_path / "spool").write_text("in the way")
-    assert "FAIL spool: spool: not a folder that can be written" in run("check")[1]
+
+
+@pytest.mark.parametrize(
+    ("spool", "why", "remedy"),
+    [
+        ("file", "a file is there, not a folder", "name a folder in [node] spool"),
+        ("file/below", "a file is there, not a folder", "name a folder in [node] spool"),
+        (
+            "/proc/nospool",
+            "cannot be made or written (No such file or directory)",
+            "name another folder in [node] spool",
+        ),
+        ("odd", "store.sqlite is not a store of Prognode (file is not a database)", "prognode restore"),
+    ],
+)
+def test_a_spool_that_cannot_be_used_is_named_with_its_setting_and_a_remedy(
+    tmp_path: Path, spool: str, why: str, remedy: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "store.sqlite").write_text("no database " * 100)
+    settings = tmp_path / "node.toml"
+    settings.write_text(f'[node]\nspool = "{spool}"\nport = 0\n[web]\nport = 0\n')
+    (found,) = [one for one in check_machine.spool(load(settings)) if not one.well]
+    assert why in found.text
+    assert remedy in found.remedy
+    assert str(tmp_path / spool) in found.text
+    code, output = run("receive", "--config", str(settings))
+    assert code == (78 if spool == "odd" else 73)
+    assert f"prognode: {tmp_path / spool}" in output
+    assert why in output
+    assert remedy in output
 
 
 def test_a_node_that_starts_names_each_file_of_the_settings_that_is_not_there(tmp_path: Path) -> None:

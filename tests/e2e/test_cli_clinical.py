@@ -87,6 +87,10 @@ def test_a_value_is_listed_shown_withdrawn_and_not_imported_again(site: Site) ->
     shown = site.run("show", "--study", "1.2.3")
     assert "albumin = 39 g/L (stated as 3.9 g/dL)  [CSV import by " in shown
     assert site.run("show", "-", stdin="SECRET-1\n") == shown == site.run("show", "SECRET-1")
+    site.run("show", "SECRET-9", code=65)
+    assert "no clinical value was ever recorded for this Patient ID" in site.logged
+    site.store.patients.received("1.2.4", Identity(patient_id="SECRET-9"), 1.0)
+    assert site.run("show", "--study", "1.2.4").startswith("none; see: prognode clinical import")
     number = next(line for line in shown.splitlines() if "albumin" in line).split()[0]
 
     site.run("withdraw", number)

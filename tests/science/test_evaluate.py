@@ -285,6 +285,9 @@ def test_the_command_refuses_with_a_line_and_a_sysexit_and_prints_the_figures(
     assert main(words(path.parent, path)) == os.EX_CONFIG
     assert "manifest.json: missing" in capsys.readouterr().err
     assert main(words(bundle_folder, path.parent / "absent.toml")) == os.EX_NOINPUT
+    assert "absent.toml: no such file; give the COHORT.toml" in capsys.readouterr().err
+    assert main(words(path.parent / "absent", path)) == os.EX_CONFIG
+    assert "absent: no such folder; give the folder that holds manifest.json" in capsys.readouterr().err
     change(path, lambda rows: rows[3].update(os_event="2"))
     capsys.readouterr()
     assert main(words(bundle_folder, path)) == os.EX_DATAERR

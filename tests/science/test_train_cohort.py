@@ -145,7 +145,7 @@ def test_the_command_refuses_with_one_line_and_a_sysexit(path: Path, capsys: pyt
     assert done.stderr.strip() == "row 5: column 'os_event' must be 0 (censored) or 1 (event); recode it"
     assert not (path.parent / "bundle").exists()
     assert main(["train", "no/such.toml", *command[5:]]) == os.EX_NOINPUT
-    assert "no/such.toml" in capsys.readouterr().err
+    assert "no/such.toml: no such file; give the COHORT.toml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,17 @@ def test_a_value_of_the_wrong_kind_names_key_and_kind(text: str, message: str) -
     assert str(caught.value) == message
 
 
+def test_a_file_that_cannot_be_used_is_named_with_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text("[node]\nprot = 104\n")
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert str(caught.value) == f"{path}: unknown key 'node.prot' (did you mean 'port'?)"
+    path.write_text("[node]\nport = 104\n")
+    with pytest.raises(SettingsError, match=f"^{path} and variables of the environment: 'node.port'"):
+        load(path, {"PROGNODE_NODE__PORT": "true"})
+
+
 def test_a_whole_number_will_do_for_a_time() -> None:
     assert settings("[plan]\nquiet_seconds = 30").plan.quiet_seconds == 30.0
 
