@@ -80,9 +80,11 @@ def reason(answer: bytes) -> tuple[int, int, int]:
     return answer[7], answer[8], answer[9]
 
 
-def seconds_until_closed(connection: socket.socket, tick: Callable[[], object] = lambda: None) -> float:
-    """How long until the node closes the connection, while `tick` goes on being called; fails after 60 s."""
-    started = time.monotonic()
+def seconds_until_closed(
+    connection: socket.socket, tick: Callable[[], object] = lambda: None, began: float | None = None
+) -> float:
+    """How long (since `began`) until the node closes the connection, while `tick` is called; fails after 60 s."""
+    started = time.monotonic() if began is None else began
     connection.settimeout(0.05)
     while time.monotonic() - started < 60:
         try:

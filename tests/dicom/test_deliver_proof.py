@@ -56,7 +56,7 @@ class Heard:
         monkeypatch.setattr("dicom_node.deliveries.Deliveries.commitment_report", report)
 
     def wait(self) -> tuple[str, set[str], dict[str, int]]:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while not self.calls and time.monotonic() < end:
             time.sleep(0.02)
         (call,) = self.calls
@@ -102,7 +102,7 @@ def test_the_report_of_our_delivery_row_proves_it(tmp_path: Path, objects: list[
         pacs.report_to = ("127.0.0.1", receiver.port)
         send(reach(pacs), [one(objects[0])], Settings())
         request_commitment(reach(pacs), uids(objects[:1]), transaction, Settings())
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while store.deliveries.of_item(1)[0].state is not DeliveryState.COMMITTED and time.monotonic() < end:
             time.sleep(0.05)
         assert store.deliveries.of_item(1)[0].state is DeliveryState.COMMITTED
@@ -176,7 +176,7 @@ def test_a_peer_that_never_reports_leaves_it_pending(tmp_path: Path, objects: li
     with DemoPacs(tmp_path / "pacs", commitment="never") as pacs:
         started = time.monotonic()
         assert request_commitment(reach(pacs), uids(objects), "1.2.3", Settings()).kind == "PENDING"
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 60
 
 
 class Fault(Checkpoint):
@@ -254,7 +254,7 @@ def dcmqrscp(tmp_path: Path) -> Iterator[int]:
         f"VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nARCHIVE {folder} RW (20, 1024mb) ANY\nAETable END\n"
     )
     server = subprocess.Popen(["dcmqrscp", "-c", str(configuration)])
-    for _ in range(100):
+    for _ in range(1000):
         try:
             socket.create_connection(("127.0.0.1", port)).close()
             break

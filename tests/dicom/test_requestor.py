@@ -46,12 +46,12 @@ def on_a_loaded_machine(association: Association) -> None:
         time.sleep(2 * SLOW_SECONDS)
 
     association._reactor_checkpoint.wait, association.dimse.send_msg = wait, send_msg
-    assert there.wait(10)
+    assert there.wait(60)
 
 
 def test_a_slow_reactor_takes_no_answer_away_from_a_slow_asker(pacs: DemoPacs) -> None:
     with association_with(reach(pacs), Settings(), []) as association:
-        association.dimse_timeout = 5.0
+        association.dimse_timeout = 60.0
         on_a_loaded_machine(association)
         for _ in range(3):
             assert association.send_c_echo().Status == 0x0000
@@ -60,11 +60,16 @@ def test_a_slow_reactor_takes_no_answer_away_from_a_slow_asker(pacs: DemoPacs) -
 
 
 def test_pynetdicoms_own_reactor_takes_it_so_that_ours_is_still_needed(pacs: DemoPacs) -> None:
-    entity = AE("PROGNODE")
-    association = entity.associate(pacs.host, pacs.port, [build_context(Verification)], ae_title=pacs.ae_title)
-    association.dimse_timeout = 1.0
-    on_a_loaded_machine(association)
-    assert "Status" not in association.send_c_echo()
+    lost = False
+    for _ in range(5):  # a machine that is really loaded may be slow in another order
+        entity = AE("PROGNODE")
+        association = entity.associate(pacs.host, pacs.port, [build_context(Verification)], ae_title=pacs.ae_title)
+        association.dimse_timeout = 1.0
+        on_a_loaded_machine(association)
+        lost = lost or "Status" not in association.send_c_echo()
+        if lost:
+            break
+    assert lost
 
 
 def test_a_release_waits_until_a_report_has_been_answered(pacs: DemoPacs) -> None:
@@ -85,7 +90,7 @@ def test_a_release_waits_until_a_report_has_been_answered(pacs: DemoPacs) -> Non
     with association_with(reach(pacs), Settings(), contexts, handlers) as association:
         question = request_dataset("1.2.3", [(CT, "1.2.4")])
         association.send_n_action(question, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
-        assert begun.wait(10)
+        assert begun.wait(60)
     assert said == ["A_ASSOCIATE", "N_ACTION_RQ", "N_EVENT_REPORT_RSP", "A_RELEASE"]
     assert association.is_released
 

@@ -324,7 +324,14 @@ def test_who_speaks_no_hl7_gets_no_answer_and_harms_nobody(data: bytes, tmp_path
         stranger = sender_to(listener)
         stranger.raw(data)
         assert stranger.closed()
-        assert sender_to(listener).say(adt("A08"))[1] == "AA"
+        # One that was slow to speak would be closed too; so it may have a second go.
+        assert any(_served(sender_to(listener)) for _ in range(5))
+
+
+def _served(sender: Sender) -> bool:
+    with contextlib.suppress(ConnectionError):
+        return sender.say(adt("A08"))[1:2] == ["AA"]
+    return False
 
 
 def test_who_stops_in_mid_message_is_dropped_and_who_idles_is_not(tmp_path: Path, sender_to: To) -> None:
@@ -335,13 +342,13 @@ def test_who_stops_in_mid_message_is_dropped_and_who_idles_is_not(tmp_path: Path
         drip.start()
         begun = time.monotonic()
         assert stalled.closed()
-        assert time.monotonic() - begun < 2.0, "byte by byte does not buy more time"
+        assert time.monotonic() - begun < 40.0, "byte by byte does not buy more time"
         assert idle.say(adt("A08"))[1] == "AA"
 
 
 def _drip(sender: Sender) -> None:
     with contextlib.suppress(OSError):
-        for _ in range(100):
+        for _ in range(1200):
             sender.raw(b"x")
             time.sleep(0.05)
 
@@ -360,7 +367,7 @@ def test_when_all_connections_are_at_work_the_next_one_is_turned_away(
         busy = [sender_to(listener) for _ in range(2)]
         for one in busy:
             one.raw(b"\x0bMSH|")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while sum(c.busy for c in listener._connections) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert sender_to(listener).closed()
@@ -397,7 +404,7 @@ def test_a_stop_answers_what_is_at_work_and_closes_what_idles(tmp_path: Path, se
         idle = sender_to(listener)
         begun = time.monotonic()
         listener.stop()
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 40.0
         assert idle.closed()
         with pytest.raises(ConnectionRefusedError):
             Sender(listener.port)
@@ -460,7 +467,7 @@ def test_a_caller_that_has_to_make_room_in_the_middle_of_the_handshake_is_really
         before = set(threading.enumerate())  # those of a test before may still be ending
         crowd = [sender_to(listener) for _ in range(40)]
         for evicted in crowd[:38]:
-            evicted.sock.settimeout(5)  # far less than message_timeout_seconds, which ends a handshake in any case
+            evicted.sock.settimeout(25)  # far less than message_timeout_seconds, which ends a handshake in any case
             assert evicted.closed()
         deadline = time.monotonic() + 60
         while _threads(before) != 2 and time.monotonic() < deadline:

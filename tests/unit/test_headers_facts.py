@@ -185,9 +185,9 @@ def test_contour_points_are_stepped_over_and_not_parsed(tmp_path: Path) -> None:
     contour.NumberOfContourPoints = 1000
     dataset.ROIContourSequence[0].ContourSequence = [contour] * 100
     path = save(dataset, tmp_path)
-    started = time.perf_counter()
+    started = time.process_time()
     assert read(path, DIGEST).rois[0].contours == 100
-    assert time.perf_counter() - started < 5.0
+    assert time.process_time() - started < 5.0
 
 
 def test_the_phantom_is_read_as_it_is() -> None:

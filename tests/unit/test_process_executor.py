@@ -134,9 +134,12 @@ def test_the_exit_status_is_the_job_s_own(folder: Path, way: Way) -> None:
 
 
 def test_a_job_past_its_wall_clock_is_asked_to_end_and_may_tidy_up(folder: Path, way: Way) -> None:
-    code = "import time\ntry:\n    time.sleep(60)\nfinally: print('ended by itself', flush=True)"
+    code = "import time\ntry: print('begun', flush=True); time.sleep(60)\nfinally: print('ended by itself', flush=True)"
     code = f"import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n{code}"
-    assert way.run(folder, code, wall_clock_seconds=1.0)["exit_code"] is None
+    for seconds in (1.0, 20.0):
+        assert way.run(folder, code, wall_clock_seconds=seconds)["exit_code"] is None
+        if "begun" in log_of(folder):  # a machine that stands still for a moment does not get so far in the first
+            break
     assert "ended by itself" in log_of(folder)
 
 
@@ -148,14 +151,14 @@ def test_a_job_that_ignores_sigterm_is_killed_with_its_children(folder: Path, wa
     )
     start = time.monotonic()
     assert way.run(folder, code, wall_clock_seconds=2.0)["exit_code"] is None
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 100
     assert hostile.gone(token)
 
 
 def test_a_job_dies_with_its_worker(folder: Path, way: Way) -> None:
     token = secrets.token_hex(8)
     worker = way.runner(folder, f"import time; open('here', 'w').close(); time.sleep(300) # {token}")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (folder / "out" / "here").exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert len(hostile.running(token)) > 1
@@ -204,7 +207,7 @@ def test_links_pipes_devices_folders_and_files_without_end_are_not_taken(tmp_pat
             harvest.take(tmp_path, name, 1 << 30, tmp_path / "taken")
         with pytest.raises(harvest.Unfit):
             harvest.read(tmp_path, name, 1 << 30)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30  # a pipe would be waited for, /dev/zero read, for ever
     assert not (tmp_path / "taken").exists()
 
 
@@ -280,12 +283,12 @@ def test_a_job_s_group_holds_its_processes_and_ends_with_all_of_them() -> None:
 
     group = cgroup.Cgroup(above, 500_000_000, 20)
     child = subprocess.Popen([*group.join, "sh", "-c", "sleep 300 & sleep 300 & setsid sleep 300 & wait"])
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while len(group.processes()) < 4 and time.monotonic() < end:
         time.sleep(0.05)
     held = group.processes()
     assert len(held) == 4
     group.end()
-    child.wait(10)
+    child.wait(60)
     assert group.processes() == []
     assert not any(folder.exists() for folder in group._folders)

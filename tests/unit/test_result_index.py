@@ -55,9 +55,9 @@ def test_in_thirty_thousand_results_the_few_are_found_at_once(
 ) -> None:
     taken = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         found = crowded.results.find(query, 21)
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
         assert len(found) == count
     assert min(taken) < seconds
 

