@@ -12,13 +12,11 @@ from pydicom.uid import generate_uid
 
 from config.settings import Peer, Settings
 from dicom_node import deliver
-from dicom_node.compose import OPTIONAL, variant_name
 from dicom_node.deliver import Document, Variant
 from dicom_node.deliveries import Delivery
 from dicom_node.delivery_audit import objects_sent, query_sent
 from dicom_node.logs import about, mark_of
 from dicom_node.messages import Messenger, is_message
-from dicom_node.reporter import Reporter
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.telemetry import stage
@@ -131,6 +129,8 @@ class Dispatcher:
 
     def _settle_identity(self, item: WorkItem, peer: Peer) -> None:
         """Before the first object leaves: whose study it is now. Raises Retryable, but not for ever."""
+        from dicom_node.reporter import Reporter  # noqa: PLC0415 - highdicom: an idle node has not loaded it
+
         reporter = Reporter(self._store, self._spool, self._settings, self._clock)
         try:
             reporter.settle_identity(item)
@@ -185,7 +185,7 @@ class Dispatcher:
                 continue
             if row.id in firsts and (answer.status is not None or answer.state is DeliveryState.FAILED):
                 self._store.deliveries.stayed([row.id])  # it said that it has not taken it
-            if answer.unsupported and row.document in OPTIONAL:
+            if answer.unsupported and _optional(row.document):
                 self._leave_out(row, answer.status)
             elif answer.state is DeliveryState.FAILED:
                 self._refuse(row, answer.message, answer.status)
@@ -299,6 +299,8 @@ class Dispatcher:
         return Document(name, tuple(variants))
 
     def _files(self, item: WorkItem, name: str) -> list[Path]:
+        from dicom_node.compose import variant_name  # noqa: PLC0415 - as above
+
         folder = self._spool.results(item.key or "", "report")
         others = [folder / variant_name(name, other) for other in self._settings.report.sr_sop_classes]
         return [folder / f"{name}.dcm", *(path for path in others if path.is_file())]
@@ -310,6 +312,12 @@ class Dispatcher:
 
     def _end_unproved(self, row: Delivery, detail: str) -> None:
         self._store.deliveries.settle(row, state=DeliveryState.SENT, final=1, detail=detail)
+
+
+def _optional(document: str) -> bool:
+    from dicom_node.compose import OPTIONAL  # noqa: PLC0415 - as above
+
+    return document in OPTIONAL
 
 
 def _identity(path: Path) -> Dataset:

@@ -12,15 +12,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
-
-import httpx
 
 from config.settings import FhirServer
 from dicom_node.fhir_resources import identifiers
 from dicom_node.secrets import read_secret
 from dicom_node.workitem import ConfigError, Permanent, Retryable
+
+if TYPE_CHECKING:
+    import httpx
 
 MAXIMUM_PAGE_BYTES = 5_000_000
 MAXIMUM_PAGES = 20
@@ -51,7 +52,7 @@ class Reply:
 class Session:
     """Requests to one server, with one client."""
 
-    def __init__(self, server: FhirServer, client: httpx.Client) -> None:
+    def __init__(self, server: FhirServer, client: "httpx.Client") -> None:
         self._server, self._client = server, client
         self._base = server.base_url.rstrip("/") + "/"
 
@@ -177,7 +178,7 @@ def _next(page: dict[str, Any]) -> str | None:
     return None
 
 
-def _check_status(response: httpx.Response) -> None:
+def _check_status(response: "httpx.Response") -> None:
     status = response.status_code
     if status == 200:
         return
@@ -189,7 +190,7 @@ def _check_status(response: httpx.Response) -> None:
     raise kind(f"it answered HTTP {status}", "correct base_url of the [[fhir_servers]] entry")
 
 
-def read_body(response: httpx.Response, deadline: float) -> bytes:
+def read_body(response: "httpx.Response", deadline: float) -> bytes:
     """The body as it comes: compressed ones were not asked for, and could grow without end."""
     if response.headers.get("content-encoding", "identity") != "identity":
         raise Permanent("it compresses answers although it was asked not to", LOOK)
@@ -206,6 +207,8 @@ def read_body(response: httpx.Response, deadline: float) -> bytes:
 @contextmanager
 def network() -> Iterator[None]:
     """httpx's texts quote the URL, which holds the patient's ID: only its kind is told."""
+    import httpx  # noqa: PLC0415 - a tenth of a second, and few nodes have such a server
+
     try:
         yield
     except (httpx.ConnectTimeout, httpx.PoolTimeout):
@@ -221,8 +224,10 @@ def network() -> Iterator[None]:
         raise Permanent("its answer is no HTTP", LOOK) from None
 
 
-def open_client(server: FhirServer) -> httpx.Client:
+def open_client(server: FhirServer) -> "httpx.Client":
     """No proxy and no password of the environment: patients' IDs go to the named server alone."""
+    import httpx  # noqa: PLC0415 - as above
+
     parts = urlsplit(server.base_url)
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise Permanent("base_url is no address", "write it as https://fhir.hospital.example/r4")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from analysis.contract import RESULT_FILE, JobResult
 from config.settings import Settings
-from dicom_node import deliver, fhir_out, hl7_out
+from dicom_node import deliver
 from dicom_node.answer import Answer, Outgoing, Previous
 from dicom_node.audit import AuditEntry, AuditOutcome
 from dicom_node.deliveries import Delivery
@@ -21,10 +21,24 @@ from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, WorkItem
 
 LOGGER = logging.getLogger(__name__)
-CHANNELS: dict[str, Callable[[Outgoing], Answer]] = {"hl7": hl7_out.send, "fhir": fhir_out.send}
 MESSAGE = "message"  # the document name of such a row
 REVISIONS_LOOKED_BACK = 50
 TAKEN = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.SEEN)
+
+
+def _hl7(outgoing: Outgoing) -> Answer:
+    from dicom_node import hl7_out  # noqa: PLC0415 - few nodes send these, and coded concepts take a tenth of a second
+
+    return hl7_out.send(outgoing)
+
+
+def _fhir(outgoing: Outgoing) -> Answer:
+    from dicom_node import fhir_out  # noqa: PLC0415 - as above
+
+    return fhir_out.send(outgoing)
+
+
+CHANNELS: dict[str, Callable[[Outgoing], Answer]] = {"hl7": _hl7, "fhir": _fhir}
 
 
 def is_message(destination: str) -> bool:

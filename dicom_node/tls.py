@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from config.settings import Tls
 from dicom_node.secrets import secret_file
 from dicom_node.workitem import ConfigError
@@ -120,6 +118,8 @@ def _load_authority(context: ssl.SSLContext, setting: str, path: Path) -> None:
 
 
 def _read(setting: str, path: Path) -> list[Certificate]:
+    from cryptography import x509  # noqa: PLC0415 - every process imports this module, and few have a certificate
+
     try:
         found = x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:

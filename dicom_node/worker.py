@@ -1,9 +1,12 @@
 """The worker: what arrives is planned, what is analysed is reported, and what is reported is delivered."""
 
+import importlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 
 from config.settings import Settings
 from dicom_node import analyst, backfill, candidates
@@ -17,7 +20,6 @@ from dicom_node.job import Runner
 from dicom_node.keeper import Keeper
 from dicom_node.loop import Loop, Stage
 from dicom_node.messages import MESSAGE, is_message
-from dicom_node.reporter import Reporter
 from dicom_node.schedule import Scheduler
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -70,6 +72,8 @@ class Worker:
             self._looked = self._clock()
             scheduler.look_at_waiting()
         more = scheduler.take_arrivals()
+        if more:
+            _make_ready_to_report()
         self._loop.wake(State.SCHEDULED)
         return more
 
@@ -108,6 +112,8 @@ class Worker:
         return self._settings.ups.enabled and self._teller.tell_due()
 
     def _report(self, item: WorkItem) -> None:
+        from dicom_node.reporter import Reporter  # noqa: PLC0415 - `_make_ready_to_report`
+
         documents = Reporter(self._store, self._spool, self._settings, self._clock).write(item)
         goes_to = Ticket.from_json(item.plan or "").goes_to(self._settings.every_destination())
         rows = [(document, name) for name in goes_to if not is_message(name) for document in documents]
@@ -196,6 +202,13 @@ class Worker:
     @property
     def _store(self) -> Store:
         return self._loop.store
+
+
+@cache
+def _make_ready_to_report() -> None:
+    """Once, when a first study comes, beside its planning and its job: highdicom and what else builds reports takes a
+    third of a second and 30 MB, which a start and an idle node do without."""
+    threading.Thread(target=importlib.import_module, args=["dicom_node.reporter"], name="imports", daemon=True).start()
 
 
 def _check(settings: Settings) -> None:

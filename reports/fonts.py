@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from fontTools.ttLib import TTFont
-
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _NOTO: Final = {"ja": "Noto Sans JP", "ko": "Noto Sans KR"}
 _FOLDER: Final = {"Noto Sans JP": "ofl/notosansjp", "Noto Sans KR": "ofl/notosanskr"}
@@ -52,6 +50,8 @@ def faces(language: str, bold: bool) -> tuple[Face, ...]:
 @cache
 def characters(path: Path) -> frozenset[int]:
     """The code points that a font holds."""
+    from fontTools.ttLib import TTFont  # noqa: PLC0415 - the worker asks here whether fonts are installed, long before
+
     with TTFont(path, lazy=True) as font:
         return frozenset(font.getBestCmap())
 

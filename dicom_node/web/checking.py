@@ -11,7 +11,7 @@ from dicom_node.finding import Finding
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.web import deps, security, server, signin
-from dicom_node.web.oidc import SignInFailed
+from dicom_node.web.errors import SignInFailed
 from dicom_node.workitem import ConfigError, StageError
 
 WARNING_DAYS = 30.0

@@ -32,6 +32,10 @@ class NotSignedIn(Problem):
         super().__init__(401, detail, "sign in, or send a token (prognode token add)", {"WWW-Authenticate": "Bearer"})
 
 
+class SignInFailed(Exception):
+    """The provider's sign-in cannot be used, or says no; the text is for people and holds nothing of the tokens."""
+
+
 class ProblemBody(BaseModel):
     """Body of every error of the API."""
 

@@ -1,7 +1,7 @@
 """Results for programs that speak FHIR R4: read and search, as /fhir/metadata and docs/fhir.md say."""
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,9 @@ from dicom_node.web.deps import SettingsDep, Signed, SpoolDep, StoreDep, Viewer
 from dicom_node.web.errors import Problem
 from dicom_node.web.fhir_outcome import PREFIX, resource
 from dicom_node.web.fhir_search import KINDS, Position, Search, search_of, work_item_of
-from dicom_node.web.fhir_view import Page, Unreadable, View, searchset
+
+if TYPE_CHECKING:
+    from dicom_node.web.fhir_view import Page
 
 JSON = frozenset({"*/*", "application/*", "application/fhir+json", "application/json", "text/json", "json"})
 FORM = "application/x-www-form-urlencoded"
@@ -65,6 +67,8 @@ def read(
     logical_id: str,
 ) -> Response:
     """One resource. The audit trail has who read it."""
+    from dicom_node.web.fhir_view import Unreadable, View  # noqa: PLC0415 - coded concepts, 0.1 s; few ask for FHIR
+
     number = work_item_of(logical_id) if _known(kind) else None
     stored = store.results.of_item(number) if number is not None else None
     if stored is None:
@@ -95,6 +99,8 @@ def search(
     kind: str,
 ) -> Response:
     """A Bundle of what matches. The audit trail has who searched, and each result that was found."""
+    from dicom_node.web.fhir_view import View, searchset  # noqa: PLC0415 - as above
+
     _known(kind)
     zone = ZoneInfo(settings.node.time_zone) if settings.node.time_zone else None
     wanted = search_of(kind, asked, zone)
@@ -115,7 +121,7 @@ def _base(request: Request, settings: Settings) -> str:
     return f"{settings.web.public_url.rstrip('/') or str(request.base_url).rstrip('/')}{PREFIX}"
 
 
-def _links(request: Request, settings: Settings, kind: str, wanted: Search, page: Page) -> dict[str, str]:
+def _links(request: Request, settings: Settings, kind: str, wanted: Search, page: "Page") -> dict[str, str]:
     """What was understood, and where it goes on."""
     where = f"{_base(request, settings)}/{kind}"
 

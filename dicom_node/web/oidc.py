@@ -25,6 +25,7 @@ from joserfc.jwk import KeySet, OctKey
 from config.settings import Oidc
 from dicom_node.accounts import Role
 from dicom_node.secrets import read_secret
+from dicom_node.web.errors import SignInFailed
 from dicom_node.workitem import ConfigError
 
 FLOW_SECONDS = 600
@@ -36,10 +37,6 @@ LEEWAY_SECONDS = 60
 MAXIMUM_BYTES = 1_000_000
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-class SignInFailed(Exception):
-    """The provider's sign-in cannot be used, or says no; the text is for people and holds nothing of the tokens."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import logging
 import math
 import secrets
 import time
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
@@ -30,9 +30,11 @@ from dicom_node.web.deps import (
     templates,
     who,
 )
-from dicom_node.web.errors import Problem
-from dicom_node.web.oidc import Provider, SignInFailed
+from dicom_node.web.errors import Problem, SignInFailed
 from dicom_node.workitem import ConfigError
+
+if TYPE_CHECKING:
+    from dicom_node.web.oidc import Provider
 
 LOGGER = logging.getLogger(__name__)
 WRONG = "This name and password do not belong together."
@@ -159,10 +161,14 @@ def sign_out(request: Request, store: StoreDep, settings: SettingsDep, signed: V
 # -- the hospital's sign-in --------------------------------------------------------------------------------------
 
 
-def provider_of(settings: Settings) -> Provider | None:
+def provider_of(settings: Settings) -> "Provider | None":
     """The provider of the settings. Raises ConfigError."""
     oidc = settings.web.oidc
-    return Provider(oidc, f"{public_url(settings.web)}/signin/oidc/callback") if oidc.issuer else None
+    if not oidc.issuer:
+        return None
+    from dicom_node.web.oidc import Provider  # noqa: PLC0415 - a fifth of a second, for those who have a provider
+
+    return Provider(oidc, f"{public_url(settings.web)}/signin/oidc/callback")
 
 
 @router.get("/signin/oidc")
@@ -207,7 +213,7 @@ def _hospital_subject(request: Request) -> str:
     return f"hospital {address(request)}"
 
 
-def _provider(request: Request) -> Provider:
+def _provider(request: Request) -> "Provider":
     provider: Provider | None = request.app.state.oidc
     if provider is None:
         raise Problem(404, "this node has no sign-in of the hospital", "set [web.oidc]")
