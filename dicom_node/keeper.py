@@ -9,19 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node.audit import AuditEntry, AuditOutcome
 from dicom_node.audit_trail import ANCHOR_SECONDS, AuditTrail
 from dicom_node.spool import Spool
+from dicom_node.storage import Cleaner
 from dicom_node.store import Store
 from dicom_node.syslog_out import Forwarder
 from dicom_node.workitem import StoreBusy
-
-if TYPE_CHECKING:
-    from dicom_node.storage import Cleaner
 
 LOGGER = logging.getLogger(__name__)
 DAY_SECONDS = 86_400.0
@@ -79,8 +76,6 @@ class Keeper:
         """What is delivered, proved and old enough goes; sooner where the disk is low."""
         settings, made = self._settings, self._cleaner  # a reload, in another thread, may come at any moment
         if made is None or made[0] is not settings:
-            from dicom_node.storage import Cleaner  # noqa: PLC0415 - knows the reports; a receiver saves 35 MB
-
             made = self._cleaner = settings, Cleaner(self._store("room"), self._spool, settings, self._clock)
         return made[1].step()
 

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from config.settings import Settings
-from dicom_node import compose
 from dicom_node.audit import AuditEntry
 from dicom_node.retention import ACTOR, ENDED, Contents
 from dicom_node.spool import Spool
@@ -164,6 +163,8 @@ class Cleaner:
         """Where the SRs are in the PACS, for the revision that may follow one day."""
         rows = self._store.deliveries.of_item(item_id)
         sent = {row.document: row.sop_instance_uid for row in rows if row.sop_instance_uid}
+        from dicom_node import compose  # noqa: PLC0415 - highdicom: an idle node has not loaded it
+
         return compose.kept_documents(self._spool, key, sent)
 
     def _drop_results(self, item_id: int, key: str) -> bool:

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+BUNDLE = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 # Of the node's processes none computes: what computes is the job's.
 COMPUTING = {
@@ -45,3 +48,31 @@ def test_a_process_imports_nothing_that_it_does_not_need(what: str, forbidden: s
     imported = set(said.stdout.decode().split())
     assert what in imported
     assert (imported | {name.partition(".")[0] for name in imported}) & forbidden == set()
+
+
+IDLE = """
+import sys, pathlib
+from config.settings import Node, Settings
+from dicom_node.spool import Spool
+from dicom_node.worker import Worker
+from models.bundle import load
+
+settings = Settings(node=Node(spool=pathlib.Path(sys.argv[1])))
+spool = Spool(settings.node.spool)
+spool.create()
+worker = Worker(settings, spool, load(pathlib.Path(sys.argv[2])), None)
+for stage in worker._stages:
+    stage.step()
+print(*(stage.name for stage in worker._stages), "|", *sys.modules)
+"""
+
+
+def test_a_worker_without_a_study_has_not_loaded_what_builds_reports(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-P", "-c", IDLE, str(tmp_path / "spool"), str(BUNDLE)], capture_output=True, check=True
+    )
+    stages, _, modules = said.stdout.decode().splitlines()[-1].partition("|")
+    assert {"plan", "report", "deliver", "keep_room"} <= set(stages.split())
+    imported = set(modules.split())
+    assert "dicom_node.storage" in imported
+    assert imported & {"highdicom", "pydicom.sr", "reports.build", "dicom_node.reporter", "fontTools"} == set()
