@@ -13,7 +13,7 @@ LOAD ?=
 IMAGE_BASE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load image image-node image-test nspawn-test fresh-test scale-test wheelhouse deb clean sbom audit-deps
+.PHONY: feature-peers help install deps demo test lint unit exhaustive lock catalogues schema docs documents bundle encoder validate benchmark science benchmark-science faults faults-peers fuzz load image image-node image-test quadlet-test nspawn-test fresh-test scale-test wheelhouse deb clean sbom audit-deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -142,6 +142,10 @@ image-node: install wheelhouse ## the image of the services, for deploy/quadlet 
 
 image-test: image ## what the image and its limits keep, and the phantom in it (root; three minutes; IMAGE_OPTIONAL=1: may be impossible)
 	$(BIN)/python -m tests.image build/image
+
+quadlet-test: install ## the Quadlet files through the generator of Debian 13's podman
+	scripts/quadlet build/quadlet
+	$(BIN)/python -m pytest -q tests/deploy/test_containers.py
 
 deb: wheelhouse ## dist/: the Debian package (on Debian 12)
 	scripts/deb dist

@@ -38,7 +38,8 @@ class Bench:
 
     def __init__(self, folder: Path, engine: str, scratch: Path) -> None:
         self.folder, self.engine, self.scratch = folder, engine, scratch
-        self.limits = Job(executor="container", image=(folder / "image").read_text().strip(), isolation="required")
+        image = (folder / "image").read_text().strip()
+        self.limits = Job(executor="container", engine=engine, image=image, isolation="required")
         self.executor = ContainerExecutor(self.limits, scratch)
 
     def said(self, *arguments: str) -> str:
@@ -240,7 +241,8 @@ def phantom(bench: Bench) -> str:
     if not PHANTOM.is_dir():
         raise Unusable(f"{PHANTOM} is not there")
     files, seconds = {}, {}
-    for name, lines in (("process", ""), ("container", f'image = "{bench.limits.image}"\nisolation = "required"\n')):
+    image = f'engine = "{bench.engine}"\nimage = "{bench.limits.image}"\nisolation = "required"\n'
+    for name, lines in (("process", ""), ("container", image)):
         settings = bench.scratch / f"{name}.toml"
         settings.write_text(f'[node]\nspool = "{bench.scratch}/spool"\n[job]\nexecutor = "{name}"\n{lines}')
         out = bench.scratch / f"phantom-{name}"
@@ -271,7 +273,8 @@ def phantom(bench: Bench) -> str:
 def killed(bench: Bench) -> str:
     """kill -9 of a runner with a container at work: the next one ends what outlived it, and scores the study once."""
     folder = bench.scratch / "node"
-    write_settings(folder, job={"executor": "container", "image": bench.limits.image, "isolation": "required"})
+    job = {"executor": "container", "engine": bench.engine, "image": bench.limits.image, "isolation": "required"}
+    write_settings(folder, job=job)
     label = f"{words.NODE_LABEL}={words.owner(spool_of(folder).root)}"
     other = bench.said(
         "run", "--detach", "--rm", "--network", "none", "--label", f"{words.NODE_LABEL}=another",
