@@ -28,7 +28,7 @@ NODE = "PROGNODE"
 def settings_for(*peers: Peer, port: int = 0, **receive: Any) -> Settings:
     """Settings of a node on a free port that knows MODALITY and the given peers."""
     known = (Peer(SENDER), *peers)
-    options = {"reserve_disk_bytes": 0, "acse_timeout_seconds": 5.0, "dimse_timeout_seconds": 10.0, **receive}
+    options = {"reserve_disk_bytes": 0, "acse_timeout_seconds": 20.0, "dimse_timeout_seconds": 20.0, **receive}
     return Settings(node=Node(ae_title=NODE, port=port), peers=known, receive=replace(Receive(), **options))
 
 

@@ -26,7 +26,7 @@ COMPREHENSIVE_3D, COMPREHENSIVE, ENHANCED = (f"1.2.840.10008.5.1.4.1.1.88.{n}" f
 FAILED, PENDING, SENT = DeliveryState.FAILED, DeliveryState.PENDING, DeliveryState.SENT
 SETTINGS = Settings(
     node=Node(ae_title="PROGNODE"),
-    receive=Receive(acse_timeout_seconds=3.0, dimse_timeout_seconds=5.0, network_timeout_seconds=5.0),
+    receive=Receive(acse_timeout_seconds=20.0, dimse_timeout_seconds=20.0, network_timeout_seconds=20.0),
     deliver=Deliver(connect_timeout_seconds=2.0),
 )
 

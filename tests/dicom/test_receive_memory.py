@@ -210,6 +210,6 @@ def test_a_message_other_than_c_store_is_bounded_too(
                     connection.sendall(wire.data(part, last=part is parts[-1]))
             except OSError:
                 pass  # cut off before it was through
-            assert wire.seconds_until_closed(connection) < 15.0
+            assert wire.seconds_until_closed(connection) < 60.0
         assert wire.answers(receiver.port)
         assert until(lambda: said in caplog.text)

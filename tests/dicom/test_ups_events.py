@@ -67,7 +67,7 @@ def watched(folder: Path, watcher: Listener, *more: Peer) -> Iterator[Watched]:
     settings = Settings(
         node=Node(ae_title="PROGNODE", port=0),
         peers=(Peer("WATCHER", port=watcher.port, sends=False), *more),
-        receive=Receive(reserve_disk_bytes=0, acse_timeout_seconds=5.0, dimse_timeout_seconds=5.0),
+        receive=Receive(reserve_disk_bytes=0, acse_timeout_seconds=20.0, dimse_timeout_seconds=20.0),
         deliver=QUICK,
         ups=Ups(enabled=True),
     )

@@ -22,13 +22,18 @@ def collector(tmp_path: Path) -> Iterator[Collector]:
 
 
 def settings(folder: Path, collector: Collector, **more: object) -> None:
-    table = {"host": "127.0.0.1", "port": collector.port, "ca": str(collector.authority.path), "timeout_seconds": 2.0}
+    table = {"host": "127.0.0.1", "port": collector.port, "ca": str(collector.authority.path), "timeout_seconds": 30.0}
     write_settings(folder, **{"audit.syslog": {**table, **more}})  # type: ignore[arg-type]
 
 
 def kinds(collector: Collector) -> list[tuple[str, str, str]]:
     declaration = '<?xml version="1.0" encoding="UTF-8"?>'
     return [event_of(check(message.text.removeprefix(declaration))) for message in collector.messages]
+
+
+def entered(folder: Path, action: str) -> bool:
+    with store_of(folder) as store:
+        return any(entry.action == action for entry in store.audit.newest())
 
 
 def test_start_callers_objects_and_end_reach_the_collector_and_the_trail_is_whole(
@@ -65,6 +70,7 @@ def test_a_collector_that_is_down_keeps_nobody_from_work_and_gets_everything_lat
     with serving(folder) as node:
         send(node.port, save_all(ct_series(4, 16, 16, seed=5), tmp_path / "ct"))
         wait_for(lambda: "audit.collector_down" in log_of(folder), "it notices", folder=folder)
+        wait_for(lambda: entered(folder, "instances.received"), "the objects have their entry", folder=folder)
         node.kill()
     collector.start()
     with serving(folder):

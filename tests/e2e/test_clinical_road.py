@@ -178,7 +178,7 @@ def ehr(tmp_path: Path) -> Iterator[FhirServer]:
 
 
 def entry_of(ehr: FhirServer, **more: object) -> Entry:
-    made = Entry("EHR", ehr.base_url, timeout_seconds=1.0, clinical_values=True, patient_identifier_system=SYSTEM)
+    made = Entry("EHR", ehr.base_url, timeout_seconds=30.0, clinical_values=True, patient_identifier_system=SYSTEM)
     return replace(made, **more)  # type: ignore[arg-type]
 
 
@@ -276,7 +276,7 @@ def test_a_server_that_hangs_keeps_neither_planning_nor_another_server_waiting(t
     with fhir_server(tmp_path / "lab") as lab:
         ehr.has(mood="hang")
         lab.has(*labs())
-        node = asking(tmp_path, entry_of(ehr), entry_of(lab, name="LAB"))
+        node = asking(tmp_path, entry_of(ehr, timeout_seconds=1.0), entry_of(lab, name="LAB"))
         node.take(*CT, ROI)
         node.worker.step_plan()
         fetching = threading.Thread(target=lambda: [node.worker.step_fetch() for _ in range(2)])

@@ -100,7 +100,7 @@ def the_same_content_is_analysed_once(
 
 def site_in(folder: Path, pacs: DemoPacs, **deliver: object) -> Site:
     peer = Peer("PACS", port=pacs.port, sends=False, receives_results=True, proof="find")
-    patience = Receive(acse_timeout_seconds=3.0, dimse_timeout_seconds=3.0, network_timeout_seconds=5.0)
+    patience = Receive(acse_timeout_seconds=20.0, dimse_timeout_seconds=20.0, network_timeout_seconds=20.0)
     node = road(folder, peers=(peer,), deliver=replace(QUICK, **deliver), receive=patience)  # type: ignore[arg-type]
     return Site(node, pacs)
 

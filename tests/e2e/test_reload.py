@@ -43,7 +43,7 @@ def hung_up(folder: Path, node: Node, event: str) -> str:
     """What the log says after a SIGHUP, from then on to the event."""
     begin = len(log_of(folder))
     node.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: event in log_of(folder)[begin:], event, 20, folder)
+    wait_for(lambda: event in log_of(folder)[begin:], event, folder=folder)
     return log_of(folder)[begin:]
 
 
@@ -78,7 +78,7 @@ def test_a_node_that_is_told_to_takes_over_its_settings_whole_or_not_at_all(tmp_
         (tmp_path / SETTINGS).write_text(good + '[telemetry]\nlog_level = "ERROR"\n')
         begin = len(log_of(tmp_path))
         node.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: answers(node.port, "LATE"), "the settings are in force", 20, tmp_path)
+        wait_for(lambda: answers(node.port, "LATE"), "the settings are in force", folder=tmp_path)
         assert "settings.reloaded" not in log_of(tmp_path)[begin:], "only errors are logged now"
         assert node.stop() == 0
     with store_of(tmp_path) as store:
@@ -128,7 +128,7 @@ def test_the_page_goes_on_with_a_new_certificate_and_new_peers(tmp_path: Path) -
         Authority(tmp_path).issue("web")
         write_settings(tmp_path, peer("LATE"), web=web | {"session_hours": 3.0})
         page.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "settings.restart_needed" in page.log, "the settings are in force", 20, tmp_path)
+        wait_for(lambda: "settings.restart_needed" in page.log, "the settings are in force", folder=tmp_path)
         assert re.search(r"settings.reloaded in force now: peers$", page.log, re.MULTILINE)
         assert "settings.restart_needed web.session_hours takes a restart" in page.log
         assert served(port) != before
