@@ -55,7 +55,7 @@ class Loop:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._spool, self.clock = settings, spool, clock
-        self._owner = uuid.uuid4().hex
+        self._process = uuid.uuid4().hex  # its claims' owners begin with it
         self._local = threading.local()
         self._turns = Turns(bounds(settings), timer)
         self._stopping = threading.Event()
@@ -75,9 +75,15 @@ class Loop:
             store = self._local.store = Store.open(self._spool.store)
         return store
 
+    @property
+    def _owner(self) -> str:
+        """Who holds what this thread claimed last: it works on one item at a time."""
+        owner: str = self._local.owner
+        return owner
+
     def free(self, states: Collection[State]) -> None:
         """Free what an earlier process held in these states; under the spool's lock, so that it is gone."""
-        freed = self.store.break_leases_but(self._owner, states)
+        freed = self.store.break_leases_but(self._process, states)
         if freed:
             LOGGER.info("lease.freed %d work items of a worker that is gone", freed)
 
@@ -85,6 +91,8 @@ class Loop:
 
     def take(self, state: State, work: Callable[[WorkItem], None], *, without_job: bool = False) -> bool:
         """Do this with the next work item of a state. False when there is none."""
+        # A lease belongs to a claim: a thread that stood still for longer must not go on with what another one has.
+        self._local.owner = f"{self._process}-{uuid.uuid4().hex}"
         item = self.store.claim(state, self._owner, LEASE_SECONDS, self.clock(), without_job=without_job)
         if item is None:
             return False
@@ -153,13 +161,13 @@ class Loop:
     @contextmanager
     def _kept_alive(self, item: WorkItem) -> Iterator[None]:
         """Renew the lease while the stage works, so that a lease can be short and a dead worker's item is free soon."""
-        done = threading.Event()
+        done, owner = threading.Event(), self._owner
 
         def renew() -> None:
             while not done.wait(LEASE_SECONDS / 3):
                 try:
                     store = Store.open(self._spool.store)
-                    store.renew(item.id, self._owner, self.clock() + LEASE_SECONDS)
+                    store.renew(item.id, owner, self.clock() + LEASE_SECONDS)
                     store.close()
                 except (StoreBusy, ConfigError) as error:
                     LOGGER.warning("store.busy %s", error)

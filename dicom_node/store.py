@@ -105,16 +105,16 @@ class Store:
             == 1
         )
 
-    def break_leases_but(self, owner: str, states: Collection[State]) -> int:
-        """Free what others held in these states: the caller holds the spool's lock, so they are gone.
+    def break_leases_but(self, process: str, states: Collection[State]) -> int:
+        """Free what other processes held in these states: the caller holds the spool's lock, so they are gone.
 
-        It runs again at once.
+        It runs again at once. The owners of a process begin with its name.
         """
         marks = ", ".join("?" * len(states))
         return self._db.execute(
             "UPDATE work_item SET lease_owner = NULL, lease_until = NULL"
-            f" WHERE lease_owner != ? AND state IN ({marks})",
-            [owner, *states],
+            f" WHERE substr(lease_owner, 1, ?) != ? AND state IN ({marks})",
+            [len(process), process, *states],
         )
 
     def advance(

@@ -1,0 +1,68 @@
+"""Claims and their leases, in one process with several threads."""
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings
+from dicom_node.births import Birth
+from dicom_node.loop import LEASE_SECONDS, Loop
+from dicom_node.spool import Spool
+from dicom_node.workitem import State, WorkItem
+from tests.road import Clock
+
+
+def test_a_thread_that_stood_still_for_longer_than_its_lease_does_not_go_on_with_what_its_sibling_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool, clock = Spool(tmp_path / "spool"), Clock()
+    spool.create()
+    loop = Loop(Settings(), spool, clock)
+    schedule(loop, clock)
+    claimed, let_go = threading.Event(), threading.Event()
+    owners: list[str] = []
+
+    def stands_still(item: WorkItem) -> None:
+        claimed.set()
+        let_go.wait(60)
+        loop.advance(item, State.ANALYSED, "the first")
+
+    def goes_on(item: WorkItem) -> None:
+        owners.append(loop._owner)
+        let_go.set()
+        first.join(60)
+        assert loop.store.renew(item.id, loop._owner, clock() + LEASE_SECONDS), "it is still this one's"
+        loop.advance(item, State.ANALYSED, "the second")
+
+    first = threading.Thread(target=loop.take, args=[State.SCHEDULED, stands_still])
+    with caplog.at_level(logging.WARNING):
+        first.start()
+        assert claimed.wait(60)
+        clock.now += LEASE_SECONDS + 1
+        assert loop.take(State.SCHEDULED, goes_on)
+    assert "lease.lost" in caplog.text
+    (item,) = loop.store.items()
+    assert item.state is State.ANALYSED
+    analysed = [event["detail"] for event in loop.store.details(item.id)["events"] if event["name"] == "analysed"]
+    assert analysed == ["the second"]
+
+
+def test_a_process_that_starts_frees_what_others_held_and_never_its_own(tmp_path: Path) -> None:
+    spool, clock = Spool(tmp_path / "spool"), Clock()
+    spool.create()
+    loop, after = Loop(Settings(), spool, clock), Loop(Settings(), spool, clock)
+    schedule(loop, clock)
+
+    def look(item: WorkItem) -> None:
+        loop.free([State.SCHEDULED])
+        assert loop.store.renew(item.id, loop._owner, clock() + LEASE_SECONDS)
+        after.free([State.SCHEDULED])
+        assert not loop.store.renew(item.id, loop._owner, clock() + LEASE_SECONDS)
+
+    assert loop.take(State.SCHEDULED, look)
+
+
+def schedule(loop: Loop, clock: Clock) -> None:
+    assert loop.store.births.schedule("1.5", Birth("1.8", "1.9", "k", "i-k", "{}", None), clock())
