@@ -6,6 +6,7 @@ from config.settings import Job
 from dicom_node.executors.container import ContainerExecutor
 from dicom_node.executors.contract import Executor
 from dicom_node.executors.process import ProcessExecutor
+from dicom_node.executors.systemd import SystemdExecutor
 
 
 def chosen(limits: Job, place: Path | None = None) -> Executor:
@@ -15,6 +16,8 @@ def chosen(limits: Job, place: Path | None = None) -> Executor:
     """
     if limits.executor == "container":
         return ContainerExecutor(limits, place)
+    if limits.executor == "systemd":
+        return SystemdExecutor(limits, place)
     if limits.executor == "dask":
         from dicom_node.executors.dask import DaskExecutor  # noqa: PLC0415 - who has no cluster has no Dask
 

@@ -144,9 +144,16 @@ class Kept:
     unfit: str = ""
 
 
-def judged(found: Mapping[str, Any], limits: Job, version: str, question: str) -> Kept:
-    """What the trial says (`inside`), against the settings; `question` is what it had to read in IN."""
+def judged(
+    found: Mapping[str, Any], limits: Job, version: str, question: str, survivors: str = "PID namespace"
+) -> Kept:
+    """What the trial says (`inside`), against the settings; `question` is what it had to read in IN.
+
+    `survivors`: what ends the processes of a job with it.
+    """
     swap = "cgroup, but swap is not limited" if found["swap"] else "cgroup"
+    grouped = _within(found["memory_bytes"], limits.memory_bytes)
+    counted = _within(found["pids"], sandbox.MAXIMUM_PROCESSES)
     how = {
         sandbox.NETWORK: ("network namespace", not set(found["interfaces"]) - {"lo"}),
         sandbox.PRIVILEGES: (
@@ -155,10 +162,16 @@ def judged(found: Mapping[str, Any], limits: Job, version: str, question: str) -
         ),
         sandbox.SYSTEM_CALLS: ("seccomp", found["seccomp"]),
         sandbox.INPUTS: ("read-only mount", found["in"] == "EROFS"),
-        sandbox.NOTHING_ELSE: ("mount namespace, read-only root", found["root"] == "EROFS"),
-        sandbox.NO_SURVIVOR: ("PID namespace", found["processes"] <= 8),  # sh, timeout, Python
-        sandbox.PROCESSES: ("cgroup", _within(found["pids"], sandbox.MAXIMUM_PROCESSES)),
-        sandbox.MEMORY: (swap, _within(found["memory_bytes"], limits.memory_bytes)),
+        sandbox.NOTHING_ELSE: ("mount namespace, read-only root", found["root"] == "EROFS" and not found["spool"]),
+        sandbox.NO_SURVIVOR: (survivors, found["processes"] <= 8),  # sh, timeout, Python
+        sandbox.PROCESSES: (
+            "cgroup" if counted else "RLIMIT_NPROC",
+            counted or _within(found["user_processes"], sandbox.MAXIMUM_PROCESSES),
+        ),
+        sandbox.MEMORY: (
+            swap if grouped else "RLIMIT_AS, for each process",
+            grouped or _within(found["address_space"], limits.memory_bytes),
+        ),
         "CPU time": ("", _within(found["cpu_seconds"], limits.cpu_seconds)),
         "size of files": ("", _within(found["file_bytes"], limits.output_bytes)),
         "open files": ("", _within(found["open_files"], sandbox.OPEN_FILES)),

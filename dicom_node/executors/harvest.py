@@ -61,12 +61,14 @@ def _read(descriptor: int, left: int) -> Iterator[bytes]:
 def used(folder: Path, most: int) -> int:
     """Bytes on the disk in a folder and all below it, links not followed.
 
-    More than MAXIMUM_FILES entries, or folders too deep to be looked into, count as more than `most`.
+    More than MAXIMUM_FILES entries, folders too deep to be looked into, or closed by a user who is not ours, count as
+    more than `most`.
     """
     total, entries, left = 0, 0, [folder]
     while left:
+        at = left.pop()
         try:
-            with os.scandir(left.pop()) as found:
+            with os.scandir(at) as found:
                 for entry in found:
                     entries += 1
                     if entries > MAXIMUM_FILES:
@@ -75,8 +77,11 @@ def used(folder: Path, most: int) -> int:
                         total += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         left.append(Path(entry.path))
-        except (FileNotFoundError, PermissionError):
-            continue  # gone, or closed by the job: what it holds came through while it was open
+        except FileNotFoundError:
+            continue
+        except PermissionError:  # closed by the job; if it is our user, what it holds came through while it was open
+            if at.lstat().st_uid != os.geteuid():
+                return most + 1
         except OSError:
             return most + 1
     return total

@@ -1,6 +1,7 @@
-"""What a container keeps of its promises, seen from inside: printed as JSON. Runs with the Python of the job's image.
+"""What a container or a unit keeps of its promises, seen from inside: printed as JSON. Runs with the job's own Python.
 
-`container` hands its text to that Python: it imports nothing but the standard library, and nothing of ours.
+`container` and `systemd` hand it to that Python: it imports the standard library alone, and nothing of ours. Its
+arguments are IN and OUT, where they are not /in and /out.
 """
 
 import errno
@@ -8,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ GROUPS = Path("/sys/fs/cgroup")
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
-def main() -> None:
+def main(folder_in: str = "/in", folder_out: str = "/out") -> None:
     status = dict(line.split(":\t", 1) for line in STATUS.read_text().splitlines() if ":\t" in line)
     capabilities = [int(status.get(name, "0"), 16) for name in CAPABILITIES]
     found: dict[str, Any] = {
@@ -27,12 +29,15 @@ def main() -> None:
         "interfaces": sorted(os.listdir("/sys/class/net")),
         "processes": sum(name.isdigit() for name in os.listdir("/proc")),
         "root": _written(Path("/probe")),
-        "in": _written(Path("/in/probe")),
-        "out": _written(Path("/out/probe")),
-        "read": _read(Path("/in/question")),
+        "in": _written(Path(folder_in, "probe")),
+        "out": _written(Path(folder_out, "probe")),
+        "read": _read(Path(folder_in, "question")),
+        "spool": os.access("/var/lib/prognode", os.R_OK),
         "memory_bytes": _number("memory.max", "memory/memory.limit_in_bytes"),
+        "address_space": resource.getrlimit(resource.RLIMIT_AS)[1],
         "swap": _swap(),
         "pids": _number("pids.max", "pids/pids.max"),
+        "user_processes": resource.getrlimit(resource.RLIMIT_NPROC)[1],
         "cpu_seconds": resource.getrlimit(resource.RLIMIT_CPU)[1],
         "file_bytes": resource.getrlimit(resource.RLIMIT_FSIZE)[1],
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
@@ -62,12 +67,23 @@ def _read(path: Path) -> str:
 def _number(*names: str) -> int | None:
     """A limit of the control group (cgroup v2's file, then v1's); None where there is none."""
     for name in names:
-        try:
-            text = (GROUPS / name).read_text().strip()
-        except OSError:
-            continue
-        return int(text) if text.isdigit() else None
+        for path in (_own(name), GROUPS / name):
+            try:
+                text = path.read_text().strip()
+            except OSError:
+                continue
+            return int(text) if text.isdigit() else None
     return None
+
+
+def _own(name: str) -> Path:
+    """Where a file of our control group lies if the groups above are in sight, as they are to a unit."""
+    controller, slash, file = name.rpartition("/")
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return Path(f"{GROUPS}/{controller}{slash}{path}/{file}")
+    return GROUPS / name
 
 
 def _swap() -> bool:
@@ -80,4 +96,4 @@ def _swap() -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:3])

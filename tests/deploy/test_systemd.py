@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from config.job import Job
 from dicom_node.cli import app
+from dicom_node.executors import sandbox
+from dicom_node.executors.container_words import LATE_SECONDS, USER
+from dicom_node.executors.systemd import SPOOL
 from dicom_node.secrets import CREDENTIALS, read_secret
 from tests.paths import ROOT
 
 SYSTEMD = ROOT / "deploy" / "systemd"
 UNITS = sorted((SYSTEMD / "system").iterdir())
-SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
+SERVICES = [unit for unit in UNITS if unit.suffix == ".service" and "@" not in unit.name]
+JOB = SYSTEMD / "system" / "prognode-job@.service"
 DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 
 
@@ -84,7 +89,9 @@ def score(unit: Path) -> float:
 
 
 # What docs/deployment.md promises of each.
-@pytest.mark.parametrize(("name", "at_most"), [("receive", 1.5), ("web", 1.5), ("work", 1.5), ("run", 2.5)])
+@pytest.mark.parametrize(
+    ("name", "at_most"), [("receive", 1.5), ("web", 1.5), ("work", 1.5), ("run", 2.5), ("job@", 0.5)]
+)
 def test_a_service_is_as_closed_as_the_document_says(name: str, at_most: float) -> None:
     found = score(SYSTEMD / "system" / f"prognode-{name}.service")
     assert found <= at_most
@@ -116,6 +123,63 @@ def test_every_service_runs_a_command_that_there_is_and_is_watched(unit: Path) -
         assert f"d /etc/prognode/secrets/{command} 0700 root root -" in made
     assert (SYSTEMD / "system" / said["Slice"][0]).is_file()
     assert "ORT_DISABLE_TELEMETRY=1" in " ".join(said["Environment"])
+
+
+def test_the_limits_of_a_job_that_is_a_unit_are_those_of_the_settings_as_they_come() -> None:
+    said, job = directives(JOB), Job()
+    assert {name: said[name] for name in ("MemoryMax", "LimitAS", "LimitCPU", "LimitFSIZE", "TasksMax", "LimitNPROC",
+                                          "LimitNOFILE", "LimitCORE")} == {
+        "MemoryMax": [str(job.memory_bytes)], "LimitAS": [str(job.memory_bytes)], "LimitCPU": [str(job.cpu_seconds)],
+        "LimitFSIZE": [str(job.output_bytes)], "TasksMax": [str(sandbox.MAXIMUM_PROCESSES)],
+        "LimitNPROC": [str(sandbox.MAXIMUM_PROCESSES)], "LimitNOFILE": [str(sandbox.OPEN_FILES)], "LimitCORE": ["0"],
+    }  # fmt: skip
+    assert float(said["TimeoutStartSec"][0]) == job.wall_clock_seconds + LATE_SECONDS
+
+
+def test_a_job_in_a_container_says_the_same_as_a_unit_without_and_has_the_same_limits() -> None:
+    text, job = (ROOT / "deploy/quadlet/prognode-job@.container").read_text(encoding="utf-8"), Job()
+    (unit,) = re.findall(r"(?ms)^ExecStart=/bin/sh (-c '.*?') /usr/lib/prognode/bin/python %i$", JOB.read_text())
+    assert f"Exec={unit} /opt/prognode/bin/python %i\n" in text
+    for limit in (
+        f"--memory={job.memory_bytes}b",
+        f"--memory-swap={job.memory_bytes}b",
+        f"--ulimit=cpu={job.cpu_seconds}:",
+        f"--ulimit=fsize={job.output_bytes}:",
+        f"--ulimit=nofile={sandbox.OPEN_FILES}:",
+        f"PidsLimit={sandbox.MAXIMUM_PROCESSES}\n",
+        f"User={USER}\n",
+        "Network=none\n",
+        "Pull=never\n",
+        "ReadOnly=true\n",
+        "DropCapability=all\n",
+        "NoNewPrivileges=true\n",
+        "Image=localhost/prognode-job@sha256:",
+        f"TimeoutStartSec={job.wall_clock_seconds + LATE_SECONDS:.0f}\n",
+        f"Volume={SPOOL}/jobs/%i/in:/mnt/in:ro\n",
+    ):
+        assert limit in text
+
+
+@pytest.mark.parametrize(
+    ("unit", "verb", "allowed"),
+    [
+        (f"prognode-job@{'0' * 64}.service", "start", True),
+        (f"prognode-job@trial-{'f' * 64}.service", "stop", True),
+        (f"prognode-job@golden-{'f' * 64}.service", "reset-failed", True),
+        (f"prognode-job@{'0' * 64}.service", "set-property", False),
+        (f"prognode-job@{'0' * 63}.service", "start", False),
+        ("prognode-job@...service", "start", False),
+        ("prognode-run.service", "stop", False),
+        (f"x-prognode-job@{'0' * 64}.service", "start", False),
+    ],
+)
+def test_the_rule_lets_the_node_start_units_of_jobs_and_no_others(unit: str, verb: str, allowed: bool) -> None:
+    rule = (ROOT / "deploy/polkit/60-prognode-jobs.rules").read_text(encoding="utf-8")
+    (pattern,) = re.findall(
+        r"/(\^.*\$)/\.test", rule
+    )  # polkit itself is asked in the booted machine (make nspawn-test)
+    (verbs,) = re.findall(r"\[(.*?)\]\.indexOf\(action\.lookup\(\"verb\"\)", rule)
+    assert bool(re.search(pattern, unit) and f'"{verb}"' in verbs) == allowed
 
 
 def test_each_socket_unit_has_a_name_that_the_node_asks_for() -> None:

@@ -21,6 +21,7 @@ GOOD: dict[str, Any] = {
     "uid": 65532, "capabilities": 0, "no_new_privileges": True, "seccomp": True, "interfaces": ["lo"], "processes": 3,
     "root": "EROFS", "in": "EROFS", "out": "written", "read": "question", "memory_bytes": 4_000_000_000, "swap": False,
     "pids": 256, "cpu_seconds": 60, "file_bytes": 1_000_000, "open_files": 1024, "telemetry": False, "version": "1.0",
+    "spool": False, "address_space": -1, "user_processes": 4096,
 }  # fmt: skip
 
 
@@ -120,6 +121,7 @@ def test_all_promises_kept_are_told_and_none_is_missing() -> None:
         ({"in": "written"}, sandbox.INPUTS),
         ({"in": "EACCES"}, sandbox.INPUTS),
         ({"root": "written"}, sandbox.NOTHING_ELSE),
+        ({"spool": True}, sandbox.NOTHING_ELSE),
         ({"processes": 200}, sandbox.NO_SURVIVOR),
         ({"pids": None}, sandbox.PROCESSES),
         ({"pids": 32768}, sandbox.PROCESSES),
@@ -145,6 +147,13 @@ def test_what_the_trial_does_not_find_is_missing(changes: dict[str, Any], missin
 )
 def test_an_image_that_cannot_serve_is_refused_with_the_reason(changes: dict[str, Any], said: str) -> None:
     assert said in judged(GOOD | changes, LIMITS, "1.0", "question").unfit
+
+
+def test_limits_of_a_process_stand_in_for_those_of_a_control_group_and_are_told_as_that() -> None:
+    found = GOOD | {"pids": None, "user_processes": 256, "memory_bytes": None, "address_space": 4_000_000_000}
+    kept = judged(found, LIMITS, "1.0", "question")
+    assert kept.missing == ()
+    assert {("memory", "RLIMIT_AS, for each process"), ("number of processes", "RLIMIT_NPROC")} <= set(kept.in_force)
 
 
 def test_swap_beyond_the_memory_limit_is_said() -> None:
