@@ -42,6 +42,7 @@ demo: $(VENV)/.installed ## the whole road once; make demo INPUT=DIR takes a fol
 	@$(BIN)/prognode demo $(if $(INPUT),--input "$(INPUT)")
 
 test: install deps lint unit ## lint, types, import contracts, and every test
+	@$(BIN)/python -m scripts.image --why
 
 lint: install
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ FOLDER/image                      the built image by its digest, for [job] image
 
 --node: the image of the services instead, out of all of DIST (deploy/Containerfile.node); FOLDER is for scratch.
 BASE: the image under it, which is here already; none: a Debian 12 made by debootstrap (scripts/image-base).
+python -m scripts.image --why: whether an image could be built and tried here, for the end of `make test`.
 ENGINE=podman or docker: which builds it. Where neither works it says why and exits with 69; with IMAGE_OPTIONAL=1: 0.
 """
 
@@ -143,7 +144,17 @@ def main(dist: Path, folder: Path, base: str = LOCAL_BASE, *, node: bool = False
     return 0
 
 
+def why() -> str:
+    try:
+        return f"here it can: {usable_engine()} answers"
+    except Unusable as reason:
+        return f"here it cannot: {reason}"
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--why"]:
+        print(f"not part of this: make image-test (five minutes), the job in its container; {why()}")
+        sys.exit()
     words = [word for word in sys.argv[1:] if word != "--node"]
     if len(words) not in (2, 3):
         sys.exit(__doc__)

@@ -83,6 +83,7 @@ def test_without_an_engine_the_image_is_not_skipped_silently(monkeypatch: pytest
     monkeypatch.delenv("IMAGE_OPTIONAL", raising=False)
     monkeypatch.delenv("ENGINE", raising=False)
     assert image.main(tmp_path, tmp_path / "image", node=True) == os.EX_UNAVAILABLE
+    assert image.why() == "here it cannot: neither podman nor docker is installed (apt-get install podman)"
     monkeypatch.setenv("IMAGE_OPTIONAL", "1")
     assert image.main(tmp_path, tmp_path / "image", node=True) == 0
 
