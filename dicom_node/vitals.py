@@ -33,6 +33,7 @@ class Contact:
     detail: str
 
 
+_INSTEAD = {"serve": ("receive", "work", "run"), **dict.fromkeys(("receive", "work", "run"), ("serve",))}
 _SETTINGS = "@"  # before the name of a process: a row that says which settings it goes by
 _COMPONENT = "component, version, started_at, seen_at, facts"
 
@@ -64,6 +65,8 @@ class Vitals:
     def took_settings(self, process: str, version: str, now: float, refused: str = "") -> None:
         """Which settings a process goes by: those that it has read now, or those before, and why these are refused."""
         self.beat(f"{_SETTINGS}{process}", version, now, now, {"refused": refused})
+        for other in _INSTEAD.get(process, ()):  # what was said before the node was divided otherwise
+            self._db.execute("DELETE FROM node_status WHERE component = ?", [f"{_SETTINGS}{other}"])
 
     def refusals(self) -> dict[str, str]:
         """Process -> why its last reload was refused; since then it goes by the settings from before."""

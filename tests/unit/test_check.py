@@ -62,6 +62,22 @@ def test_a_port_is_free_or_of_the_node_or_somebody_else_has_it(tmp_path: Path) -
     assert (elsewhere.well, "give an address of this machine" in elsewhere.remedy) == (False, True)
 
 
+def test_a_refused_reload_is_said_until_the_process_has_read_its_settings_again(tmp_path: Path) -> None:
+    settings = node(tmp_path)
+    assert list(check_machine.running(settings)) == [], "there is no store yet"
+    Spool(settings.node.spool).create()
+    store = Store.open(Spool(settings.node.spool).store)
+    for process in ("serve", "web"):
+        store.vitals.took_settings(process, "1", 1.0, "node.toml: unknown key 'x'")
+    found = [(one.id, one.about, one.well) for one in check_machine.running(settings)]
+    assert found == [("node.settings", "serve", False), ("node.settings", "web", False)]
+    assert store.vitals.components() == []
+    store.vitals.took_settings("receive", "1", 2.0)  # the node is divided now
+    store.vitals.took_settings("web", "1", 2.0)
+    assert list(check_machine.running(settings)) == []
+    store.close()
+
+
 def test_a_page_that_another_program_serves_is_not_taken_for_ours(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         web = Web(port=other.getsockname()[1])
