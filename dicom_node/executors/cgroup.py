@@ -14,6 +14,7 @@ from pathlib import Path
 MOUNTS = Path("/proc/self/mountinfo")
 OWN = Path("/proc/self/cgroup")
 PREFIX = "prognode-job-"
+BELOW = "node"  # the group that the node itself moves to
 KILL_SECONDS = 10.0
 _numbers = itertools.count()
 
@@ -28,7 +29,7 @@ class Parent:
 
 
 def parents() -> tuple[Parent, ...]:
-    """One for cgroup v2, two for v1; () where the node may not make groups with limits."""
+    """One for cgroup v2, two for v1; () where the node may not make groups with limits. May move the node one down."""
     try:
         own = dict(_own_groups(OWN.read_text()))
         mounts = _mounted(MOUNTS.read_text())
@@ -58,12 +59,14 @@ def _mounted(text: str) -> dict[str, Path]:
 def _unified(own: dict[str, str], mounts: dict[str, Path]) -> tuple[Parent, ...]:
     if "" not in own or "" not in mounts:
         return ()
-    folder = mounts[""] / own[""].lstrip("/")
+    folder, path = mounts[""] / own[""].lstrip("/"), own[""]
+    if folder.name == BELOW and _delegated(folder.parent, str(Path(path).parent)):
+        folder, path = folder.parent, str(Path(path).parent)  # we have moved already
     try:
         offered = set((folder / "cgroup.controllers").read_text().split())
     except OSError:
         return ()
-    if not {"memory", "pids"} <= offered or not _delegated(folder, own[""]):
+    if not {"memory", "pids"} <= offered or not _delegated(folder, path):
         return ()
     try:
         _enable(folder)
@@ -88,10 +91,11 @@ def _enable(folder: Path) -> None:
     try:
         switch.write_text("+memory +pids")
     except OSError:
-        below = folder / "node"
+        below = folder / BELOW
         below.mkdir(exist_ok=True)
         for process in (folder / "cgroup.procs").read_text().split():
-            (below / "cgroup.procs").write_text(process)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                (below / "cgroup.procs").write_text(process)
         switch.write_text("+memory +pids")
 
 

@@ -68,10 +68,10 @@ def probe() -> Isolation:
     root = os.geteuid() == 0
     above = cgroup.parents()
     cgroup.sweep(above)
-    in_cgroup = bool(above) and _works(["true"], above)
+    groups = above if above and _works(["true"], above) else ()
     wrap = next((one for one in sandbox.candidates(root=root) if _starts(one)), ())
     filtered = bool(wrap) and wrap[0] == "bwrap" and _filters(wrap)
-    return sandbox.promises(wrap, root=root, filtered=filtered, in_cgroup=in_cgroup)
+    return sandbox.promises(wrap, root=root, filtered=filtered, groups=groups)
 
 
 def _starts(wrap: tuple[str, ...]) -> bool:
@@ -241,14 +241,11 @@ def _filter(isolation: Isolation, argv: list[str]) -> Iterator[tuple[list[str], 
 
 @contextmanager
 def _group(limits: Job, isolation: Isolation) -> Iterator[cgroup.Cgroup | None]:
-    if not isolation.in_cgroup:
+    if not isolation.groups:
         yield None
         return
-    above = cgroup.parents()
-    if not above:
-        raise NotStarted("the control group of the node is gone")
     try:
-        group = cgroup.Cgroup(above, limits.memory_bytes, sandbox.MAXIMUM_PROCESSES)
+        group = cgroup.Cgroup(isolation.groups, limits.memory_bytes, sandbox.MAXIMUM_PROCESSES)
     except OSError as error:
         raise NotStarted(f"no control group: {error.strerror}") from error
     try:

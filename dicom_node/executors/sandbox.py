@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import Job
+from dicom_node.executors.cgroup import Parent
 
 MAXIMUM_PROCESSES = 256  # of a job, threads included; the analysis has about 10
 MAXIMUM_FILES = 10_000  # that a job may leave in OUT; the analysis writes 6
@@ -30,14 +31,14 @@ class Isolation:
     """What the kernel allows here.
 
     `wrap` are bwrap's own arguments ("" in front: util-linux's unshare), () where there is neither. `in_force` names
-    each promise that is kept, with what keeps it; `missing` those that are not.
+    each promise that is kept, with what keeps it; `missing` those that are not. `groups`: where those of jobs are made.
     """
 
     wrap: tuple[str, ...]
     in_force: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
     filtered: bool = False
-    in_cgroup: bool = False
+    groups: tuple[Parent, ...] = ()
     root: bool = False
 
     @property
@@ -81,7 +82,7 @@ def candidates(*, root: bool) -> list[tuple[str, ...]]:
     ]
 
 
-def promises(wrap: tuple[str, ...], *, root: bool, filtered: bool, in_cgroup: bool) -> Isolation:
+def promises(wrap: tuple[str, ...], *, root: bool, filtered: bool, groups: tuple[Parent, ...]) -> Isolation:
     """Which promises are kept by what was found to work. Root is exempt from RLIMIT_NPROC (setrlimit(2))."""
     inside = bool(wrap) and wrap[0] == "bwrap"
     how = {
@@ -90,13 +91,13 @@ def promises(wrap: tuple[str, ...], *, root: bool, filtered: bool, in_cgroup: bo
         SYSTEM_CALLS: "seccomp" if filtered and inside else None,
         INPUTS: "read-only mount" if inside else None,
         NOTHING_ELSE: "mount namespace" if inside else None,
-        NO_SURVIVOR: "PID namespace" if inside or "--pid" in wrap else "cgroup" if in_cgroup else None,
-        PROCESSES: "cgroup" if in_cgroup else None if root else "RLIMIT_NPROC",
-        MEMORY: "cgroup" if in_cgroup else "RLIMIT_AS, for each process",
+        NO_SURVIVOR: "PID namespace" if inside or "--pid" in wrap else "cgroup" if groups else None,
+        PROCESSES: "cgroup" if groups else None if root else "RLIMIT_NPROC",
+        MEMORY: "cgroup" if groups else "RLIMIT_AS, for each process",
     }
     in_force = tuple((name, by) for name, by in how.items() if by is not None) + tuple((name, "") for name in ALWAYS)
     missing = tuple(name for name, by in how.items() if by is None)
-    return Isolation(wrap, in_force, missing, filtered, in_cgroup, root)
+    return Isolation(wrap, in_force, missing, filtered, groups, root)
 
 
 def confined(

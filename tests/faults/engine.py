@@ -33,7 +33,8 @@ def _missing(in_cgroup: bool) -> Run:
 
     def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) -> Ended:
         with in_place_of("command", lambda *_: ["/nowhere/bwrap"]):
-            return _RUN(folder_in, folder_out, limits, replace(isolation, in_cgroup=in_cgroup and isolation.in_cgroup))
+            groups = isolation.groups if in_cgroup else ()
+            return _RUN(folder_in, folder_out, limits, replace(isolation, groups=groups))
 
     return run
 

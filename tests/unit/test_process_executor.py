@@ -1,5 +1,6 @@
 """The process executor: what confines a job here, what a job sees, and how its end is seen."""
 
+import errno
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ from tests.hostile import Way, kept, log_of
 
 LIMITS = Job()
 BUBBLEWRAP = sandbox.candidates(root=True)[0]
+GROUPS = (cgroup.Parent(Path("/sys/fs/cgroup"), "memory.max", "pids.max"),)
 
 
 @pytest.fixture(params=hostile.ways(), ids=lambda way: way.name)
@@ -63,14 +65,14 @@ def test_what_is_promised_is_either_in_force_or_missing() -> None:
     }  # fmt: skip
     for root in (False, True):
         for wrap in (*sandbox.candidates(root=root), ()):
-            for filtered, in_cgroup in ((False, False), (True, True)):
-                found = sandbox.promises(wrap, root=root, filtered=filtered, in_cgroup=in_cgroup)
+            for filtered, groups in ((False, ()), (True, GROUPS)):
+                found = sandbox.promises(wrap, root=root, filtered=filtered, groups=groups)
                 assert {name for name, _ in found.in_force} ^ set(found.missing) == names
                 assert all(name in found.text for name in names)
-    best = sandbox.promises(BUBBLEWRAP, root=False, filtered=True, in_cgroup=False)
+    best = sandbox.promises(BUBBLEWRAP, root=False, filtered=True, groups=())
     assert best.missing == ()
-    assert sandbox.PROCESSES in sandbox.promises(BUBBLEWRAP, root=True, filtered=True, in_cgroup=False).missing
-    assert len(sandbox.promises((), root=True, filtered=False, in_cgroup=False).missing) == 7
+    assert sandbox.PROCESSES in sandbox.promises(BUBBLEWRAP, root=True, filtered=True, groups=()).missing
+    assert len(sandbox.promises((), root=True, filtered=False, groups=()).missing) == 7
 
 
 # -- what a job sees ---------------------------------------------------------------------------------------------
@@ -273,6 +275,52 @@ def test_a_group_under_systemd_is_used_only_where_it_is_delegated(
     assert (service / "cgroup.subtree_control").read_text() == "+memory +pids"
     (service / "cgroup.controllers").write_text("cpu memory")
     assert cgroup._unified(own, {"": tmp_path}) == ()
+
+
+def test_the_place_of_jobs_groups_is_found_again_by_a_node_that_has_moved_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for cgroup v2, with the rule that a group with processes gives none below it limits."""
+    service = tmp_path / "system.slice" / "node.service"
+    service.mkdir(parents=True)
+    for name, text in (("cgroup.controllers", "memory pids"), ("cgroup.procs", "71\n72\n"), ("memory.max", "max")):
+        (service / name).write_text(text)
+    write = Path.write_text
+
+    def kernel(path: Path, text: str) -> int:
+        if path.name == "cgroup.subtree_control" and (path.parent / "cgroup.procs").read_text():
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        if path.name == "cgroup.procs" and path.parent != service:
+            left = (service / "cgroup.procs").read_text().split()
+            left.remove(text)
+            write(service / "cgroup.procs", "".join(f"{process}\n" for process in left))
+            write(path.parent / "cgroup.controllers", "memory pids")
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", kernel)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    delegated = {service: b"1"}
+    monkeypatch.setattr(os, "getxattr", lambda path, name: delegated[path] if path in delegated else _no_data())
+    first = cgroup._unified({"": "/system.slice/node.service"}, {"": tmp_path})
+    assert first == (cgroup.Parent(service, "memory.max", "pids.max"),)
+    assert (service / "cgroup.procs").read_text() == ""
+    assert cgroup._unified({"": "/system.slice/node.service/node"}, {"": tmp_path}) == first
+    assert not (service / "node" / "node").exists()
+
+
+def _no_data() -> bytes:
+    raise OSError(errno.ENODATA, "No data available")
+
+
+def test_each_job_gets_its_group_where_the_probe_has_found_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "parents", lambda: pytest.fail("it is looked for once"))
+    found = sandbox.promises((), root=True, filtered=False, groups=(cgroup.Parent(tmp_path, "", ""),))
+    for _ in range(2):
+        with process._group(LIMITS, found) as group:
+            assert group is not None
+            assert [folder.parent for folder in group._folders] == [tmp_path]
 
 
 def test_a_job_s_group_holds_its_processes_and_ends_with_all_of_them() -> None:
