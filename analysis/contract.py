@@ -16,8 +16,10 @@ from analysis.reasons import REASONS, Code, FailureReason, Reason, ReasonText, W
 __all__ = [
     "FEATURES_FILE",
     "JOB_FILE",
+    "LATER",
     "MASK_FILE",
     "PICTURES_FILE",
+    "READY",
     "REASONS",
     "RESEARCH_USE",
     "RESULT_FILE",
@@ -66,6 +68,8 @@ SYNTHETIC_WARNING = "SYNTHETIC - NOT FOR CLINICAL USE"
 # Files of the job folder. OUT/pictures.npz holds, for each view of VIEWS, `<view>` (uint8, 2-D, windowed),
 # `<view>_mask` (bool, same shape) and `<view>_spacing` (mm per row, mm per column).
 JOB_FILE, RESULT_FILE = "job.json", "result.json"
+# Third argument of a job that says READY, and looks into IN only when it has read a line from standard input.
+LATER, READY = "later", "ready"
 FEATURES_FILE, MASK_FILE, PICTURES_FILE = "features.json", "mask.nii.gz", "pictures.npz"
 TIMING_FILE = "timing.json"  # seconds by step; apart, so that result.json is the same bytes each time
 VIEWS = ("axial", "coronal", "sagittal")
@@ -293,10 +297,15 @@ class FailedFeature(_Frozen):
 
 
 class RoiFacts(_Frozen):
-    """What was scored. `largest_slice` is the slice (0-based, in CT order) with most ROI voxels."""
+    """What was scored. `largest_slice` is the slice (0-based, in CT order) with most ROI voxels.
+
+    `names` are ROI Name (3006,0026) or Segment Label (0062,0005) of each of `numbers`, as they came: free text of the
+    sender, cut after 64 characters, what cannot be printed replaced by U+FFFD.
+    """
 
     kind: RoiKind
     numbers: tuple[int, ...]
+    names: tuple[Annotated[str, StringConstraints(max_length=64)], ...] = ()
     combine: Combine
     voxels: int
     volume_ml: float

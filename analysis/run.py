@@ -24,8 +24,10 @@ from analysis import ensemble, pictures, quality
 from analysis.contract import (
     FEATURES_FILE,
     JOB_FILE,
+    LATER,
     MASK_FILE,
     PICTURES_FILE,
+    READY,
     RESULT_FILE,
     TIMING_FILE,
     BundleIdentity,
@@ -118,6 +120,16 @@ def main(folder_in: Path, folder_out: Path) -> int:
 def _import_what_computes() -> None:
     with suppress(Exception):  # `analyse` imports it too, and fails with the same
         importlib.import_module("analysis.radiomic")
+
+
+def _told() -> bool:
+    """Import what every job needs while there is none yet, and wait for it; False where the runner is gone instead."""
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+    _import_what_computes()
+    with suppress(Exception):  # as above
+        importlib.import_module("onnxruntime")
+    return bool(sys.stdin.readline())
 
 
 def _answer(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Path, clock: Clock) -> int:
@@ -266,7 +278,10 @@ def _write(path: Path, data: bytes) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    if len(sys.argv) != 3:
+    later = sys.argv[3:] == [LATER]
+    if len(sys.argv) != 3 and not later:
         LOGGER.error("usage: python -m analysis.run IN OUT")
         raise SystemExit(os.EX_USAGE)
+    if later and not _told():
+        raise SystemExit(ExitCode.OK)
     raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -27,6 +27,7 @@ from dicom_node.vitals import BEAT_SECONDS
 from dicom_node.workitem import EngineDown, StageError, State, StoreBusy, TwinAtWork, WorkItem
 
 LOGGER = logging.getLogger(__name__)
+EXPECTED_SECONDS = 60.0  # after the newest arrival, for which the next job's process is kept ready
 LONGEST_ENGINE_SECONDS = 60.0  # until a job is tried again where none could be started
 
 
@@ -43,6 +44,7 @@ class Analyst:
         self._engine_failed, self._engine_again = 0, 0.0  # times in a row that no job could be started; the next try
         self._started = self._since = loop.clock()
         self._proves = self._proving = prove
+        self._at_work, self._newest, self._expected_until = 0, -1, 0.0  # jobs; the newest arrival, and what it promises
         self.unfit: StageError | None = None  # why this process must end: a bundle that says other numbers here
         self._facts: dict[str, Any] = {
             "executor": settings.job.executor,
@@ -57,7 +59,8 @@ class Analyst:
         """What the loop turns: as many threads as jobs may run at once, and a sign of life."""
         names = [f"analyse-{number}" for number in range(self._at_once)]
         jobs = [Stage(name, self.step, of=State.SCHEDULED) for name in names]
-        return [Stage("golden", self._prove, BEAT_SECONDS), *jobs, Stage("beat-run", self._beat, BEAT_SECONDS)]
+        others = [("golden", self._prove, BEAT_SECONDS), ("beat-run", self._beat, BEAT_SECONDS)]
+        return [*jobs, Stage("ready", self._get_ready), *(Stage(*one) for one in others)]
 
     def prepare(self) -> None:
         """Free what an earlier runner held, and end what it has left at work; under the spool's lock `run`."""
@@ -67,6 +70,10 @@ class Analyst:
             LOGGER.info("job.swept %d jobs that an earlier runner has left at work", swept)
         text = "worker.started %d jobs at once; job isolation: %s"
         LOGGER.info(text, self._at_once, self._runner.executor.text)
+
+    def close(self) -> None:
+        """When the stages have ended."""
+        self._runner.stand_down()
 
     def go_on_with(self, bundles: Bundles) -> None:
         """Analyse with these bundles from now on."""
@@ -81,6 +88,18 @@ class Analyst:
         held = 0 < self._engine_again - self._loop.clock() <= LONGEST_ENGINE_SECONDS
         return self._loop.take(State.SCHEDULED, self._analyse, without_job=held)
 
+    def _get_ready(self) -> bool:
+        """Where images arrive, a job follows: its process is started meanwhile, unless a job needs the processor."""
+        newest, now = self._loop.store.arrivals.newest(), self._loop.clock()
+        if self._newest not in (-1, newest):
+            self._expected_until = now + EXPECTED_SECONDS
+        self._newest = newest
+        if not 0 < self._expected_until - now <= EXPECTED_SECONDS:
+            self._runner.stand_down()
+        elif not self._proving and not self._at_work:
+            self._runner.get_ready()
+        return False
+
     def _analyse(self, item: WorkItem) -> None:
         ticket = Ticket.from_json(item.plan or "")
         key = item.key or ""
@@ -90,6 +109,7 @@ class Analyst:
             return
         if isinstance(ticket.decision, Plan):
             paths = ticket.paths(self._spool.instance_path)
+            self._begin()
             try:
                 result = self._runner.analyse(key, ticket.decision, ticket.clinical, paths, ticket.quality, bundle)
             except EngineDown as error:
@@ -98,6 +118,8 @@ class Analyst:
             except TwinAtWork as error:
                 self._loop.give_back(item, self._loop.clock() + FIRST_RETRY_SECONDS, error, counts=False)
                 return
+            finally:
+                self._end()
             self._engine_runs()
         else:
             result = self._runner.state_not_eligible(key, ticket.decision, bundle)
@@ -110,6 +132,16 @@ class Analyst:
             reason=reason,
             summary=summary.model_dump_json() if (summary := summary_of(result)) else None,
         )
+
+    def _begin(self) -> None:
+        """A job begins: it is what the arrivals so far have promised."""
+        with self._engine:
+            self._at_work += 1
+        self._newest, self._expected_until = self._loop.store.arrivals.newest(), 0.0
+
+    def _end(self) -> None:
+        with self._engine:
+            self._at_work -= 1
 
     def _without_bundle(self, item: WorkItem) -> None:
         """The planner decides again; but one that has decided since our bundles came would only say the same again."""
@@ -233,6 +265,7 @@ class RunnerProcess:
         """Finish the jobs that run and start no more."""
         with self._locked:
             self._loop.stop()
+            self._analyst.close()
 
     def ready_for(self, settings: Settings) -> Callable[[], None]:
         """As `reload.Reloadable`."""

@@ -179,5 +179,9 @@ class Arrivals:
         )
         return float(rows[0]["at"])
 
+    def newest(self) -> int:
+        """A number that grows with each instance that comes, be it of this node's own."""
+        return int(self._db.rows("SELECT coalesce(max(id), 0) AS newest FROM instance")[0]["newest"])
+
     def knows_study(self, study_instance_uid: str) -> bool:
         return bool(self._db.rows("SELECT 1 FROM instance WHERE study_instance_uid = ? LIMIT 1", [study_instance_uid]))

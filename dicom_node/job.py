@@ -31,8 +31,9 @@ from analysis.contract import (
     Severity,
 )
 from config.settings import Job
-from dicom_node.decision import NotEligible, Plan
+from dicom_node.decision import ChosenBy, NotEligible, Plan
 from dicom_node.executors import harvest, process
+from dicom_node.executors.ahead import AheadExecutor
 from dicom_node.executors.choice import chosen
 from dicom_node.executors.contract import Executor, NotStarted
 from dicom_node.spool import Spool, link_or_copy, write_atomically
@@ -136,6 +137,16 @@ class Runner:
         except harvest.Unfit as error:
             raise _failed(FailureReason.JOB_FAILED, f"the job's result is not taken: {error}") from None
 
+    def get_ready(self) -> None:
+        """A job may come soon: do ahead what can be done, where the executor can."""
+        if isinstance(self.executor, AheadExecutor):
+            self.executor.get_ready()
+
+    def stand_down(self) -> None:
+        """Give back what `get_ready` has taken: no job has come."""
+        if isinstance(self.executor, AheadExecutor):
+            self.executor.stand_down()
+
     def state_not_eligible(self, key: str, refusal: NotEligible, bundle: Bundle | None = None) -> JobResult:
         """What the planner refused needs no job: the refusal itself is the result."""
         result = JobResult(
@@ -164,10 +175,15 @@ class Runner:
 
 
 def _planner_flags(plan: Plan) -> tuple[QualityFlag, ...]:
-    if not plan.absent:
-        return ()
-    text = f"None of the {plan.absent} images that the contour lists is here; the series that it names was used"
-    return (QualityFlag(code="REFERENCED_IMAGES_ABSENT", severity=Severity.WARNING, text=text),)
+    found = []
+    if plan.chosen_by is not ChosenBy.NAME:
+        why = "for its type" if plan.chosen_by is ChosenBy.TYPE else "as the only one of its object"
+        text = f"Check that this is the tumour: its name is none of the site's tumour names; it was taken {why}"
+        found.append(QualityFlag(code="ROI_NOT_NAMED_AS_TUMOUR", severity=Severity.WARNING, text=text))
+    if plan.absent:
+        text = f"None of the {plan.absent} images that the contour lists is here; the series that it names was used"
+        found.append(QualityFlag(code="REFERENCED_IMAGES_ABSENT", severity=Severity.WARNING, text=text))
+    return tuple(found)
 
 
 def classify(exit_code: int | None, folder_out: Path, key: str) -> JobResult:

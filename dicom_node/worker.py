@@ -161,6 +161,8 @@ class Worker:
         """Finish what is at work and stop claiming."""
         with self._locked:
             self._loop.stop()
+            if self.analyst:
+                self.analyst.close()
             if not self._running:
                 return
             try:

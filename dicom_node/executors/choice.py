@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from config.settings import Job
+from dicom_node.executors.ahead import AheadExecutor
 from dicom_node.executors.container import ContainerExecutor
 from dicom_node.executors.contract import Executor
 from dicom_node.executors.process import ProcessExecutor
@@ -22,4 +23,4 @@ def chosen(limits: Job, place: Path | None = None) -> Executor:
         from dicom_node.executors.dask import DaskExecutor  # noqa: PLC0415 - who has no cluster has no Dask
 
         return DaskExecutor(limits)
-    return ProcessExecutor(limits)
+    return ProcessExecutor(limits) if place is None else AheadExecutor(limits, place / "jobs")

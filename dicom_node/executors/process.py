@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -120,27 +121,57 @@ def run(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation) ->
     """Run one job to its end or to one of its limits. Raises NotStarted, and OSError for its folders."""
     read_only = isolation.bubblewrap
     before = {} if read_only else harvest.digests(folder_in)
-    argv = command(folder_in, folder_out, limits, isolation)
-    with _filter(isolation, argv) as (filtered, descriptors), _group(limits, isolation) as group:
-        child = _start([*(group.join if group else []), "nice", "-n", NICENESS, *filtered], folder_out, descriptors)
-        assert child.stdout is not None
-        said = threading.Thread(target=keep_log, args=(child.stdout, folder_out.parent / LOG_FILE), daemon=True)
-        said.start()
-        try:
-            ended = wait(child, folder_out, limits, lambda: _ask_to_end(child))
-        finally:
-            _kill(child, group)
-    said.join(GRACE_SECONDS)
+    ended = start(folder_in, folder_out, limits, isolation).run(folder_out, limits)
     if not read_only and harvest.digests(folder_in) != before:
         return Ended(ended.exit_code, "changed its inputs")
     return ended
 
 
-def _start(argv: list[str], folder_out: Path, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
+@dataclass(frozen=True)
+class Started:
+    """A job's process, confined, with what it holds until its end."""
+
+    child: "subprocess.Popen[bytes]"
+    group: cgroup.Cgroup | None
+    held: ExitStack
+
+    def run(self, folder_out: Path, limits: Job) -> Ended:
+        """Until the end, with a log beside OUT; the wall clock begins here."""
+        assert self.child.stdout is not None
+        said = threading.Thread(target=keep_log, args=(self.child.stdout, folder_out.parent / LOG_FILE), daemon=True)
+        said.start()
+        try:
+            return wait(self.child, folder_out, limits, lambda: _ask_to_end(self.child))
+        finally:
+            self.end()
+            said.join(GRACE_SECONDS)
+
+    def end(self) -> None:
+        """Nothing of it is left."""
+        with self.held:
+            _kill(self.child, self.group)
+
+
+def start(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation, *words: str) -> Started:
+    """Start a job; with more `words` it hears us on its standard input. It ends when the thread that calls this ends.
+
+    Raises NotStarted.
+    """
+    argv = [*command(folder_in, folder_out, limits, isolation), *words]
+    with ExitStack() as held:
+        filtered, descriptors = held.enter_context(_filter(isolation, argv))
+        group = held.enter_context(_group(limits, isolation))
+        joined = [*(group.join if group else []), "nice", "-n", NICENESS, *filtered]
+        child = _start(joined, folder_out, descriptors, subprocess.PIPE if words else subprocess.DEVNULL)
+        return Started(child, group, held.pop_all())
+
+
+def _start(argv: list[str], folder_out: Path, descriptors: Sequence[int], stdin: int) -> "subprocess.Popen[bytes]":
     try:
         child = subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
+            bufsize=0,  # `keep_log` and who waits for a word read the same pipe
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder_out,
