@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analysis.contract import Reason
+from analysis.reasons import Reason
 from config.settings import Hl7
 from dicom_node import clinical_intake
 from dicom_node.audit import AuditEntry

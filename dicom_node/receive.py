@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from socketserver import BaseRequestHandler
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -36,12 +36,13 @@ from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.tls import complaints, server_context
 from dicom_node.traffic import Traffic
-from dicom_node.ups_scp import UpsScp
 from dicom_node.vitals import BEAT_SECONDS
 from dicom_node.watermark import Disk
 
-LOGGER = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from dicom_node.ups_scp import UpsScp
 
+LOGGER = logging.getLogger(__name__)
 MOST_STUDIES = 1000  # of one association that its last line in the log knows of
 
 SUCCESS = 0x0000
@@ -229,6 +230,8 @@ class Receiver:
         """Those of the UPS worklist; with a store of their own, so that no C-STORE waits for a query."""
         if not self._settings.ups.enabled:
             return []
+        from dicom_node.ups_scp import UpsScp  # noqa: PLC0415 - pydantic; few receivers have a worklist
+
         ledger = Ledger(self._spool)
         self._locked.callback(ledger.close)
         self._worklist = UpsScp(self._settings, self._spool, ledger.call, self._clock)

@@ -17,7 +17,7 @@ from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.tls import complaints
 from dicom_node.workitem import ConfigError, StageError, StoreBusy
-from models.bundle import BundleError
+from models.errors import BundleError
 
 LOGGER = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from analysis.contract import REASONS, FailureReason
+from analysis.reasons import REASONS, FailureReason
 from dicom_node import items
 from dicom_node.accounts import Accounts
 from dicom_node.arrivals import Arrivals

@@ -5,11 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dicom_node.database import Database
-from dicom_node.summary import Summary
 from dicom_node.workitem import State, ups_state
+
+if TYPE_CHECKING:
+    from dicom_node.summary import Summary
 
 Sort = Literal["received", "updated", "study_date", "patient_name", "priority"]
 COUNTED = 2000  # rows are counted up to here; beyond, the page says "more than"
@@ -46,7 +48,7 @@ class Row:
     outcome: str | None  # SCORED, NOT_SCORED; None before the analysis
     reason: str | None  # analysis.contract.Reason, where not scored or waiting
     hint: str | None
-    summary: Summary | None
+    summary: "Summary | None"
     priority: int  # workitem.PRIORITIES
     created_at: float
     scheduled_at: float | None
@@ -279,6 +281,8 @@ def _search(text: str) -> tuple[str, ...]:
 
 
 def _row(row: dict[str, Any]) -> Row:
+    from dicom_node.summary import Summary  # noqa: PLC0415 - pydantic: a receiver has a store, and no list
+
     deliveries = DeliveryCounts(**{name: row.pop(f"delivered_{name}") for name in _DELIVERED})
     flags = {name: bool(row[name]) for name in ("newest", "leased", "held", "shadow")}
     summary = Summary.model_validate_json(row["summary"]) if row["summary"] else None

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from models.errors import BundleError as BundleError
 from models.forest import Forest, ForestInvalid, from_bytes, to_bytes
 from models.manifest import FORESTS, SCHEMA_VERSION, Bootstrap, Learner, Manifest, Model, Outliers
 
@@ -39,10 +40,6 @@ _REINSTALL = "install the bundle again from its source"
 _FILE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 _NUMBERS = re.compile(r"\[([^\[\]{}\"]*)\]")
 _T = TypeVar("_T", bound=BaseModel)
-
-
-class BundleError(Exception):
-    """The folder is not a bundle that may be used; the text names the file and the remedy."""
 
 
 class Identity(NamedTuple):
