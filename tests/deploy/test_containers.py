@@ -46,6 +46,19 @@ def test_only_what_is_called_publishes_a_port_and_the_runner_has_no_network() ->
     assert "Network=none" in lines(QUADLET / "prognode-run.container")
 
 
+def test_a_service_gets_its_own_secrets_and_the_runner_none() -> None:
+    for name in ("receive", "work", "web", "run"):
+        own = [f"/etc/prognode-secrets/{name}:/etc/prognode-secrets:ro"] if name != "run" else []
+        found = [each for each in lines(QUADLET / f"prognode-{name}.container") if "Volume=" in each]
+        volumes = [each.removeprefix("Volume=") for each in found]
+        assert volumes == ["prognode-spool.volume:/var/lib/prognode", "/etc/prognode:/etc/prognode:ro", *own]
+        (said,) = re.findall(rf"^  {name}:\n(?:    .*\n)*?    volumes: \[(.*)\]$", COMPOSE, re.MULTILINE)
+        plain = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", said).replace('"', "")
+        assert plain.split(", ") == ["*spool", "*settings", *own]
+    assert "x-settings: &settings ${PROGNODE_ETC:-/etc/prognode}:/etc/prognode:ro\n" in COMPOSE
+    assert "  restart: unless-stopped\n" in COMPOSE  # docker's daemon starts no other ones when it starts itself
+
+
 def test_each_service_starts_a_command_that_there_is() -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     words = [line.removeprefix("Exec=").split()[0] for path in SERVICES for line in lines(path) if line[:5] == "Exec="]
