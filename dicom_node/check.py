@@ -208,9 +208,14 @@ def _isolation(settings: Settings) -> Finding:
     except NotStarted as error:
         return Finding("job.isolation", False, f"no job can be started: {error}", "see [job] executor in the settings")
     well = not found.missing or settings.job.isolation == "preferred"
+    remedy = (
+        "give the unit prognode-job@ the limits of [job] in the settings (docs/deployment.md, Jobs as units)"
+        if settings.job.executor == "systemd"
+        else "install bubblewrap and libseccomp2, run the service as a user of its own, allow it namespaces"
+    )
     return Finding(
         "job.isolation",
         well,
         f"{found.text}; memory {settings.job.memory_bytes / 1e9:.0f} GB, {settings.job.wall_clock_seconds:.0f} s",
-        "" if well else "install bubblewrap and libseccomp2, run the service as a user of its own, allow it namespaces",
+        "" if well else remedy,
     )

@@ -12,9 +12,10 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from config.identity import VERSION
 from config.settings import Job
@@ -41,13 +42,15 @@ class SystemdExecutor:
             raise NotStarted(f"the units of jobs are made for the spool {SPOOL}, and this node has another")
         self._limits = limits
         self._jobs = SPOOL / "jobs"
+        self._less: list[str] = []
         self._kept = self._tried()
         if self._kept.unfit:
             raise NotStarted(f"{UNITS}: {self._kept.unfit}")
 
     @property
     def text(self) -> str:
-        return f"units {UNITS}, {sandbox.told(self._kept.in_force, self._kept.missing)}"
+        less = f"; less in the unit than in the settings: {', '.join(self._less)}" if self._less else ""
+        return f"units {UNITS}, {sandbox.told(self._kept.in_force, self._kept.missing)}{less}"
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -145,11 +148,27 @@ class SystemdExecutor:
         try:
             if code == 0:
                 found = json.loads(said.splitlines()[-1])
+                self._less = _less(found, self._limits)
                 return words.judged(found, self._limits, VERSION, question, survivors="control group")
         except (ValueError, IndexError, KeyError, TypeError):
             pass  # no answer of `inside`
         last = said.splitlines()[-1][-300:] if said else "it said nothing"
         raise NotStarted(f"{UNITS}: the trial ended with status {code}: {last}")
+
+
+def _less(found: Mapping[str, Any], limits: Job) -> list[str]:
+    """Limits that would end a job before those of the settings do; a control group's are whole pages."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    wanted = {
+        sandbox.MEMORY: (limits.memory_bytes // page * page, found["memory_bytes"], found["address_space"]),
+        "CPU time": (limits.cpu_seconds, found["cpu_seconds"]),
+        "size of files": (limits.output_bytes, found["file_bytes"]),
+    }
+    return [
+        name
+        for name, (limit, *there) in wanted.items()
+        if any(each is not None and 0 <= each < limit for each in there)
+    ]
 
 
 def _how(unit: str, said: bytes, *, started: bool) -> Ended:

@@ -19,7 +19,7 @@ echo "$@" >>{folder}/told
 name=${{2#prognode-job@}} name=${{name%.service}} job={folder}/jobs/$name
 case $1 in
   start) case $name in
-    trial-*) exec {python} -I "$job/in/trial.py" "$job/in" "$job/out" >"$job/out/job.log" 2>&1;; esac
+    trial-*) {trial} exec {python} -I "$job/in/trial.py" "$job/in" "$job/out" >"$job/out/job.log" 2>&1;; esac
     {start};;
   show) printf '{show}';;
   list-units) printf '{units}';;
@@ -34,8 +34,10 @@ class Site:
         self.folder = folder
         (folder / "jobs").mkdir()
 
-    def manager(self, start: str = "exit 0", show: str = "", units: str = "") -> None:
-        text = MANAGER.format(folder=self.folder, python=sys.executable, start=start, show=show, units=units)
+    def manager(self, start: str = "exit 0", show: str = "", units: str = "", trial: str = "") -> None:
+        text = MANAGER.format(
+            folder=self.folder, python=sys.executable, start=start, show=show, units=units, trial=trial
+        )
         (self.folder / "systemctl").write_text(text)
         (self.folder / "systemctl").chmod(0o755)
 
@@ -71,6 +73,13 @@ def test_a_unit_that_confines_nothing_is_seen_at_start_and_each_promise_is_named
     assert {sandbox.INPUTS, sandbox.NOTHING_ELSE, sandbox.MEMORY, "CPU time"} <= set(executor.missing)
     assert "NOT in force: " in executor.text
     assert list((site.folder / "jobs").iterdir()) == []
+
+
+def test_a_unit_with_less_than_the_settings_is_said(site: Site) -> None:
+    site.manager(trial="ulimit -v 4000000; ulimit -t 60;")
+    executor = systemd.SystemdExecutor(LIMITS, site.folder)
+    assert executor.text.endswith("; less in the unit than in the settings: memory, CPU time")
+    assert not {sandbox.MEMORY, "CPU time"} & set(executor.missing)
 
 
 def test_a_job_is_a_unit_of_its_key_which_may_read_copies_and_write_out(site: Site) -> None:
