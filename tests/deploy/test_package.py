@@ -1,9 +1,11 @@
 """What the packages are made from: the lock as the wheelhouse reads it, what the wheel carries, Debian's scripts."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -79,8 +81,67 @@ def test_no_script_of_the_package_touches_the_spool() -> None:
                 assert "rm" not in line.split(), line
 
 
+@pytest.fixture
+def scripts(tmp_path: Path) -> Callable[..., set[str]]:
+    """Runs the package's scripts with a stand-in for systemctl; gives the units that run or are enabled."""
+    units = tmp_path / "units"
+    for folder in ("run/systemd/system", "bin", "units"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "bin/systemctl").write_text(f"""#!/bin/sh
+cd {units}; verb=; units=
+for word; do case $word in --*) ;; *) [ "$verb" ] && units="$units $word" || verb=$word;; esac; done
+for unit in $units; do case $verb in
+  is-active) [ -e "$unit.active" ];; is-enabled) [ -e "$unit.enabled" ];; is-failed) false;;
+  start|restart) : >"$unit.active";; stop) [ "$unit" != "$STUCK" ] && rm -f "$unit.active";;
+  enable) : >"$unit.enabled";; disable) rm -f "$unit.enabled";; esac || exit 1; done
+""")
+    (tmp_path / "bin/systemctl").chmod(0o755)
+
+    def run(*calls: tuple[str, ...], stuck: str = "") -> set[str]:
+        environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "STUCK": stuck}
+        for name, *words in calls:
+            text = (DEBIAN / name).read_text().replace("/run/", f"{tmp_path}/run/")
+            done = subprocess.run(["/bin/sh", "-c", text, name, *words], env=environment, check=False)
+            assert done.returncode == (1 if stuck else 0)
+        return {path.name for path in units.iterdir()}
+
+    for unit in (
+        "prognode-run.service",
+        "prognode-work.service",
+        "prognode-receive.service",
+        "prognode-receive.socket",
+    ):
+        (units / f"{unit}.active").touch()
+        (units / f"{unit}.enabled").touch()
+    return run
+
+
+@pytest.mark.parametrize("what", ["upgrade", "deconfigure", "remove"])
+def test_what_was_stopped_for_an_upgrade_or_a_removal_runs_again_when_nothing_comes_of_it(
+    scripts: Callable[..., set[str]], tmp_path: Path, what: str
+) -> None:
+    before = scripts()
+    during = scripts(("prerm", what))
+    assert during == (
+        {name for name in before if "receive" in name or "enabled" in name} if what != "remove" else set()
+    )
+    assert scripts(("postinst", f"abort-{what}")) == before
+    assert not (tmp_path / "run/prognode-stopped").exists()
+
+
+def test_a_removal_that_stops_half_way_leaves_what_ran_before(scripts: Callable[..., set[str]]) -> None:
+    before = scripts()
+    assert scripts(("prerm", "remove"), stuck="prognode-work.service") != before
+    assert scripts(("postinst", "abort-remove")) == before
+
+
+def test_a_removed_package_leaves_nothing_in_run(scripts: Callable[..., set[str]], tmp_path: Path) -> None:
+    assert scripts(("prerm", "remove"), ("postrm", "remove")) == set()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["systemd"]
+
+
 def test_units_that_the_package_stops_and_starts_are_those_that_there_are() -> None:
-    units = {path.stem for path in (ROOT / "deploy/systemd/system").glob("*.service")}
+    units = {path.stem for path in (ROOT / "deploy/systemd/system").glob("*[!@].service")}
     for name in ("postinst", "prerm"):
         text = (DEBIAN / name).read_text()
         assert {unit for unit in units if unit not in text} == set(), name
