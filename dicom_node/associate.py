@@ -9,6 +9,7 @@ from typing import Any
 
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
@@ -72,7 +73,11 @@ def _request(
             [*contexts, build_context(Verification, NATIVE)],
             maximum_pdu_bytes=settings.receive.maximum_pdu_bytes,
             roles=roles,
-            handlers=[*handlers, (evt.EVT_CONN_OPEN, _prepare, [settings.receive.dimse_timeout_seconds])],
+            handlers=[
+                *handlers,
+                (evt.EVT_PDU_RECV, note_rejection),
+                (evt.EVT_CONN_OPEN, _prepare, [settings.receive.dimse_timeout_seconds]),
+            ],
             tls=(_tls_context(settings), peer.tls_name or peer.host) if peer.tls else None,
         )
     except socket.gaierror as error:
@@ -80,6 +85,13 @@ def _request(
             f"the host name of {peer.ae_title} cannot be resolved",
             f"correct host in the [[peers]] entry of {peer.ae_title}, or the name service",
         ) from error
+
+
+def note_rejection(event: evt.Event) -> None:
+    """pynetdicom takes a rejection that comes before its other thread has looked for a connection that failed."""
+    if isinstance(event.pdu, A_ASSOCIATE_RJ):
+        event.assoc.acceptor.primitive = event.pdu.to_primitive()
+        event.assoc.is_rejected = True
 
 
 def _prepare(event: evt.Event, seconds: float) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context
+from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from config.settings import Node, Peer, Receive, Settings
+from dicom_node.associate import note_rejection
 from dicom_node.deliver import Document, Variant
 from dicom_node.instance import Instance
 from dicom_node.receive import Receiver
@@ -81,7 +82,8 @@ def association(
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 20
     entity.connection_timeout = 5
     contexts = [build_context(uid, syntax) for uid in sop_class_uids]
-    made = entity.associate("127.0.0.1", port, contexts=contexts, ae_title=called, max_pdu=max_pdu)
+    heard: list[evt.EventHandlerType] = [(evt.EVT_PDU_RECV, note_rejection)]
+    made = entity.associate("127.0.0.1", port, contexts=contexts, ae_title=called, max_pdu=max_pdu, evt_handlers=heard)
     try:
         yield made
     finally:

@@ -4,6 +4,7 @@ import hashlib
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pynetdicom.acse import ACSE
 
 from config.settings import Deliver, Node, Peer, Receive, Settings
 from dicom_node.deliver import Document, Variant, decide, delay, echo, send
@@ -196,6 +198,22 @@ def test_a_wrong_ae_title_of_the_peer_is_said(tmp_path: Path) -> None:
         with pytest.raises(Retryable, match="does not know our AE title PROGNODE") as caught:
             send(peer_of(pacs), [sr_document(tmp_path)], SETTINGS)
         assert "accept AE title PROGNODE" in caught.value.hint
+
+
+def test_a_rejection_that_comes_before_we_look_is_said_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine pynetdicom's other thread finds the connection closed, and says that there was none."""
+    send_request = ACSE.send_request
+
+    def slowly(self: ACSE) -> None:
+        send_request(self)
+        end = time.monotonic() + 60
+        while self.assoc.dul.is_alive() and time.monotonic() < end:  # it ends with the rejection
+            time.sleep(0.01)
+
+    monkeypatch.setattr(ACSE, "send_request", slowly)
+    with DemoPacs(tmp_path / "pacs") as pacs:
+        pacs._server.ae.require_called_aet = True
+        assert "says that WRONG is not its AE title" in echo(Peer("WRONG", pacs.host, pacs.port), SETTINGS).message
 
 
 def test_a_host_name_that_does_not_resolve_is_said() -> None:
