@@ -4,7 +4,7 @@ A voxel belongs to the ROI when its centre lies in an odd number of the slice's 
 the rule that reproduces the IBSI phantom's reference mask and keeps contours drawn through pixel centres whole.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
@@ -31,6 +31,7 @@ PLANE_TOLERANCE = 0.25
 # Below this distance (mm) an offset is the rounding of decimal strings and not worth a word.
 PLANE_ROUNDING_MM = 0.1
 MAX_POINTS = 2_000_000  # per ROI; a hand-drawn one has thousands
+LONGEST_NAME = 64  # VR LO
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class RoiMask:
     array : bool, shape (slices, rows, columns) of the CT
     numbers : ROI or segment numbers that make up the mask, after `combine`
     flags : what the reader should know about the contour
+    names : of each number, fit to be shown (`shown`)
     """
 
     array: Mask
@@ -49,6 +51,7 @@ class RoiMask:
     numbers: tuple[int, ...]
     combine: Combine
     flags: tuple[QualityFlag, ...] = ()
+    names: tuple[str, ...] = ()
 
     @cached_property
     def box(self) -> Window:
@@ -65,6 +68,7 @@ class RoiMask:
         return RoiFacts(
             kind=self.kind,
             numbers=self.numbers,
+            names=self.names,
             combine=self.combine,
             voxels=voxels,
             volume_ml=voxels * float(np.prod(volume.spacing)) / 1000,
@@ -100,15 +104,20 @@ def mask_from_rtstruct(
     """
     dataset = source if isinstance(source, Dataset) else _read(source)
     flags = _Flags()
-    masks = {}
+    masks, names = {}, {}
     for number in dict.fromkeys(roi_numbers):
         contours = _contours_of(dataset, number, volume.frame_of_reference_uid, flags)
         masks[number] = _rasterise(contours, volume, flags)
-    return combine_masks(masks, Combine(combine), RoiKind.RTSTRUCT, flags.flags)
+        names[number] = _name_of(dataset, number)
+    return combine_masks(masks, Combine(combine), RoiKind.RTSTRUCT, flags.flags, names)
 
 
 def combine_masks(
-    masks: dict[int, Mask], combine: Combine, kind: RoiKind, flags: Iterable[QualityFlag] = ()
+    masks: dict[int, Mask],
+    combine: Combine,
+    kind: RoiKind,
+    flags: Iterable[QualityFlag] = (),
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> RoiMask:
     """One mask from the chosen ones: the only one, the largest by voxels, or their union.
 
@@ -127,7 +136,18 @@ def combine_masks(
     array = reduce(np.logical_or, masks.values())
     if not array.any():
         raise NotScorable(Reason.ROI_EMPTY)
-    return RoiMask(array, kind, tuple(masks), combine, (*flags, *_gap_flags(array)))
+    called = tuple(names[number] for number in masks) if names else ()
+    return RoiMask(array, kind, tuple(masks), combine, (*flags, *_gap_flags(array)), called)
+
+
+def shown(name: object) -> str:
+    """A name of the sender, fit for a report.
+
+    >>> shown("GTV-1 "), len(shown("x" * 999)), shown(None)
+    ('GTV-1', 64, '')
+    """
+    text = str(name or "")[:LONGEST_NAME].strip()
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def flag(code: str, text: str, severity: Severity = Severity.WARNING) -> QualityFlag:
@@ -211,6 +231,14 @@ def _contours_of(
     if not contours:
         raise NotScorable(Reason.ROI_EMPTY, f"ROI number {number} has no contours")
     return contours
+
+
+def _name_of(dataset: Dataset, number: int) -> str:
+    try:
+        names = [item.get("ROIName") for item in dataset.StructureSetROISequence if item.get("ROINumber") == number]
+    except UNREADABLE:  # a repertoire that nobody knows: the contour itself was read
+        return ""
+    return shown(names[0])
 
 
 def _check_frame(dataset: Dataset, roi: Dataset, frame_of_reference_uid: str, flags: _Flags) -> None:

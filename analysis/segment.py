@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.contract import Combine, NotScorable, Reason, RoiKind
 from analysis.geometry import POSITION_JITTER_MM, SPACING_RTOL
-from analysis.roi import Mask, RoiMask, combine_masks, flag
+from analysis.roi import Mask, RoiMask, combine_masks, flag, shown
 from analysis.volume import Volume
 
 FRACTION = 0.5  # a voxel of a FRACTIONAL segment counts from here
@@ -44,7 +44,8 @@ def mask_from_seg(source: Path, segment_numbers: Sequence[int], combine: Combine
     masks = {number: _segment(segmentation, number, volume) for number in dict.fromkeys(segment_numbers)}
     fractional = segmentation.segmentation_type is hd.seg.SegmentationTypeValues.FRACTIONAL
     flags = [flag("SEG_FRACTIONAL", "The segment is fractional; voxels of 0.5 and more were taken.")]
-    return combine_masks(masks, Combine(combine), RoiKind.SEG, flags if fractional else ())
+    names = {number: shown(segmentation.get_segment_description(number).segment_label) for number in masks}
+    return combine_masks(masks, Combine(combine), RoiKind.SEG, flags if fractional else (), names)
 
 
 def geometry_of(volume: Volume) -> hd.VolumeGeometry:

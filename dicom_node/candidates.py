@@ -1,6 +1,7 @@
 """Which ROI of a contour object is the tumour: names first, types as second evidence, and a policy for several.
 
-Pure. Never the first that comes: none or several is a reason, unless the site has decided otherwise.
+Pure. Never the first that comes: none or several is a reason, unless the site has decided otherwise. What was not
+chosen by a name of the site is said in the report, and is never what bears the name of an organ.
 """
 
 import re
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 
 from analysis.contract import Combine, Reason
 from config.settings import Planning
+from dicom_node.decision import ChosenBy
 from dicom_node.instance import Roi
+from dicom_node.organ_names import is_organ
 from dicom_node.workitem import ConfigError
 
 LONGEST_NAME = 64  # VR LO; a longer name is cut before any pattern sees it
@@ -39,6 +42,7 @@ class Choice:
     numbers: tuple[int, ...]
     combine: Combine
     frame_of_reference_uids: frozenset[str]
+    by: ChosenBy = ChosenBy.NAME
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,14 @@ def choose(rois: Sequence[Roi], settings: Planning) -> Choice | NoChoice:
     wanted = [roi for roi in rois if not _matches(roi.name, exclude)]
     named = [roi for roi in wanted if _matches(roi.name, include)]
     drawn = [roi for roi in wanted if roi.contours > 0 and _closed(roi)]
-    found = _narrowed([roi for roi in drawn if roi in named])
+    found, by = _narrowed([roi for roi in drawn if roi in named]), ChosenBy.NAME
     if not found and not named:
-        found = [roi for roi in drawn if _type(roi) in TUMOUR_TYPES] or _only(rois, drawn, settings)
+        found, by = _without_a_name(rois, [roi for roi in drawn if not is_organ(roi.name)], settings)
+        if not found and _without_a_name(rois, drawn, settings)[0]:
+            detail = (
+                f"none of {len(rois)} ROIs matches; what else could be meant bears the name of an organ or a margin"
+            )
+            return NoChoice(Reason.ROI_NOT_FOUND, detail)
     if not found:
         return _none(rois, named)
     numbers = tuple(sorted({roi.number for roi in found}))
@@ -70,7 +79,7 @@ def choose(rois: Sequence[Roi], settings: Planning) -> Choice | NoChoice:
     if len(found) > 1 and settings.several_rois == "reject":
         return NoChoice(Reason.ROI_AMBIGUOUS, f"{len(found)} of {len(rois)} match: numbers {_listed(numbers)}")
     combine = Combine.SINGLE if len(found) == 1 else Combine(settings.several_rois)
-    return Choice(numbers, combine, frozenset(roi.frame_of_reference_uid for roi in found) - {""})
+    return Choice(numbers, combine, frozenset(roi.frame_of_reference_uid for roi in found) - {""}, by)
 
 
 def _compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
@@ -104,6 +113,12 @@ def _narrowed(found: list[Roi]) -> list[Roi]:
     if len(found) < 2:
         return found
     return [roi for roi in found if _type(roi) not in OTHER_TYPES] or found
+
+
+def _without_a_name(rois: Sequence[Roi], drawn: Sequence[Roi], settings: Planning) -> tuple[list[Roi], ChosenBy]:
+    """What is taken where no name matches: by its type, else because there is no other."""
+    typed = [roi for roi in drawn if _type(roi) in TUMOUR_TYPES]
+    return (typed, ChosenBy.TYPE) if typed else (_only(rois, drawn, settings), ChosenBy.ONLY)
 
 
 def _only(rois: Sequence[Roi], drawn: Sequence[Roi], settings: Planning) -> list[Roi]:

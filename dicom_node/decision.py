@@ -5,12 +5,21 @@ Leaf of the node, so that the stages after `plan` can read a decision without kn
 
 import json
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 
 from analysis.contract import Combine, Reason, RoiKind
 
 
 class PlanError(ValueError):
     """A text that neither `Plan.to_json` nor `NotEligible.to_json` wrote."""
+
+
+class ChosenBy(StrEnum):
+    """What made an ROI the tumour: the site's names, its type, or that there is no other. Not by name: say so."""
+
+    NAME = "name"
+    TYPE = "type"
+    ONLY = "only"
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Plan:
     roi_numbers: tuple[int, ...]
     combine: Combine
     absent: int = 0
+    chosen_by: ChosenBy = ChosenBy.NAME
 
     def to_json(self) -> str:
         return json.dumps({"decision": "PLAN", **asdict(self)}, separators=(",", ":"))
@@ -87,6 +97,7 @@ def from_json(text: str) -> Plan | NotEligible:
         if kind == "PLAN":
             for name in ("ct_sop_instance_uids", "roi_numbers"):
                 data[name] = tuple(data[name])
+            data["chosen_by"] = ChosenBy(data.get("chosen_by", ChosenBy.NAME))  # older releases did not say
             return Plan(**data | {"roi_kind": RoiKind(data["roi_kind"]), "combine": Combine(data["combine"])})
         if kind == "NOT_ELIGIBLE":
             return NotEligible(**data | {"reason": Reason(data["reason"]), "evidence": tuple(data["evidence"])})

@@ -233,6 +233,7 @@ def _plan(roi: Instance, choice: candidates.Choice, ordered: tuple[Instance, ...
         roi_numbers=choice.numbers,
         combine=choice.combine,
         absent=absent,
+        chosen_by=choice.by,
     )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Page",
     "Refusal",
     "ReportError",
+    "digest",
     "not_scored",
     "refusal_of",
     "scored",
@@ -76,6 +77,7 @@ def scored(
     sr_sop_class: str = SR_SOP_CLASSES[0],
     frame_numbers: Sequence[int] | None = None,
     optional: Optional = NOTHING_MORE,
+    mask_digest: str = "",
 ) -> Documents:
     """All objects of a scored study, in the study of the CT.
 
@@ -94,6 +96,8 @@ def scored(
         Multi-frame CT only: frame (from 1) of each mask slice; default: what the result says (geometry.frames).
     optional : Optional
         A presentation state is not made where one cannot show the slices (`gsps.build`).
+    mask_digest : str, optional
+        `digest` of the mask, where it was made already.
 
     Raises
     ------
@@ -104,11 +108,12 @@ def scored(
         raise ReportError("a scored report needs CT headers, a ROI and scores; use not_scored for anything else")
     if frame_numbers is None and result.geometry is not None and frame_count(ct[0]) > 1:
         frame_numbers = result.geometry.frames
-    parts = content_parts(local(context, ct[0]), result, *_evidence_uids([*ct, roi]), digest(mask))
+    parts = content_parts(local(context, ct[0]), result, *_evidence_uids([*ct, roi]), mask_digest or digest(mask))
     synthetic = result.bundle.synthetic
     key_image = _key_image(ct, result.roi.largest_slice, frame_numbers)
     tracking_uid = _tracking_uid(roi, result.roi.numbers)
-    segmentation = seg.build(ct, mask, tracking_uid, _slot("SEG", 3, synthetic, context, parts), context, frame_numbers)
+    slot = _slot("SEG", 3, synthetic, context, parts)
+    segmentation = seg.build(ct, mask, tracking_uid, slot, context, frame_numbers, result.roi.names)
     evidence = [*ct, roi]
     risk_sr = document(
         sr_sop_class,

@@ -1,6 +1,7 @@
 """What the reports say beside the result: values, contributions, quality notes, revision and provenance, in words."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from analysis.contract import (
     BundleIdentity,
@@ -135,9 +136,9 @@ def quality(flag: QualityFlag, language: str = ENGLISH) -> str:
 def roi(facts: RoiFacts, language: str = ENGLISH) -> str:
     """What was scored.
 
-    >>> roi(RoiFacts(kind="RTSTRUCT", numbers=(1,), combine="single", voxels=125256, volume_ml=358.08, slices=26,
-    ...              largest_slice=30))
-    'RTSTRUCT ROI 1: 358.1 mL, 125,256 voxels in 26 slices'
+    >>> roi(RoiFacts(kind="RTSTRUCT", numbers=(1,), names=("GTV-1",), combine="single", voxels=125256,
+    ...              volume_ml=358.08, slices=26, largest_slice=30))
+    'RTSTRUCT ROI 1 "GTV-1": 358.1 mL, 125,256 voxels in 26 slices'
     """
     voice = speaker(language)
     noun = voice.say("ROI") if facts.kind == "RTSTRUCT" else voice.say("segment")
@@ -148,11 +149,15 @@ def roi(facts: RoiFacts, language: str = ENGLISH) -> str:
         facts.slices,
         kind=facts.kind,
         noun=noun,
-        numbers=", ".join(str(number) for number in facts.numbers),
+        numbers=", ".join(_called(number, name) for number, name in zip_longest(facts.numbers, facts.names)),
         how=how,
         volume=volume(facts.volume_ml, language),
         voxels=voice.figure(f"{facts.voxels:,}"),
     )
+
+
+def _called(number: int, name: str | None) -> str:
+    return f'{number} "{name}"' if name else str(number)
 
 
 def volume(millilitres: float, language: str = ENGLISH) -> str:

@@ -34,6 +34,7 @@ def build(
     slot: Slot,
     context: ReportContext,
     frame_numbers: Sequence[int] | None = None,
+    names: Sequence[str] = (),
 ) -> Dataset:
     """A SEG of one segment; empty frames are omitted.
 
@@ -44,6 +45,8 @@ def build(
     mask : bool array, (slices, rows, columns)
     frame_numbers : sequence of int, optional
         Multi-frame CT only: 1-based frame of each mask slice; default 1, 2, 3 ...
+    names : sequence of str
+        Of the ROIs that were scored; they become the Segment Description (0062,0006).
 
     Raises
     ------
@@ -76,6 +79,8 @@ def build(
         content_time=now.time(),
         series_description=slot.series_description,
     )
+    if any(names):
+        made.SegmentSequence[0].SegmentDescription = ", ".join(names)[:1024]
     if chosen is not None:
         _as_of_all(made, ct, images[0])
     _derive_dimension_uid(made, slot)

@@ -7,10 +7,10 @@ import copy
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
-from analysis.contract import Reason
+from analysis.contract import JobResult, Reason, Severity
 from config.settings import Planning
 from dicom_node import status
 from dicom_node.ticket import ticket_of
@@ -126,3 +126,22 @@ def test_the_history_says_by_what_the_ct_was_chosen(node: Road, options: dict[st
     plan(node)
     (item,) = plan(node, 60.0)
     assert chosen(node, item) == words
+
+
+def test_a_contour_named_nothing_of_the_sites_is_scored_with_its_name_and_a_warning_everywhere(tmp_path: Path) -> None:
+    node = road(tmp_path)
+    ct = synthetic.ct_series(24, 64, 64, seed=42)
+    node.take(*ct, synthetic.rtstruct(ct, roi_names=("Herd \u00e4\x1b<b>",), SpecificCharacterSet="ISO_IR 100"))
+    node.work()
+    (item,) = node.items
+    analysis, report = (node.spool.results(item.key or "", part) for part in ("analysis", "report"))
+    result = JobResult.model_validate_json((analysis / "result.json").read_bytes())
+    assert result.roi is not None
+    name = "Herd \u00e4\N{REPLACEMENT CHARACTER}<b>"
+    assert result.roi.names == (name,)
+    assert [flag.severity for flag in result.quality if flag.code == "ROI_NOT_NAMED_AS_TUMOUR"] == [Severity.WARNING]
+    for document in ("risk-sr.dcm", "radiomics-sr.dcm"):
+        said = "\n".join(element.value for element in dcmread(report / document).iterall() if element.VR == "UT")
+        assert f'RTSTRUCT ROI 1 "{name}": ' in said
+        assert "Warning: Check that this is the tumour" in said
+    assert dcmread(report / "segmentation.dcm").SegmentSequence[0].SegmentDescription == name

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from analysis.contract import Combine, Reason
 from config.settings import Planning
 from dicom_node.candidates import Choice, NoChoice, choose
+from dicom_node.decision import ChosenBy
 from dicom_node.instance import Roi
 from dicom_node.workitem import ConfigError
 
@@ -80,6 +81,35 @@ def test_the_only_roi_is_taken_where_the_site_allows() -> None:
 @pytest.mark.parametrize("kind", ["EXTERNAL", "ORGAN", "PTV"])
 def test_the_only_roi_is_not_taken_against_its_own_type(kind: str) -> None:
     assert numbers(roi(3, "ROI-1", kind)) is Reason.ROI_NOT_FOUND
+
+
+ORGANS = ("Heart", "HEART", "Lung_L", "Lungs-GTV", "Liver", "SpinalCord", "Spinal Cord", "Esophagus", "Trachea", "BODY",
+          "External", "PTV_60", "Kidney_R", "Left Lung")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORGANS)
+@pytest.mark.parametrize("kind", ["", "GTV", "108369006"])
+def test_what_bears_an_organs_name_is_never_taken_for_its_type_or_as_the_only_one(name: str, kind: str) -> None:
+    decision = choose([roi(1, name, kind)], Planning())
+    assert isinstance(decision, NoChoice)
+    assert (decision.reason, decision.detail) == (
+        Reason.ROI_NOT_FOUND,
+        "none of 1 ROIs matches; what else could be meant bears the name of an organ or a margin",
+    )
+
+
+def test_an_organ_that_the_site_names_as_its_tumour_is_taken() -> None:
+    assert numbers(roi(1, "Liver"), roi_name_patterns=("^liver$",)) == (1,)
+
+
+@pytest.mark.parametrize("name", ["Lung tumour", "Liver met 2", "Herd", "ROI-1", ""])
+def test_what_is_more_than_an_organs_name_is_no_organ(name: str) -> None:
+    assert numbers(roi(1, name)) == (1,)
+
+
+def test_a_choice_says_what_it_was_made_by() -> None:
+    chosen = [choose([one], Planning()) for one in (roi(1, "GTV-1"), roi(1, "a", "GTV"), roi(1, "a"))]
+    assert [one.by for one in chosen if isinstance(one, Choice)] == [ChosenBy.NAME, ChosenBy.TYPE, ChosenBy.ONLY]
 
 
 def test_empty_rois_are_no_candidates() -> None:
