@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from analysis.contract import REASONS, FailureReason
@@ -26,6 +26,7 @@ LOGGER = logging.getLogger(__name__)
 LEASE_SECONDS = 60.0
 TICK_SECONDS = 0.2
 PAUSE_SECONDS = 5.0
+STOP_SECONDS = 90.0  # that a stop waits for what is at work; the units' TimeoutStopSec is longer
 SPANS = {State.SCHEDULED: "analyse", State.ANALYSED: "report"}  # of a state's work, in traces
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 600.0
 
@@ -58,6 +59,7 @@ class Loop:
         self._process = uuid.uuid4().hex  # its claims' owners begin with it
         self._local = threading.local()
         self._turns = Turns(bounds(settings), timer)
+        self._held: dict[str, WorkItem] = {}  # what stages work on, by its claim's owner
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._waking: dict[State | None, list[threading.Event]] = {}
@@ -176,9 +178,11 @@ class Loop:
 
         keeper = threading.Thread(target=renew, name=f"lease-{item.id}", daemon=True)
         keeper.start()
+        self._held[owner] = item
         try:
             yield
         finally:
+            del self._held[owner]
             done.set()
             keeper.join()
 
@@ -194,14 +198,21 @@ class Loop:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        """Finish what is at work and stop claiming."""
+    def stop(self, patience: float = STOP_SECONDS) -> None:
+        """Stop claiming and finish what is at work. What takes longer is given back, not as an attempt: it ends with
+        this process."""
         self._stopping.set()
         for events in self._waking.values():
             for waking in events:
                 waking.set()
+        end = time.monotonic() + patience
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
+        for owner, item in [*self._held.items()]:
+            text = "the node was stopped meanwhile; it is done again after the next start"
+            LOGGER.info("stage.left work item %s: %s", short(item), text)
+            with suppress(LeaseLost, StoreBusy):  # then it counts as an attempt
+                self.store.postpone(item, owner, self.clock(), self.clock(), text, counts=False)
 
     def _turn_by_turn(self, stage: Stage, waking: threading.Event) -> None:
         waking.wait(stage.first)

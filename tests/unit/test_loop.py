@@ -2,13 +2,14 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from config.settings import Settings
 from dicom_node.births import Birth
-from dicom_node.loop import LEASE_SECONDS, Loop
+from dicom_node.loop import LEASE_SECONDS, Loop, Stage
 from dicom_node.spool import Spool
 from dicom_node.workitem import State, WorkItem
 from tests.road import Clock
@@ -62,6 +63,37 @@ def test_a_process_that_starts_frees_what_others_held_and_never_its_own(tmp_path
         assert not loop.store.renew(item.id, loop._owner, clock() + LEASE_SECONDS)
 
     assert loop.take(State.SCHEDULED, look)
+
+
+def test_a_stop_that_cuts_a_job_short_costs_it_no_attempt(tmp_path: Path) -> None:
+    spool, let_go = Spool(tmp_path / "spool"), threading.Event()
+    spool.create()
+    settings = Settings()
+    for number in range(settings.job.attempts + 2):
+        loop = Loop(settings, spool)
+        if number == 0:
+            schedule(loop, Clock())
+        claimed = threading.Event()
+
+        def outlasts_the_stop(item: WorkItem, loop: Loop = loop, claimed: threading.Event = claimed) -> None:
+            claimed.set()
+            let_go.wait(60)
+            loop.advance(item, State.ANALYSED, "too late")
+
+        def step(loop: Loop = loop, work: Callable[[WorkItem], None] = outlasts_the_stop) -> bool:
+            return loop.take(State.SCHEDULED, work)
+
+        loop.start([Stage("analyse", step)])
+        assert claimed.wait(60)
+        loop.stop(patience=0.01)
+        (item,) = loop.store.items()
+        assert (item.state, item.attempts) == (State.SCHEDULED, 0)
+    let_go.set()
+    for thread in threading.enumerate():
+        if thread.name == "analyse":
+            thread.join(60)
+    (item,) = loop.store.items()
+    assert item.state is State.SCHEDULED
 
 
 def schedule(loop: Loop, clock: Clock) -> None:
