@@ -5,6 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,16 @@ def compose(
     header_of = _headers(path_of, overlay or {})
     made = _made(analysis, result, decision, header_of, _Order(context, sr_sop_classes[0], optional))
     present = _named(made)
-    with spool.replace_results(key, "report") as folder:
+    with spool.replace_results(key, "report") as folder, ThreadPoolExecutor(1, "pages") as beside:
+        pages = beside.map(lambda page: _png(page.pixels), made.pages)
         for name, dataset in present.items():
             others = sr_sop_classes[1:] if name in (RISK_SR, RADIOMICS_SR) else ()
             preferred, variants = files(dataset, others)
             (folder / f"{name}.dcm").write_bytes(preferred)
             for other, variant in zip(others, variants, strict=True):
                 (folder / variant_name(name, other)).write_bytes(variant)
-        for name, page in zip(PAGE_PICTURES, made.pages, strict=False):
-            (folder / name).write_bytes(_png(page.pixels))
+        for name, page in zip(PAGE_PICTURES, pages, strict=False):
+            (folder / name).write_bytes(page)
     return tuple(present)
 
 
@@ -165,9 +167,17 @@ def _build(
     ordered = list(dict.fromkeys(names[name] for name in result.geometry.files))  # multi-frame: one file, many slices
     multi_frame = len(ordered) == 1 and len(result.geometry.files) > 1
     frames = result.geometry.frames if multi_frame else None
-    ct = [header_of(uid) for uid in ordered]
-    mask = nifti.read(analysis / MASK_FILE, MAXIMUM_UNPACKED_BYTES)
-    return build.scored(ct, roi, mask, pictures, result, *how, frames, order.optional)
+    with ThreadPoolExecutor(1, "mask") as beside:
+        mask = beside.submit(_mask, analysis / MASK_FILE)
+        ct = [header_of(uid) for uid in ordered]
+        voxels, digest = mask.result()
+    return build.scored(ct, roi, voxels, pictures, result, *how, frames, order.optional, digest)
+
+
+def _mask(path: Path) -> tuple[NDArray[np.bool_], str]:
+    """The mask and its digest: 80 MB of a chest, unpacked and hashed without the interpreter."""
+    voxels = nifti.read(path, MAXIMUM_UNPACKED_BYTES)
+    return voxels, build.digest(voxels)
 
 
 def _headers(path_of: Callable[[str], Path], overlay: Overlay) -> Callable[[str], Dataset]:

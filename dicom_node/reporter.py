@@ -2,9 +2,11 @@
 changes before anything has left. One per thread, as its store is.
 """
 
+import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -138,7 +140,7 @@ class Reporter:
         ticket = Ticket.from_json(item.plan or "")
         carried = self._carried(item)
         overlay = overlay_of(carried, identity)
-        with _COMPOSING:
+        with _COMPOSING, _uncollected():
             documents = compose.compose(
                 self._spool,
                 item.key or "",
@@ -179,6 +181,16 @@ class Reporter:
             series_number=self._settings.report.series_number,
             zone=ZoneInfo(node.time_zone) if node.time_zone else None,
         )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without a search for cycles meanwhile: a report is a hundred thousand objects that live until it is written."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _changes(before: WorkItem | None, item: WorkItem) -> tuple[Changed, ...]:
