@@ -104,7 +104,7 @@ class SystemdExecutor:
         with child.stderr:
             try:
                 ended = process.wait(child, folder_out, limits, lambda: None)
-                if child.poll() is None:
+                if child.poll() != 0:  # also where systemctl alone was killed, and the job goes on
                     _told("stop", unit, check=False)
                     child.wait(MANAGER_SECONDS)
                 if ended.broke or ended.exit_code in (None, 0):

@@ -123,6 +123,12 @@ def test_a_job_that_somebody_else_stops_was_killed(site: Site) -> None:
     assert ended == Ended(-15)
 
 
+def test_a_job_is_stopped_where_the_one_who_waits_for_it_is_killed(site: Site) -> None:
+    ended = site.run(start='touch "$job/out/job.log"; kill -9 $$', show="Result=success\nExecMainStatus=0\n")
+    assert ended == Ended(-15)
+    assert f"stop prognode-job@{KEY}.service" in site.told
+
+
 def test_a_job_out_of_time_is_stopped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "MANAGER_SECONDS", 0.2)
     site.manager(start="exec sleep 60")
