@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from config.settings import Settings
 from dicom_node import probes
 from dicom_node.finding import Finding
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.vitals import GONE_SECONDS, Component
+from dicom_node.vitals import PARTS, Component
 from dicom_node.watermark import room
 from dicom_node.workitem import ConfigError, StageError
 
@@ -161,7 +162,8 @@ def _is_ours(name: str, host: str, port: int, settings: Settings) -> bool:
 
 
 def running(settings: Settings) -> Iterator[Finding]:
-    """What the node's processes say of themselves: jobs that wait, and settings that were refused."""
+    """What the node's processes say of themselves: that they run, jobs that wait, and settings that were refused."""
+    yield from _processes(settings)
     alive, refusals = _said(settings)
     if "run" in alive:
         waits = str(alive["run"].facts.get("waits", ""))
@@ -172,16 +174,70 @@ def running(settings: Settings) -> Iterator[Finding]:
         yield Finding("node.settings", False, f"its last reload was refused: {why}", remedy, process)
 
 
-def _said(settings: Settings) -> tuple[dict[str, Component], dict[str, str]]:
-    """The processes that are alive, and refused settings by process, as the store has them."""
+def _processes(settings: Settings) -> Iterator[Finding]:
+    """Each that has run with this spool: when it was last heard of; the page, which says nothing, is asked."""
+    vitals, now, web = _vitals(settings), time.time(), settings.web
+    known = {one.component: one for one in vitals.components} if vitals else {}
+    if not known:
+        yield Finding("node.process", True, "none has run with this spool yet")
+    for name in PARTS if known else ():
+        if name not in known:
+            remedy = f"start it, or prognode serve: nobody {_DOES[name]}"
+            yield Finding("node.process", True, "has not run with this spool yet", remedy, name)
+        else:
+            said = (
+                f"heard of {max(0, round(now - known[name].seen_at))} s ago, runs since {_day(known[name].started_at)}"
+            )
+            yield _process(name, known[name], said if known[name].alive(now) else "")
+    if vitals and vitals.page and web.port:
+        answers = probes.is_page(web.host, web.port, tls=web.certificate is not None)
+        said = f"answers, runs since {_day(vitals.page.started_at)}"
+        yield _process("web", vitals.page, said if answers else "")
+
+
+_DOES = {"receive": "takes what is sent", "work": "plans, reports and delivers", "run": "runs the jobs"}
+
+
+def _process(name: str, one: Component, well: str) -> Finding:
+    if well:
+        return Finding("node.process", True, well, about=name)
+    if one.ended_at is not None:
+        text = f"does not run: it was stopped {_day(one.ended_at)}"
+        return Finding(
+            "node.process", True, text, f"start it: systemctl start prognode-{name}, or prognode {name}", name
+        )
+    text = f"is not heard of since {_day(one.seen_at)}, and nobody has stopped it"
+    remedy = f"see why it ended (its log; systemctl status prognode-{name}), and start it"
+    return Finding("node.process", False, text, remedy, name)
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+class _Vitals(NamedTuple):
+    components: list[Component]
+    page: Component | None
+    refusals: dict[str, str]
+
+
+def _vitals(settings: Settings) -> _Vitals | None:
+    """What the store has of the processes; None where there is no store that can be read."""
     path = Spool(settings.node.spool).store
     if not path.is_file():
-        return {}, {}
+        return None
     try:
         store = Store.open(path)
     except (StageError, ConfigError):  # said of the spool already
-        return {}, {}
-    alive = {one.component: one for one in store.vitals.components() if time.time() - one.seen_at < GONE_SECONDS}
-    refusals = store.vitals.refusals()
+        return None
+    found = _Vitals(store.vitals.components(), store.vitals.page(), store.vitals.refusals())
     store.close()
-    return alive, refusals
+    return found
+
+
+def _said(settings: Settings) -> tuple[dict[str, Component], dict[str, str]]:
+    """The processes that are alive, and refused settings by process, as the store has them."""
+    found, now = _vitals(settings), time.time()
+    if found is None:
+        return {}, {}
+    return {one.component: one for one in found.components if one.alive(now)}, found.refusals

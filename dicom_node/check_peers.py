@@ -27,7 +27,7 @@ from dicom_node.finding import Finding
 from dicom_node.limits import may_associate
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.vitals import GONE_SECONDS, Component, Contact
+from dicom_node.vitals import Component, Contact
 from dicom_node.workitem import ConfigError, DeliveryState, Retryable, StageError
 from reports.uids import device_uid
 
@@ -38,7 +38,7 @@ TEST_NAME, TEST_ID = "PROGNODE^TEST", "PROGNODE-TEST"
 def as_heard(settings: Settings) -> Settings:
     """With address and ports where the receiver listens now, if it runs: those of systemd's sockets are not ours."""
     receiver = _heard(settings).receiver
-    if receiver is None or time.time() - receiver.seen_at >= GONE_SECONDS or "port" not in receiver.facts:
+    if receiver is None or not receiver.alive(time.time()) or "port" not in receiver.facts:
         return settings
     told = receiver.facts
     node = replace(settings.node, host=str(told["host"]), port=int(told["port"]))

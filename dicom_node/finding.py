@@ -24,6 +24,7 @@ TITLES: Mapping[str, str] = {
     "audit.collector": "audit collector",
     "job.isolation": "job isolation",
     "node.port": "port of",
+    "node.process": "process",
     "node.jobs": "jobs",
     "node.settings": "settings of",
     "node.ae_title": "AE title",

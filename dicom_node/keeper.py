@@ -24,6 +24,7 @@ LOGGER = logging.getLogger(__name__)
 DAY_SECONDS = 86_400.0
 LAST_SECONDS = 3.0  # for the collector to answer when a process ends
 WRITE_SECONDS, FORWARD_SECONDS, ROOM_SECONDS = 1.0, 2.0, 15.0
+_ENDS: dict[AuditOutcome, str] = {"done": "was told to end, and has", "failed": "ends with an error"}
 Turn = tuple[Callable[[], bool], float]
 
 
@@ -102,14 +103,17 @@ def on_record(
 
     `forwards`: at the end, the trail is sent on as far as that goes quickly.
     """
+    begun = clock()
     _started(settings, spool, process, clock)
     outcome: AuditOutcome = "failed"
     try:
         yield
         outcome = "done"
     finally:
+        LOGGER.info("process.stopped prognode %s %s", process, _ENDS[outcome])
         with suppress(StoreBusy, OSError):  # a full disk: the next start shows that there was an end
             store = Store.open(spool.store)
+            store.vitals.ended(process, begun, clock())
             store.audit.add(AuditEntry(clock(), process, "node", "node.stop", outcome))
             trail = AuditTrail(store, spool, settings, clock)
             while trail.write():

@@ -1,6 +1,7 @@
 """What `prognode status` prints: the node's counts, and one study's way through the ten stops of docs/tour.md."""
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from dicom_node.logs import mark_of
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.ticket import ticket_of
+from dicom_node.vitals import Component
 from dicom_node.workitem import DeliveryState, State, WorkItem
 
 STOPS = ("receive", "spool", "store", "plan", "schedule", "job", "analysis", "report", "deliver", "proof")
@@ -22,6 +24,7 @@ def overview(store: Store, synthetic: bool) -> str:
     """Counts by state and the newest work items."""
     counts = store.counts()
     lines = ["SYNTHETIC bundle - NOT FOR CLINICAL USE"] if synthetic else []
+    lines += [f"{one.component} does not run: {_ended(one)}" for one in store.vitals.silent(time.time())]
     lines.append("  ".join(f"{state} {counts.get(state, 0)}" for state in State))
     lines += [
         f"{_time(item.updated_at)}  {item.state:<10} {item.outcome or '-':<10} {item.reason or '-':<28} "
@@ -29,6 +32,12 @@ def overview(store: Store, synthetic: bool) -> str:
         for item in store.items(limit=20)
     ]
     return "\n".join(lines)
+
+
+def _ended(one: Component) -> str:
+    if one.ended_at is not None:
+        return f"it was stopped {_time(one.ended_at)}"
+    return f"not heard of since {_time(one.seen_at)}; prognode check"
 
 
 def of_study(store: Store, spool: Spool, study_instance_uid: str) -> str | None:

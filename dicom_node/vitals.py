@@ -9,6 +9,7 @@ from dicom_node.database import Database
 
 BEAT_SECONDS = 60.0
 GONE_SECONDS = 3 * BEAT_SECONDS  # a process that has said nothing for so long has ended
+PARTS = ("receive", "work", "run")  # what a node consists of, in one process or in three
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class Component:
     started_at: float
     seen_at: float
     facts: Mapping[str, Any]
+
+    @property
+    def ended_at(self) -> float | None:
+        """When it said that it ends; None where it runs, or went without a word."""
+        return self.facts.get("ended")
+
+    def alive(self, now: float) -> bool:
+        return self.ended_at is None and now - self.seen_at < GONE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,27 @@ class Vitals:
             "INSERT OR REPLACE INTO peer_contact (peer, kind, at, well, detail) VALUES (?, 'echo', ?, ?, ?)",
             [peer, now, int(well), detail],
         )
+
+    def ended(self, process: str, begun: float, now: float) -> None:
+        """A process that began then ends with a word: what it consisted of is not at work any more.
+
+        What an older one of the same name does, whose spool it could not have, goes on.
+        """
+        known = {one.component: one for one in self._rows()}
+        parts = {"serve": PARTS, "work": ("work", "run")}.get(process, (process,))
+        if process == "work" and "work" in known and known["work"].facts.get("jobs") == "apart":
+            parts = ("work",)
+        for one in (known[name] for name in (*parts, f"{_SETTINGS}{process}") if name in known):
+            if one.started_at >= begun:
+                self.beat(one.component, one.version, one.started_at, one.seen_at, {**one.facts, "ended": now})
+
+    def silent(self, now: float) -> list[Component]:
+        """What has run with this store, and does not any more."""
+        return [one for one in self.components() if one.component in PARTS and not one.alive(now)]
+
+    def page(self) -> Component | None:
+        """The worklist page, which does not beat: whether it has begun here, and ended."""
+        return next((one for one in self._rows() if one.component == f"{_SETTINGS}web"), None)
 
     def components(self) -> list[Component]:
         return [one for one in self._rows() if not one.component.startswith(_SETTINGS)]

@@ -1,6 +1,7 @@
 """The application behind `prognode web`: who may reach what, in one place."""
 
 import threading
+import time
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
@@ -9,6 +10,7 @@ from fastapi.staticfiles import StaticFiles
 from config.identity import VERSION
 from config.settings import Settings
 from dicom_node.spool import Spool
+from dicom_node.vitals import PARTS
 from dicom_node.web import api, clinical, deps, errors, facts, fhir, images, live, metrics, node_pages, pages, signin
 from dicom_node.web.security import Guard
 
@@ -26,8 +28,12 @@ def health() -> Response:
 
 @monitoring.get("/ready")
 def ready(store: deps.StoreDep) -> Response:
-    """The store can be read, so that pages can be served; 503 where not."""
-    store.item(0)
+    """The store can be read and the node is at work; 503 where not."""
+    now = time.time()
+    alive = {one.component for one in store.vitals.components() if one.alive(now)}
+    lacking = [name for name in PARTS if name not in alive]
+    if lacking:
+        return JSONResponse({"status": "not ready", "not_heard_of": lacking}, 503)
     return JSONResponse({"status": "ready"})
 
 

@@ -12,7 +12,7 @@ from config.settings import Settings
 from dicom_node.elements import escaped
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.vitals import GONE_SECONDS, Component, Contact
+from dicom_node.vitals import Component, Contact
 from dicom_node.watermark import room
 from models.bundle import CARD, DEMO, METRICS, Bundle, BundleError, load
 from models.manifest import Manifest
@@ -151,9 +151,9 @@ def system(settings: Settings, spool: Spool, store: Store, version: str) -> Syst
         queue=QueueFacts(store.counts(), oldest, store.vitals.held()),
         peers=_peers(settings, store.vitals.contacts()),
         worker=worker,
-        worker_alive=worker is not None and now - worker.seen_at < GONE_SECONDS,
+        worker_alive=worker is not None and worker.alive(now),
         runner=runner,
-        runner_alive=runner is not None and now - runner.seen_at < GONE_SECONDS,
+        runner_alive=runner is not None and runner.alive(now),
         refused=store.vitals.refusals(),
     )
 

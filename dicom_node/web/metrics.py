@@ -24,7 +24,6 @@ from dicom_node.measures import STAGES
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.traffic import OTHERS
-from dicom_node.vitals import GONE_SECONDS
 from dicom_node.watermark import room
 from dicom_node.web import deps
 from dicom_node.workitem import DeliveryState, State
@@ -185,7 +184,7 @@ class Now(Collector):
         begun = _gauge("process_start_timestamp_seconds", "When it began.", ["process"])
         isolated = _gauge("jobs_isolated", "1: every promise about jobs is kept on this machine.", [])
         for one in self.store.vitals.components():
-            alive.add_metric([one.component], int(now - one.seen_at < GONE_SECONDS))
+            alive.add_metric([one.component], int(one.alive(now)))
             begun.add_metric([one.component], one.started_at)
             if one.component == "run":
                 isolated.add_metric([], int(bool(one.facts.get("isolated"))))

@@ -158,12 +158,18 @@ def _process(one: Component | None, alive: bool, now: float) -> dict[str, Any]:
     waits = told.get("waits")
     well = Badge(f"no job can be started: {waits}", "bad") if waits else Badge("at work", "good")
     return {
-        "state": well if alive else Badge("not heard of; see that it runs", "bad"),
+        "state": well if alive else _ended(one),
         "isolation": isolated if "isolation" in told else None,
         "facts": {name: str(value) for name, value in shown.items() if value} | {"Version": one.version},
         "started": views.moment(one.started_at),
         "seen": f"{views.ago(now - one.seen_at)} ago",
     }
+
+
+def _ended(one: Component) -> Badge:
+    if one.ended_at is not None:
+        return Badge(f"stopped {views.moment(one.ended_at)}", "bad")
+    return Badge("not heard of; see that it runs", "bad")
 
 
 def _peer(peer: facts.PeerFacts, now: float) -> dict[str, Any]:

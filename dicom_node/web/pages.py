@@ -166,6 +166,7 @@ def worklist(
         SORTS=SORTS.items(),
         synthetic=study_page.is_synthetic(request, store, found.rows),
         newer=store.clinical.newer(),
+        silent=[one.component for one in store.vitals.silent(time.time())],
         live=True,
     )
 

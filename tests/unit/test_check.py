@@ -1,5 +1,6 @@
 """`prognode check`: what it says of the machine, of certificates, and of the other way; and that its list is whole."""
 
+import contextlib
 import re
 import socket
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Node, Peer, Settings, Tls, Web
-from dicom_node import check_machine, check_peers
+from dicom_node import check_machine, check_peers, keeper, status
 from dicom_node.finding import TITLES, Finding
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -62,19 +63,52 @@ def test_a_port_is_free_or_of_the_node_or_somebody_else_has_it(tmp_path: Path) -
     assert (elsewhere.well, "give an address of this machine" in elsewhere.remedy) == (False, True)
 
 
+def test_what_runs_was_stopped_or_went_without_a_word_is_said_of_each_process(tmp_path: Path) -> None:
+    settings = node(tmp_path)
+
+    def said() -> dict[str, tuple[str, str]]:
+        found = [one for one in check_machine.running(settings) if one.id == "node.process"]
+        return {one.about: (one.level, one.text.split(":")[0].split(" since")[0]) for one in found}
+
+    assert said() == {"": ("ok", "none has run with this spool yet")}
+    spool = Spool(settings.node.spool)
+    spool.create()
+    now = time.time()
+    with contextlib.closing(Store.open(spool.store)) as store:
+        store.vitals.beat("receive", "1", now, now, {})
+        store.vitals.beat("work", "1", now - 900, now - 600, {"jobs": "apart"})
+        store.vitals.beat("run", "1", now, now, {})
+        gone = {"receive": "ok", "work": "failed", "run": "ok"}
+        assert {name: level for name, (level, _) in said().items()} == gone
+        assert said()["work"][1] == "is not heard of"
+        store.vitals.beat("work", "1", now, now, {"jobs": "apart"})
+        with pytest.raises(KeyError), keeper.on_record(settings, spool, "receive"):
+            raise KeyError  # another one, which cannot have the port: the first goes on
+        assert {level for level, _ in said().values()} == {"ok"}
+        with keeper.on_record(settings, spool, "work", clock=lambda: now):
+            pass
+        assert said()["work"] == ("note", "does not run")
+        assert said()["run"][0] == "ok", "it runs apart"
+        assert "work does not run: it was stopped" in status.overview(store, False)
+
+
 def test_a_refused_reload_is_said_until_the_process_has_read_its_settings_again(tmp_path: Path) -> None:
     settings = node(tmp_path)
-    assert list(check_machine.running(settings)) == [], "there is no store yet"
+
+    def said() -> list[tuple[str, str, bool]]:
+        found = [one for one in check_machine.running(settings) if one.id != "node.process"]
+        return [(one.id, one.about, one.well) for one in found]
+
+    assert said() == [], "there is no store yet"
     Spool(settings.node.spool).create()
     store = Store.open(Spool(settings.node.spool).store)
     for process in ("serve", "web"):
         store.vitals.took_settings(process, "1", 1.0, "node.toml: unknown key 'x'")
-    found = [(one.id, one.about, one.well) for one in check_machine.running(settings)]
-    assert found == [("node.settings", "serve", False), ("node.settings", "web", False)]
+    assert said() == [("node.settings", "serve", False), ("node.settings", "web", False)]
     assert store.vitals.components() == []
     store.vitals.took_settings("receive", "1", 2.0)  # the node is divided now
     store.vitals.took_settings("web", "1", 2.0)
-    assert list(check_machine.running(settings)) == []
+    assert said() == []
     store.close()
 
 
