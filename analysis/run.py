@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,7 +153,7 @@ def _answer(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
 
 
 def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Path, clock: Clock) -> JobResult:
-    """The steps in order: CT, contour, pictures, features, ensemble, quality.
+    """The steps in order: CT, contour, features, ensemble, quality; pictures beside those that follow the contour.
 
     Raises
     ------
@@ -164,9 +165,23 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
         volume = read_ct(paths)
     with clock.step("contour to mask"):
         roi = _mask(request, folder_in, volume)
-    with clock.step("pictures"):
-        pictures.write(folder_out / PICTURES_FILE, volume, roi.array)
-        pictures.write_mask(folder_out / MASK_FILE, volume, roi.array)
+    with ThreadPoolExecutor(1, "pictures") as beside:  # packing and numpy leave the interpreter to the others
+        drawn = beside.submit(_draw, folder_out, volume, roi)
+        result = _measure(request, bundle, folder_out, clock, volume, roi)
+        with clock.step("pictures"):  # what is left of them
+            drawn.result()
+    return result
+
+
+def _draw(folder_out: Path, volume: Volume, roi: RoiMask) -> None:
+    pictures.write(folder_out / PICTURES_FILE, volume, roi.array)
+    pictures.write_mask(folder_out / MASK_FILE, volume, roi.array)
+
+
+def _measure(
+    request: JobRequest, bundle: Bundle, folder_out: Path, clock: Clock, volume: Volume, roi: RoiMask
+) -> JobResult:
+    """Features, ensemble, quality. Raises NotScorable and BundleError."""
     settings = ExtractionSettings.from_json(bundle.manifest.extraction)
     # Without settings the features came from another program: ours of the same name would be other numbers.
     radiomics = Modality.RADIOMIC.value in bundle.manifest.modalities and bool(bundle.manifest.extraction)
