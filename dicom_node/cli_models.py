@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from config.settings import Settings
-from dicom_node.cli_common import counted, stop
+from dicom_node.cli_common import Config, counted, settings_of, stop
 
 if TYPE_CHECKING:
     from models.manifest import Manifest, Predictor
@@ -52,18 +52,24 @@ def bundles_of(settings: Settings):  # type: ignore[no-untyped-def]
         stop(f"bundle: {error}", os.EX_CONFIG)
 
 
+Folder = Annotated[
+    Path | None, typer.Argument(help="Bundle folder; default: that of the settings, or the demo bundle.")
+]
+
+
 @bundle_app.command("show")
 def bundle_show(
-    folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
+    folder: Folder = None,
     full: Annotated[bool, typer.Option("--full", help="The whole model card.")] = False,
+    config: Config = None,
 ) -> None:
     """Print which bundle it is, on whom it was trained, and how good it is.
 
-    Example: prognode bundle show /var/lib/prognode/bundle --full
+    Example: prognode bundle show --full --config /etc/prognode/prognode.toml
     """
     from models.bundle import CARD
 
-    bundle = bundle_of(Settings(bundle=folder))
+    bundle = bundle_of(Settings(bundle=folder) if folder else settings_of(config))
     name, version, digest, synthetic = bundle.identity
     print(f"{name} {version}\nsha256 {digest}{chr(10) + 'SYNTHETIC - NOT FOR CLINICAL USE' if synthetic else ''}")
     if full:
@@ -105,23 +111,25 @@ def _figure(value: float | None) -> str:
 
 
 @bundle_app.command("verify")
-def bundle_verify(
-    folder: Annotated[Path | None, typer.Argument(help="Bundle folder; default: the demo bundle.")] = None,
-) -> None:
+def bundle_verify(folder: Folder = None, config: Config = None) -> None:
     """Check every digest and number of a bundle, and run its golden case.
 
-    Example: prognode bundle verify /var/lib/prognode/bundle
+    Without a folder: of the settings' bundle, and of those that their rules name.
+
+    Example: prognode bundle verify --config /etc/prognode/prognode.toml
     """
     from dicom_node.job import verify_golden
     from dicom_node.workitem import StageError
 
-    bundle = bundle_of(Settings(bundle=folder))
-    manifest = bundle.manifest
-    try:
-        said = verify_golden(bundle, Settings().job)
-    except StageError as error:
-        stop(f"{error}; {error.hint}", os.EX_CONFIG)
-    print(f"ok {manifest.name} {manifest.version} sha256 {bundle.digest}, {len(manifest.files)} files; {said}")
+    settings = Settings(bundle=folder) if folder else settings_of(config)
+    for bundle in bundles_of(settings):
+        manifest = bundle.manifest
+        try:
+            said = verify_golden(bundle, settings.job)
+        except StageError as error:
+            stop(f"{bundle.folder}: {error}; {error.hint}", os.EX_CONFIG)
+        files = counted(len(manifest.files), "file")
+        print(f"ok {manifest.name} {manifest.version} sha256 {bundle.digest}, {files} in {bundle.folder}; {said}")
 
 
 def train(context: typer.Context) -> None:

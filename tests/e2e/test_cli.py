@@ -283,6 +283,9 @@ def test_a_bundle_with_one_byte_changed_is_78(tmp_path: Path) -> None:
     text = (tmp_path / "node" / SETTINGS).read_text()
     (tmp_path / "node" / SETTINGS).write_text(f'bundle = "{folder}"\n{text}')
     assert run("serve", "--config", tmp_path / "node" / SETTINGS)[0] == os.EX_CONFIG
+    for command in ("show", "verify"):
+        code, output = run("bundle", command, "--config", tmp_path / "node" / SETTINGS)
+        assert (code, "model.json" in output) == (os.EX_CONFIG, True), "the bundle of the settings is looked at"
 
 
 # -- score ---------------------------------------------------------------------------------------------------
