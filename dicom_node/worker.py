@@ -1,12 +1,9 @@
 """The worker: what arrives is planned, what is analysed is reported, and what is reported is delivered."""
 
-import importlib
 import logging
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
 
 from config.settings import Settings
 from dicom_node import analyst, backfill, candidates
@@ -20,6 +17,7 @@ from dicom_node.job import Runner
 from dicom_node.keeper import Keeper
 from dicom_node.loop import Loop, Stage
 from dicom_node.messages import MESSAGE, is_message
+from dicom_node.readiness import Readiness
 from dicom_node.schedule import Scheduler
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -59,6 +57,7 @@ class Worker:
         self._locked = ExitStack()
         self._looked = 0.0
         self._identified = self._running = False
+        self._readiness = Readiness(timer)
         self._fetch = ClinicalFetch(settings, clock)  # raises ConfigError for a bad mapping of codes
         self._keeper = Keeper(settings, spool, clock)
         self._heartbeat = Heartbeat(settings, lambda: self._store, {"jobs": "here" if runner else "apart"}, clock)
@@ -73,7 +72,7 @@ class Worker:
             scheduler.look_at_waiting()
         more = scheduler.take_arrivals()
         if more:
-            _make_ready_to_report()
+            self._readiness.needed()
         self._loop.wake(State.SCHEDULED)
         return more
 
@@ -99,7 +98,9 @@ class Worker:
 
     def step_report(self) -> bool:
         """ANALYSED -> REPORTED, with a delivery row per object and destination."""
-        return self._loop.take(State.ANALYSED, self._report)
+        taken = self._loop.take(State.ANALYSED, self._report)
+        self._readiness.needed() if taken else self._readiness.idle()
+        return taken
 
     def step_deliver(self) -> bool:
         """Objects on their way to their destinations; REPORTED -> COMPLETED when all are there."""
@@ -112,7 +113,7 @@ class Worker:
         return self._settings.ups.enabled and self._teller.tell_due()
 
     def _report(self, item: WorkItem) -> None:
-        from dicom_node.reporter import Reporter  # noqa: PLC0415 - `_make_ready_to_report`
+        from dicom_node.reporter import Reporter  # noqa: PLC0415 - `readiness` says why
 
         documents = Reporter(self._store, self._spool, self._settings, self._clock).write(item)
         goes_to = Ticket.from_json(item.plan or "").goes_to(self._settings.every_destination())
@@ -204,13 +205,6 @@ class Worker:
     @property
     def _store(self) -> Store:
         return self._loop.store
-
-
-@cache
-def _make_ready_to_report() -> None:
-    """Once, when a first study comes, beside its planning and its job: highdicom and what else builds reports takes a
-    third of a second and 30 MB, which a start and an idle node do without."""
-    threading.Thread(target=importlib.import_module, args=["dicom_node.reporter"], name="imports", daemon=True).start()
 
 
 def _check(settings: Settings) -> None:
