@@ -84,7 +84,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
             running.enter_context(one)
         pacs["DOWN"].stop()  # its port is known, and nobody listens there
         peers = [destination(name, one.port) for name, one in pacs.items()]
-        write_settings(folder / "node", *peers, deliver={"commitment_wait_seconds": 2.0})
+        write_settings(folder / "node", *peers, deliver={"commitment_wait_seconds": 4.0})
         node = running.enter_context(serving(folder / "node"))
         for one in pacs.values():
             one.report_to = ("127.0.0.1", node.port)

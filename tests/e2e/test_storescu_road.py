@@ -40,7 +40,8 @@ Road = tuple[Node, DemoPacs]
 def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     """One node for the module: it must serve one study after the other anyway."""
     folder = tmp_path_factory.mktemp("road")
-    with node_and_pacs(folder / "node", folder / "pacs", commitment="new") as running:
+    patient = {"commitment_wait_seconds": 60.0}  # a report that is slow to come still comes
+    with node_and_pacs(folder / "node", folder / "pacs", commitment="new", deliver=patient) as running:
         yield running
 
 
