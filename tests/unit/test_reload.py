@@ -110,7 +110,7 @@ def test_a_reload_in_the_middle_of_keeping_room_counts_from_the_next_turn_on(
             keeper.go_on_with(new)
             return super().step()
 
-    monkeypatch.setattr(storage, "Cleaner", Reloading)
+    monkeypatch.setattr("dicom_node.keeper.Cleaner", Reloading)
     for _ in range(3):
         keeper.keep_room()
     keeper.close()
