@@ -134,23 +134,36 @@ def cpu_time(bench: Bench) -> str:
     return f"an endless loop with 2 s of CPU time: status 137 after {time.monotonic() - begin:.1f} s"
 
 
+def numbers(text: str) -> list[list[float]]:
+    return [[float(word) for word in line.split()] for line in text.splitlines()]
+
+
 def gives_way(bench: Bench) -> str:
-    """Busy loops inside and outside, on one processor: CPU seconds of each, which other work does not change."""
+    """Busy loops inside and outside, on one processor: CPU seconds of each while the inner one runs."""
     if bench.executor._engine.name == "podman" and os.geteuid() != 0:
         raise Unusable("rootless podman: shares count among what its user runs")
-    text = """
-import os, time
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-end = time.monotonic() + 6
-while time.monotonic() < end: pass
-print(time.process_time())
+    text = f"""
+import os, sys, time
+os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})
+end = last = time.monotonic()
+end += float(sys.argv[1]) if sys.argv[1:] else 6
+while last < end:
+    now = time.monotonic()
+    if now - last > 0.05:
+        last = now
+        print(now, time.process_time())
 """
     with tempfile.TemporaryFile("w+") as said:
-        outside = subprocess.Popen([sys.executable, "-c", text], stdout=said, start_new_session=True)
+        outside = subprocess.Popen([sys.executable, "-u", "-c", text, "60"], stdout=said, start_new_session=True)
         code, inside = bench.inside(text)
-        assert (code, outside.wait()) == (0, 0), inside
+        outside.kill()
+        outside.wait()
+        assert code == 0, inside
         said.seek(0)
-        ratio = float(said.read()) / float(inside)
+        outer, inner = (numbers(each) for each in (said.read(), inside))
+    begin, end = inner[0][0], inner[-1][0]
+    meanwhile = [used for moment, used in outer if begin <= moment <= end]
+    ratio = (meanwhile[-1] - meanwhile[0]) / (inner[-1][1] - inner[0][1])
     assert ratio > 2, f"a busy service gets {ratio:.1f} times the processor time of a job"
     return f"on one processor, what runs in no container gets {ratio:.1f} times the time of a job"
 
@@ -277,8 +290,8 @@ def phantom(bench: Bench) -> str:
 def killed(bench: Bench) -> str:
     """kill -9 of a runner with a container at work: the next one ends what outlived it, and scores the study once."""
     folder = bench.scratch / "node"
-    job = {"executor": "container", "engine": bench.engine, "image": bench.limits.image, "isolation": "required"}
-    write_settings(folder, job=job)
+    chosen = {"executor": "container", "engine": bench.engine, "image": bench.limits.image, "isolation": "required"}
+    write_settings(folder, job=chosen)
     label = f"{words.NODE_LABEL}={words.owner(spool_of(folder).root)}"
     other = bench.said(
         "run", "--detach", "--rm", "--network", "none", "--label", f"{words.NODE_LABEL}=another",
