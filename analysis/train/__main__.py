@@ -12,12 +12,20 @@ from analysis.train.place import PlaceTaken
 from analysis.train.synth.synth import SynthConfig, SynthError, make_cohort
 from analysis.train.synth.synth_options import SYNTH_DESCRIPTION, SYNTH_EXAMPLES, add_synth_arguments
 
+EXTRA = ("scipy", "sklearn", "sksurv", "onnx")  # of `train`; a node comes without
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; gives the exit status (sysexits.h)."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
-    return command(options)
+    try:
+        return command(options)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        text = f'training needs the extra `train` ({error.name} is missing); install it: pip install "prognode[train]"'
+        return _refuse(Exception(text), os.EX_UNAVAILABLE)
 
 
 def _count(text: str) -> int:

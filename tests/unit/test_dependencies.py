@@ -2,7 +2,9 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from functools import cache
@@ -75,3 +77,14 @@ def test_what_comes_with_the_node_is_imported() -> None:
 def test_the_engines_of_training_stay_out_of_a_node() -> None:
     training = {"scipy", "scikit-image", "scikit-learn", "scikit-survival", "torch", "onnx", "pandas", "numba"}
     assert not _needed(PROJECT["dependencies"]) & training
+
+
+def test_training_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "cohort.toml").touch()
+    code = "import sys; sys.modules['scipy'] = None; from analysis.train.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-P", "-c", code, "train", str(tmp_path / "cohort.toml"), "--out", str(tmp_path / "out")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == os.EX_UNAVAILABLE
+    assert said.stderr == (
+        'training needs the extra `train` (scipy is missing); install it: pip install "prognode[train]"\n'
+    )
