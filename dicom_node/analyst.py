@@ -15,9 +15,9 @@ from typing import Any
 from analysis.contract import Outcome
 from config.identity import VERSION
 from config.settings import Settings
-from dicom_node import notify
 from dicom_node.bundles import Bundles
 from dicom_node.decision import Plan
+from dicom_node.executors.contract import Executor
 from dicom_node.job import Runner, verify_golden
 from dicom_node.loop import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Loop, Stage, short
 from dicom_node.spool import Spool
@@ -53,6 +53,10 @@ class Analyst:
             "waits": "",  # why no job can be started just now
             **_facts_of(bundles),
         }
+
+    @property
+    def executor(self) -> Executor:
+        return self._runner.executor
 
     @property
     def stages(self) -> list[Stage]:
@@ -192,7 +196,7 @@ class Analyst:
         try:
             for bundle in bundles:
                 if bundle.digest not in bundles.golden:
-                    bundles.golden[bundle.digest] = verify_golden(bundle, self._settings.job)
+                    bundles.golden[bundle.digest] = verify_golden(bundle, self.executor)
         except StageError as error:
             if bundles is self._bundles:
                 self._not_proved(error)
@@ -221,18 +225,17 @@ class Analyst:
         return False
 
 
-def renewed(before: Bundles, settings: Settings, *, tries: bool) -> Bundles:
-    """The bundles of other settings; `tries`: with the golden case of each that is new. Raises BundleError, StageError.
+def renewed(before: Bundles, settings: Settings, executor: Executor | None) -> Bundles:
+    """The bundles of other settings; with an executor, it runs the golden case of each that is new.
 
     None is given up that may still be the bundle of work in progress, but one whose golden case was never proved.
+    Raises BundleError, StageError.
     """
     bundles = Bundles.load(settings, before)
-    for bundle in bundles if tries else ():
+    for bundle in bundles:
         known = before.golden.get(bundle.digest)
-        if known is None:
-            notify.say("WATCHDOG=1")  # each may take as long as the watchdog waits, and nothing else is said meanwhile
-            known = verify_golden(bundle, settings.job)
-        bundles.golden[bundle.digest] = known
+        if executor is not None:
+            bundles.golden[bundle.digest] = verify_golden(bundle, executor) if known is None else known
     bundles.golden = before.golden | bundles.golden
     return bundles
 
@@ -269,7 +272,7 @@ class RunnerProcess:
 
     def ready_for(self, settings: Settings) -> Callable[[], None]:
         """As `reload.Reloadable`."""
-        bundles = renewed(self._bundles, settings, tries=True)
+        bundles = renewed(self._bundles, settings, self._analyst.executor)
 
         def put_in_force() -> None:
             self._bundles = bundles

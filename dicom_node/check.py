@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from analysis.contract import REASONS, FailureReason
 from config.planning import ANY
 from config.settings import Settings
 from dicom_node import (
@@ -22,7 +23,7 @@ from dicom_node import (
     syslog_out,
 )
 from dicom_node.executors.choice import chosen
-from dicom_node.executors.contract import NotStarted
+from dicom_node.executors.contract import Executor, NotStarted
 from dicom_node.finding import Finding as Finding
 from dicom_node.workitem import ConfigError, StageError
 from models.bundle import DEMO, BundleError, load
@@ -40,8 +41,9 @@ def check(settings: Settings, *, store_test: bool = False) -> Iterator[Finding]:
     yield check_machine.clock()
     yield from check_machine.ports(settings)
     yield from check_machine.running(settings)
-    yield from _bundles(settings)
-    yield _isolation(settings)
+    jobs = _executor(settings)
+    yield from _bundles(settings, jobs)
+    yield _isolation(settings, jobs)
     yield _language(settings)
     yield _patterns(settings)
     yield from _rules(settings)
@@ -71,7 +73,16 @@ def _packages() -> Finding:
     return Finding("installation.packages", True, "each belongs to Prognode alone")
 
 
-def _bundles(settings: Settings) -> Iterator[Finding]:
+def _executor(settings: Settings) -> Executor | NotStarted:
+    """What runs the jobs, tried where they run: an engine's daemon may see another /tmp than we."""
+    spool = settings.node.spool
+    try:
+        return chosen(settings.job, spool if spool.is_dir() else None)
+    except NotStarted as error:
+        return error
+
+
+def _bundles(settings: Settings, jobs: Executor | NotStarted) -> Iterator[Finding]:
     """The node's own and those of the rules."""
     tried: set[str] = set()
     named = {rule.bundle: f"of rule {rule.name}" for rule in reversed(settings.rules) if rule.bundle is not None}
@@ -88,8 +99,12 @@ def _bundles(settings: Settings) -> Iterator[Finding]:
         if digest in tried:
             continue
         tried.add(digest)
+        if isinstance(jobs, NotStarted):
+            text, remedy = f"the golden case waits ({jobs})", REASONS[FailureReason.JOB_NOT_STARTED].remedy
+            yield Finding("bundle.golden_case", False, text, remedy, about)
+            continue
         try:
-            yield Finding("bundle.golden_case", True, job.verify_golden(bundle, settings.job), about=about)
+            yield Finding("bundle.golden_case", True, job.verify_golden(bundle, jobs), about=about)
         except StageError as error:
             yield Finding("bundle.golden_case", False, str(error), error.hint, about)
 
@@ -202,11 +217,9 @@ def _collector(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _isolation(settings: Settings) -> Finding:
-    try:
-        found = chosen(settings.job)
-    except NotStarted as error:
-        return Finding("job.isolation", False, f"no job can be started: {error}", "see [job] executor in the settings")
+def _isolation(settings: Settings, found: Executor | NotStarted) -> Finding:
+    if isinstance(found, NotStarted):
+        return Finding("job.isolation", False, f"no job can be started: {found}", "see [job] executor in the settings")
     well = not found.missing or settings.job.isolation == "preferred"
     remedy = (
         "give the unit prognode-job@ the limits of [job] in the settings (docs/deployment.md, Jobs as units)"

@@ -118,14 +118,15 @@ def bundle_verify(folder: Folder = None, config: Config = None) -> None:
 
     Example: prognode bundle verify --config /etc/prognode/prognode.toml
     """
-    from dicom_node.job import verify_golden
+    from dicom_node.job import executor_of, verify_golden
     from dicom_node.workitem import StageError
 
     settings = Settings(bundle=folder) if folder else settings_of(config)
+    spool = settings.node.spool
     for bundle in bundles_of(settings):
         manifest = bundle.manifest
         try:
-            said = verify_golden(bundle, settings.job)
+            said = verify_golden(bundle, executor_of(settings.job, spool if config and spool.is_dir() else None))
         except StageError as error:
             stop(f"{bundle.folder}: {error}; {error.hint}", os.EX_CONFIG)
         files = counted(len(manifest.files), "file")

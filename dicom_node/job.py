@@ -4,7 +4,6 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -59,7 +58,7 @@ class Runner:
         self._spool, self._bundle = spool, bundle
         self._naming = threading.Lock()
         self._alone: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # by key, while one runs
-        self.executor = _chosen(limits, spool.root)
+        self.executor = executor_of(limits, spool.root)
         lacking = ", ".join(self.executor.missing)
         if limits.isolation == "required" and lacking:
             raise _failed(FailureReason.JOB_NOT_ISOLATED, f"job isolation is required but not to be had: {lacking}")
@@ -217,7 +216,7 @@ def _failed(code: FailureReason, text: str, kind: type[StageError] = Permanent) 
     return kind(text, REASONS[code].remedy, code)
 
 
-def verify_golden(bundle: Bundle, limits: Job) -> str:
+def verify_golden(bundle: Bundle, executor: Executor) -> str:
     """Run the bundle's golden case as a job would be run; gives a sentence.
 
     Raises
@@ -227,10 +226,8 @@ def verify_golden(bundle: Bundle, limits: Job) -> str:
     Permanent
         The bundle says other numbers here than on the machine that trained it, or the case could not be run.
     """
-    # The case is small: a limit set too low for studies is not the bundle's fault.
-    enough = replace(limits, memory_bytes=max(limits.memory_bytes, Job().memory_bytes))
     try:
-        code, said = _chosen(enough).ask("analysis.golden", bundle.folder.resolve(), GOLDEN_SECONDS)
+        code, said = executor.ask("analysis.golden", bundle.folder.resolve(), GOLDEN_SECONDS)
     except NotStarted as error:
         raise _failed(FailureReason.JOB_NOT_STARTED, f"the golden case waits ({error})", EngineDown) from error
     if code == ExitCode.OK:
@@ -239,7 +236,8 @@ def verify_golden(bundle: Bundle, limits: Job) -> str:
     raise _failed(FailureReason.BUNDLE_GOLDEN_CASE_FAILED, f"the bundle's golden case failed: {why}")
 
 
-def _chosen(limits: Job, place: Path | None = None) -> Executor:
+def executor_of(limits: Job, place: Path | None = None) -> Executor:
+    """The executor of the settings, for the node of that spool. Raises EngineDown where no job can be started."""
     try:
         return chosen(limits, place)
     except NotStarted as error:

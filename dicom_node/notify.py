@@ -8,12 +8,14 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 PULSE_SECONDS = 10.0
 STUCK_SECONDS = 60.0  # a part of the node that has done nothing for so long does not work any more
+_DONE = b"\0"  # beside the numbers of signals: a reload has ended
 _FIRST = 3  # SD_LISTEN_FDS_START
 _taken: set[str] = set()
 _hung_up: list[int] = []
@@ -59,6 +61,7 @@ def was_hung_up() -> bool:
 def pulse_until_signal(parts: Sequence[Part], reload: Callable[[], object] = lambda: None) -> None:
     """Say READY, pulse until SIGTERM or SIGINT, say STOPPING; `reload` at each SIGHUP. Call it in the main thread.
 
+    A reload, which may try a bundle for minutes, has a thread of its own: the watchdog hears of us meanwhile.
     A pipe wakes it: threading.Event.wait was seen to sleep on for its whole time when a signal came.
     """
     asleep, wake = os.pipe()
@@ -69,22 +72,36 @@ def pulse_until_signal(parts: Sequence[Part], reload: Callable[[], object] = lam
     pulse(parts, "READY=1")
     if was_hung_up():
         os.write(wake, bytes([signal.SIGHUP]))
-    while True:
-        if not select.select([asleep], [], [], PULSE_SECONDS)[0]:
-            pulse(parts)
-        elif {*os.read(asleep, 4096)} != {signal.SIGHUP} or terminal_is_gone():
-            break
-        else:
+    wanted, free = False, threading.Event()
+    free.set()
+
+    def turn() -> None:
+        try:
             reloading(reload)
-            pulse(parts)
+        finally:
+            free.set()
+            os.write(wake, _DONE)
+
+    while True:
+        came = {*os.read(asleep, 4096)} if select.select([asleep], [], [], PULSE_SECONDS)[0] else set()
+        wanted = wanted or signal.SIGHUP in came
+        if came - {signal.SIGHUP, *_DONE} or (signal.SIGHUP in came and terminal_is_gone()):
+            break
+        if wanted and free.is_set():
+            wanted = False
+            free.clear()
+            threading.Thread(target=turn, name="reload", daemon=True).start()
+        pulse(parts)
     say("STOPPING=1", "STATUS=ending what is at work")
 
 
 def reloading(reload: Callable[[], object]) -> None:
     """Around a reload, for the service manager."""
     say("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
-    reload()
-    say("READY=1")
+    try:
+        reload()
+    finally:
+        say("READY=1")
 
 
 def terminal_is_gone() -> bool:

@@ -175,7 +175,7 @@ class Worker:
     def ready_for(self, settings: Settings) -> Callable[[], None]:
         """As `reload.Reloadable`: what is planned and sent from now on goes by these settings."""
         _check(settings)
-        bundles = analyst.renewed(self._bundles, settings, tries=self.analyst is not None)
+        bundles = analyst.renewed(self._bundles, settings, self.analyst.executor if self.analyst else None)
         fetch = ClinicalFetch(settings, self._clock)
 
         def put_in_force() -> None:

@@ -21,7 +21,7 @@ from config.settings import Job
 from dicom_node.executors import container_words as words
 from dicom_node.executors import inside, process, sandbox
 from dicom_node.executors.container_words import Engine
-from dicom_node.executors.contract import Ended, NotStarted
+from dicom_node.executors.contract import Ended, NotStarted, for_a_tool
 
 ENGINES = ("podman", "docker")
 _ABOUT = {
@@ -30,6 +30,7 @@ _ABOUT = {
 }
 ENGINE_SECONDS = 60.0  # that a word with the engine may take
 TRIAL_SECONDS = 120.0
+TRIAL = "trial-"  # how the names of their folders begin
 # What the engines' programs need of our environment; a proxy, for one, podman would hand on to the job.
 _PASSED_ON = (
     "PATH", "HOME", "LANG", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "CONTAINERS_", "DOCKER_", "STORAGE_",
@@ -73,9 +74,8 @@ class ContainerExecutor:
         program = [words.PYTHON, "-P", "-m", "analysis.run", "/in", "/out"]
         name = f"prognode-{self._owner}-{key[:32]}"
         log = folder_out.parent / process.LOG_FILE
-        argv = self._command(
-            name, words.NODE_LABEL, program, folder_in, folder_out, self._limits.wall_clock_seconds + words.LATE_SECONDS
-        )
+        seconds = self._limits.wall_clock_seconds + words.LATE_SECONDS
+        argv = self._command(name, words.NODE_LABEL, program, folder_in, folder_out, seconds, self._limits)
         child = self._start(argv)
         assert child.stdout is not None
         said = threading.Thread(target=process.keep_log, args=(child.stdout, log), daemon=True)
@@ -91,12 +91,19 @@ class ContainerExecutor:
 
     def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:
         with self._readable(folder) as shown:
-            return self._ask([words.PYTHON, "-P", "-m", module, "/in"], shown, None, seconds)
+            program = [words.PYTHON, "-P", "-m", module, "/in"]
+            return self._ask(program, shown, None, seconds, for_a_tool(self._limits))
 
     def sweep(self) -> int:
-        label = f"label={words.NODE_LABEL}={self._owner}"
-        done = _told([self._engine.name, "ps", "--all", "--quiet", "--no-trunc", "--filter", label])
-        found = done.stdout.split()
+        """Also ends trials and golden cases that a killed process has left, and removes their folders."""
+        self._swept(words.TRIAL_LABEL)
+        for folder in self._place.glob(f"{TRIAL}*") if self._place else ():
+            process.remove(folder)
+        return self._swept(words.NODE_LABEL)
+
+    def _swept(self, label: str) -> int:
+        listed = ["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}={self._owner}"]
+        found = _told([self._engine.name, *listed]).stdout.split()
         for name in found:
             self._remove(name)
         return len(found)
@@ -104,11 +111,18 @@ class ContainerExecutor:
     # -- one container ----------------------------------------------------------------------------------------
 
     def _command(
-        self, name: str, label: str, program: Sequence[str], folder_in: Path, folder_out: Path | None, seconds: float
+        self,
+        name: str,
+        label: str,
+        program: Sequence[str],
+        folder_in: Path,
+        folder_out: Path | None,
+        seconds: float,
+        limits: Job,
     ) -> list[str]:
         try:
             return words.command(
-                self._engine, self._limits, name, f"{label}={self._owner}", program,
+                self._engine, limits, name, f"{label}={self._owner}", program,
                 folder_in=folder_in, folder_out=folder_out, seconds=seconds,
             )  # fmt: skip
         except ValueError as error:
@@ -144,10 +158,11 @@ class ContainerExecutor:
         return f"{self._engine.name}: {lines[-1][-300:] if lines else 'no reason given'}"
 
     def _ask(
-        self, program: Sequence[str], folder_in: Path, folder_out: Path | None, seconds: float
+        self, program: Sequence[str], folder_in: Path, folder_out: Path | None, seconds: float, limits: Job
     ) -> tuple[int | None, str]:
         name = f"prognode-{self._owner}-{secrets.token_hex(8)}"
-        argv = self._command(name, words.TRIAL_LABEL, program, folder_in, folder_out, seconds + words.LATE_SECONDS)
+        seconds_in_all = seconds + words.LATE_SECONDS
+        argv = self._command(name, words.TRIAL_LABEL, program, folder_in, folder_out, seconds_in_all, limits)
         child = self._start(argv)
         try:
             said, _ = child.communicate(timeout=seconds)
@@ -186,7 +201,11 @@ class ContainerExecutor:
     @contextmanager
     def _own_folder(self) -> Iterator[Path]:
         """In the spool where that is known: a daemon may see another /tmp than we."""
-        with tempfile.TemporaryDirectory(prefix="trial-", dir=self._place) as own:
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=TRIAL, dir=self._place)
+        except OSError as error:
+            raise NotStarted(f"{self._place or tempfile.gettempdir()}: {error.strerror}") from error
+        with folder as own:
             yield Path(own).resolve()
 
     # -- the trial --------------------------------------------------------------------------------------------
@@ -200,7 +219,7 @@ class ContainerExecutor:
             folder_out.mkdir()
             (folder_in / "question").write_text(question)
             self._give(folder_in, folder_out)
-            code, said = self._ask(program, folder_in, folder_out, TRIAL_SECONDS)
+            code, said = self._ask(program, folder_in, folder_out, TRIAL_SECONDS, self._limits)
         try:
             if code == 0:
                 return words.judged(json.loads(said.splitlines()[-1]), self._limits, VERSION, question)

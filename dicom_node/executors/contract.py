@@ -1,8 +1,10 @@
 """What every executor promises: one call that runs a job to its end, the same for a child process and a container."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from config.settings import Job
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,11 @@ class Ended:
 
 class NotStarted(Exception):
     """No job can be started here and now, through no fault of a study; the text says why, and quotes no header."""
+
+
+def for_a_tool(limits: Job) -> Job:
+    """Limits for `ask`: what it runs is small, and a limit of memory too low for studies is not a bundle's fault."""
+    return replace(limits, memory_bytes=max(limits.memory_bytes, Job().memory_bytes))
 
 
 class Executor(Protocol):

@@ -20,7 +20,7 @@ from typing import IO
 
 from config.settings import Job
 from dicom_node.executors import cgroup, harvest, sandbox, syscalls
-from dicom_node.executors.contract import Ended, NotStarted
+from dicom_node.executors.contract import Ended, NotStarted, for_a_tool
 from dicom_node.executors.sandbox import Isolation
 
 LOG_FILE = "job.log"  # beside IN and OUT: the job cannot reach it
@@ -58,7 +58,7 @@ class ProcessExecutor:
         return run(folder_in, folder_out, self._limits, self.isolation)
 
     def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:
-        return ask_module(module, folder, seconds, self._limits, self.isolation)
+        return ask_module(module, folder, seconds, for_a_tool(self._limits), self.isolation)
 
     def sweep(self) -> int:
         return 0  # a job dies with its runner, and `probe` has removed what control groups were left

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from analysis.contract import FEATURES_FILE, MASK_FILE, PICTURES_FILE, RESULT_FI
 from config.identity import VERSION
 from config.job import Job
 from dicom_node.executors import harvest, parcel, process
-from dicom_node.executors.contract import Ended, NotStarted
+from dicom_node.executors.contract import Ended, NotStarted, for_a_tool
 from dicom_node.executors.sandbox import Isolation
 
 TAKEN = (FEATURES_FILE, MASK_FILE, PICTURES_FILE, TIMING_FILE, RESULT_FILE)
@@ -67,7 +66,7 @@ def _answer(header: dict[str, Any], bodies: list[bytes]) -> bytes:
             return parcel.packed({"lacking": lacking})
         if "module" in header:
             code, said = process.ask_module(
-                header["module"], folder / "in" / BUNDLE, header["seconds"], limits, isolation
+                header["module"], folder / "in" / BUNDLE, header["seconds"], for_a_tool(limits), isolation
             )
             return parcel.packed({"exit_code": code, "said": said})
         _prove(folder / "in" / BUNDLE, limits, isolation)
@@ -111,9 +110,8 @@ def _prove(bundle: Path, limits: Job, isolation: Isolation) -> None:
     name = hashlib.sha256(repr(sorted(harvest.digests(bundle).items())).encode()).hexdigest()
     with _proving:
         if name not in _proved:
-            enough = replace(limits, memory_bytes=max(limits.memory_bytes, Job().memory_bytes))
             seconds = max(GOLDEN_SECONDS, limits.wall_clock_seconds)
-            code, said = process.ask_module("analysis.golden", bundle, seconds, enough, isolation)
+            code, said = process.ask_module("analysis.golden", bundle, seconds, for_a_tool(limits), isolation)
             if code is None:
                 raise NotStarted(
                     f"the golden case of the bundle did not end within {seconds:.0f} s on the worker; "

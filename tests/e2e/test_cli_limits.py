@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -77,6 +78,46 @@ def test_a_hang_up_before_the_service_has_started_is_a_reload_then(capsys: pytes
             signal.signal(number, handler)
     assert reloaded == [1]
     assert sys.exc_info() == (None, None, None)
+
+
+def test_the_watchdog_hears_of_a_process_that_reads_its_settings_and_a_stop_does_not_wait_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    def reload() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)  # another one meanwhile waits for its turn
+        let_go.wait(60)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setattr(notify, "PULSE_SECONDS", 0.05)
+        heard: list[str] = []
+
+        def hear() -> None:
+            while heard[-1:] != ["STOPPING=1\nSTATUS=ending what is at work"]:
+                heard.append(manager.recv(1000).decode())
+                if len(heard) == 6:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
+        listener = threading.Thread(target=hear)
+        try:
+            notify.hear_hang_ups()
+            os.kill(os.getpid(), signal.SIGHUP)
+            listener.start()
+            notify.pulse_until_signal([], reload)
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            let_go.set()
+        listener.join(60)
+        begun = next(place for place, words in enumerate(heard) if words.startswith("RELOADING=1"))
+        assert all("WATCHDOG=1" in words for words in heard[begun + 1 : -1])
+        assert sum(words.startswith("RELOADING=1") for words in heard) == 1
 
 
 def test_config_check_names_a_bundle_that_is_none(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,18 +97,15 @@ def test_a_node_whose_golden_case_fails_says_so_and_ends_with_a_configuration_er
     assert re.search(r"prognode: other numbers install the bundle again", done.stderr)
 
 
-def test_the_watchdog_hears_of_each_golden_case_of_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.setblocking(False)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        heard: list[bytes] = []
-        monkeypatch.setattr(analyst, "verify_golden", lambda *_: heard.append(manager.recv(100)) or "agrees")
-        bundle = load(DEMO)
-        before = Bundles(bundle)
-        for _ in range(2):
-            before = analyst.renewed(before, Settings(), tries=True)
-        assert (heard, before.golden) == ([b"WATCHDOG=1"], {bundle.digest: "agrees"})
+def test_a_reload_tries_a_bundle_once_with_the_executor_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(analyst, "verify_golden", lambda _, executor: given.append(executor) or "agrees")
+    monkeypatch.setattr("dicom_node.job.chosen", lambda *_: pytest.fail("another executor, which tries all anew"))
+    executor: Any = object()
+    before = Bundles(load(DEMO))
+    for _ in range(2):
+        before = analyst.renewed(before, Settings(), executor)
+    assert (given, before.golden) == ([executor], {load(DEMO).digest: "agrees"})
 
 
 def test_a_reload_while_a_bundle_is_proved_takes_its_place_and_its_failure_ends_nothing(

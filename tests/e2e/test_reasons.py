@@ -338,7 +338,7 @@ def test_a_bundle_that_says_other_numbers_is_named(tmp_path: Path, monkeypatch: 
     made = road(tmp_path)
     monkeypatch.setattr("dicom_node.executors.process.ask_module", lambda *_: (1, "other numbers"))
     with pytest.raises(StageError) as caught:
-        job.verify_golden(made.bundle, Job())
+        job.verify_golden(made.bundle, job.executor_of(Job()))
     assert caught.value.code == FailureReason.BUNDLE_GOLDEN_CASE_FAILED
 
 

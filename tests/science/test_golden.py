@@ -12,7 +12,7 @@ import pytest
 
 from analysis import golden
 from config.settings import Job
-from dicom_node.job import verify_golden
+from dicom_node.job import executor_of, verify_golden
 from dicom_node.workitem import Permanent
 from models.bundle import DEMO, Bundle, digest_of, load
 from tests.e2e.node import PROGNODE
@@ -43,7 +43,7 @@ def with_other_slope(folder: Path, factor: float) -> Bundle:
 
 def test_the_demo_bundle_says_here_what_it_said_where_it_was_trained() -> None:
     assert golden.verify(load(DEMO)) > 100
-    assert verify_golden(load(DEMO), Job()).endswith("numbers agree")
+    assert verify_golden(load(DEMO), executor_of(Job())).endswith("numbers agree")
 
 
 def test_a_changed_coefficient_is_found_though_every_digest_is_right(copy: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_bundle_without_a_golden_case_is_refused(copy: Path) -> None:
     with pytest.raises(golden.GoldenMismatch, match=r"golden.json: missing"):
         golden.verify(bundle)
     with pytest.raises(Permanent, match="golden case failed"):
-        verify_golden(bundle, Job())
+        verify_golden(bundle, executor_of(Job()))
 
 
 def test_the_service_does_not_start_with_a_bundle_that_differs(copy: Path, tmp_path: Path) -> None:
