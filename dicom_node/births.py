@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dicom_node import items
 from dicom_node.database import Database
 from dicom_node.instance import Instance
-from dicom_node.workitem import State, WorkItem
+from dicom_node.workitem import UNCHANGED, State, WorkItem
 
 _LEFT_A_RESULT = (
     "(state != 'CANCELED' OR EXISTS"
@@ -105,7 +105,7 @@ class Births:
             if newest is None or newest.inputs_digest != inputs_digest or (waiting is not None and waiting.replan):
                 return False
             if waiting is not None:
-                items.move(self._db, waiting.id, State.CANCELED, now, "nothing has changed")
+                self._close_unchanged(waiting, now)
         return True
 
     def schedule(self, roi_sop_instance_uid: str, birth: Birth, now: float, why: str = "") -> bool:
@@ -119,7 +119,7 @@ class Births:
             before = self._supersede(roi_sop_instance_uid, birth.key, now)
             if before is not None and before.content_key == birth.key:
                 if waiting is not None:
-                    items.move(self._db, waiting.id, State.CANCELED, now, "nothing has changed")
+                    self._close_unchanged(waiting, now)
                 return False
             columns: dict[str, object] = {
                 **vars(birth),
@@ -184,6 +184,10 @@ class Births:
         return waiting.updated_at if waiting is not None and waiting.replan else None
 
     # -- rows ------------------------------------------------------------------------------------------------
+
+    def _close_unchanged(self, waiting: WorkItem, now: float) -> None:
+        items.move(self._db, waiting.id, State.CANCELED, now, UNCHANGED)
+        self._update(waiting.id, {"reason": None, "hint": UNCHANGED})
 
     def _supersede(self, roi_sop_instance_uid: str, key: str, now: float) -> WorkItem | None:
         """End what other content has not brought to a result; gives the newest row that is left."""

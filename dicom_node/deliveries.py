@@ -154,6 +154,27 @@ class Deliveries:
                 [(delivery_id,) for delivery_id in delivery_ids],
             )
 
+    def troubles(self) -> dict[str, str]:
+        """Destination -> what does not come to it since it last took something, in words."""
+        found = {}
+        for row in self._db.rows(
+            "SELECT d.destination, count(*) AS n, max(w.updated_at) AS at, d.detail FROM work_item w"
+            " JOIN delivery d ON d.work_item_id = w.id WHERE w.state = ? AND d.state = ? GROUP BY d.destination",
+            [State.FAILED, FAILED],
+        ):
+            taken = self._db.rows(
+                "SELECT 1 FROM peer_contact WHERE peer = ? AND kind = 'delivered' AND at > ?",
+                [row["destination"], row["at"]],
+            )
+            if not taken:
+                found[row["destination"]] = f"{row['n']} refused: {row['detail']}"
+        for row in self._db.rows(
+            "SELECT destination, count(*) AS n, detail FROM delivery"
+            " WHERE final = 0 AND sent_at IS NULL AND attempts > 0 GROUP BY destination"
+        ):
+            found[row["destination"]] = f"{row['n']} not sent yet: {row['detail']}"
+        return found
+
     def has_left(self, work_item_id: int) -> bool:
         """Whether any object of a work item is, or may be, at any destination; messages (without a class) are none."""
         where = f"work_item_id = ? AND {_MAY_BE_THERE}"

@@ -15,8 +15,10 @@ from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.ticket import ticket_of
 from dicom_node.vitals import Component
-from dicom_node.workitem import DeliveryState, State, WorkItem
+from dicom_node.workitem import PRIORITIES, UNCHANGED, DeliveryState, State, WorkItem
 
+SHOWN = 20
+_PRIORITIES = {number: word for word, number in PRIORITIES.items()}
 STOPS = ("receive", "spool", "store", "plan", "schedule", "job", "analysis", "report", "deliver", "proof")
 
 
@@ -26,12 +28,21 @@ def overview(store: Store, synthetic: bool) -> str:
     lines = ["SYNTHETIC bundle - NOT FOR CLINICAL USE"] if synthetic else []
     lines += [f"{one.component} does not run: {_ended(one)}" for one in store.vitals.silent(time.time())]
     lines.append("  ".join(f"{state} {counts.get(state, 0)}" for state in State))
+    newest = [item for item in store.items(limit=2 * SHOWN) if not _is_unchanged(item)][:SHOWN]
+    if newest:
+        lines.append(f"{'item':<8} {'state':<16} {'priority':<8} {'outcome':<10} {'reason':<28} {'changed':<23}  study")
     lines += [
-        f"{_time(item.updated_at)}  {item.state:<10} {item.outcome or '-':<10} {item.reason or '-':<28} "
-        f"study {item.study_instance_uid}{'  shadow' if item.shadow else ''}"
-        for item in store.items(limit=20)
+        f"{f'#{item.id}':<8} {item.state + (' (held)' if item.held else ''):<16} {_PRIORITIES[item.priority]:<8} "
+        f"{item.outcome or '-':<10} {item.reason or '-':<28} {_time(item.updated_at)}  {item.study_instance_uid}"
+        f"{'  shadow' if item.shadow else ''}"
+        for item in newest
     ]
     return "\n".join(lines)
+
+
+def _is_unchanged(item: WorkItem) -> bool:
+    """Whether it was planned once more, to the same answer: what counts is the one before it."""
+    return item.state is State.CANCELED and item.hint == UNCHANGED
 
 
 def _ended(one: Component) -> str:
@@ -47,7 +58,7 @@ def of_study(store: Store, spool: Spool, study_instance_uid: str) -> str | None:
         return None
     if not items:
         return f"{_named(study_instance_uid)}\n  objects are here, but none asks for a score yet"
-    return "\n\n".join(_way(item, store, spool) for item in items)
+    return "\n\n".join(_way(item, store, spool) for item in sorted(items, key=_is_unchanged))
 
 
 def _named(study_instance_uid: str) -> str:
@@ -58,6 +69,7 @@ def _way(item: WorkItem, store: Store, spool: Spool) -> str:
     row = store.details(item.id)
     deliveries = store.deliveries.of_item(item.id)
     head = f"{_named(item.study_instance_uid)}\nwork item {item.id}, revision {item.revision}, state {item.state}"
+    head += " (held)" if item.held else ""
     if item.outcome or item.reason:
         head += f", {item.outcome or 'waiting'} {item.reason or ''}".rstrip()
     lines = [head]
@@ -68,7 +80,7 @@ def _way(item: WorkItem, store: Store, spool: Spool) -> str:
         lines.append(f"  {row['events'][-1]['detail']}")
     elif text := wording(item.reason):
         lines.append(f"  {text.sentence} {text.remedy}")
-    if row["hint"]:
+    if row["hint"] and not _is_unchanged(item):
         lines.append(f"  {'waits' if item.state is State.WAITING else 'to do'}: {row['hint']}")
     lines += [
         f"  {number:>2} {stop.name:<9} {_at(stop.at, stop.text)}"

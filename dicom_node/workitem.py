@@ -31,6 +31,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+UNCHANGED = "nothing has changed: the result before it stands"  # of what was planned once more, and is no new answer
 PRIORITIES = {"HIGH": 1, "MEDIUM": 0, "LOW": -1}  # Scheduled Procedure Step Priority (0074,1200)
 
 

@@ -67,6 +67,7 @@ class PeerFacts:
     received: Contact | None
     delivered: Contact | None
     echo: Contact | None
+    trouble: str  # what does not come to it since then; '' where all does
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def system(settings: Settings, spool: Spool, store: Store, version: str) -> Syst
         version=version,
         disk=DiskFacts(disk.total, disk.free, disk.refuse),
         queue=QueueFacts(store.counts(), oldest, store.vitals.held()),
-        peers=_peers(settings, store.vitals.contacts()),
+        peers=_peers(settings, store.vitals.contacts(), store.deliveries.troubles()),
         worker=worker,
         worker_alive=worker is not None and worker.alive(now),
         runner=runner,
@@ -158,7 +159,7 @@ def system(settings: Settings, spool: Spool, store: Store, version: str) -> Syst
     )
 
 
-def _peers(settings: Settings, contacts: list[Contact]) -> tuple[PeerFacts, ...]:
+def _peers(settings: Settings, contacts: list[Contact], troubles: dict[str, str]) -> tuple[PeerFacts, ...]:
     known = [(peer.ae_title, f"{peer.host}:{peer.port}", peer.sends, peer.receives_results) for peer in settings.peers]
     known += [
         (f"hl7:{peer.name}", f"{peer.host}:{peer.port}", False, peer.receives_results) for peer in settings.hl7_peers
@@ -177,6 +178,7 @@ def _peers(settings: Settings, contacts: list[Contact]) -> tuple[PeerFacts, ...]
             found.get((name, "received")),
             found.get((name, "delivered")),
             found.get((name, "echo")),
+            troubles.get(name, ""),
         )
         for name, where, sends, receives in known
     )

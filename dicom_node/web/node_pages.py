@@ -178,6 +178,8 @@ def _peer(peer: facts.PeerFacts, now: float) -> dict[str, Any]:
         {"kind": kind, **_contact(contact, now)}
         for kind, contact in (("received", peer.received), ("delivered", peer.delivered), ("C-ECHO", peer.echo))
     ]
+    if peer.trouble:
+        contacts[1] |= {"badge": Badge("since then: not delivered", "bad"), "detail": peer.trouble}
     return {
         "name": peer.name,
         "where": peer.where or "not in the settings",

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from analysis.contract import Endpoint, RiskGroup, RiskScore, wording
-from dicom_node.workitem import PRIORITIES, DeliveryState, State
+from dicom_node.workitem import PRIORITIES, UNCHANGED, DeliveryState, State
 from dicom_node.worklist import DeliveryCounts, Row
 from reports import words
 
@@ -180,6 +180,8 @@ def stage(row: Row) -> str:
     """What a work item's state means, beside its UPS word."""
     if row.leased and row.state is State.SCHEDULED:
         return "being analysed"
+    if row.state is State.CANCELED and row.hint == UNCHANGED:
+        return UNCHANGED
     if row.state is State.CANCELED and not row.newest:
         return "replaced by a later revision"
     if row.shadow and row.state in (State.REPORTED, State.COMPLETED):

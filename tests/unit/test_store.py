@@ -1,5 +1,6 @@
 """The store: nothing is taken twice, no illegal move, the same content never makes a second work item."""
 
+import re
 import sqlite3
 import threading
 from itertools import product
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node import status
 from dicom_node.births import Birth
 from dicom_node.instance import CT, RTSTRUCT, Instance
 from dicom_node.store import Store
+from dicom_node.web import views
 from dicom_node.workitem import (
     TRANSITIONS,
     ConfigError,
@@ -232,6 +235,7 @@ def test_a_refused_delivery_fails_the_item_and_a_retry_sends_the_same_again(stor
     store.complete_delivered(3.0)
     assert store.items()[0].state is State.FAILED
     assert "A900H" in store.details(item.id)["events"][-1]["detail"]
+    assert store.deliveries.troubles() == {"PACS": "1 refused: status A900H"}
     store.retry(item.id, 4.0)
     assert store.items()[0].state is State.REPORTED  # not SCHEDULED: what was composed is sent as it is
     assert store.deliveries.due(5.0)[0].state is DeliveryState.PENDING
@@ -389,6 +393,24 @@ def test_what_an_operator_asks_again_is_not_taken_for_answered(store: Store) -> 
     assert not store.births.is_answered("1.5", "i-k", 5.0)
     assert not schedule(store)  # the same key: nothing has changed, and the question is closed
     assert [each.state for each in store.items()] == [State.CANCELED, State.COMPLETED]
+    unchanged, kept = store.worklist.of_study(done.study_instance_uid)
+    assert views.stage(unchanged) == "nothing has changed: the result before it stands"
+    shown = status.overview(store, False)
+    assert f"#{kept.id} " in shown
+    assert f"#{unchanged.id} " not in shown, "what counts is the one before it"
+    schedule(store, roi=contour("1.6"), key="other")
+    store.hold(store.items()[0].id, True, 6.0, "by anna")
+    assert re.search(r"#\d+ +SCHEDULED \(held\) +MEDIUM", status.overview(store, False))
+
+
+def test_what_does_not_come_to_a_destination_is_told_until_something_does(store: Store) -> None:
+    item = reported(store, "risk-sr")
+    (row,) = store.deliveries.of_item(item.id)
+    assert store.deliveries.troubles() == {}
+    store.deliveries.record(row.id, attempts=1, detail="it does not answer")
+    assert store.deliveries.troubles() == {row.destination: "1 not sent yet: it does not answer"}
+    store.deliveries.record(row.id, sent_at=5.0, state=DeliveryState.SENT)
+    assert store.deliveries.troubles() == {}
 
 
 def test_a_failed_item_that_was_never_sent_makes_room_without_a_revision(store: Store) -> None:
