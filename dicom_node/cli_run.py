@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 Process = Literal["serve", "receive", "work", "run"]
+GIVES_WAY = 5  # niceness; the jobs have 10 more
 
 
 def add_to(app: typer.Typer) -> None:
@@ -81,6 +82,9 @@ def _run(config: Path | None, process: Process, *, jobs: bool = True) -> None:
     from dicom_node.workitem import ConfigError, StageError
 
     notify.hear_hang_ups()
+    if process in ("work", "run"):  # a sender waits for each answer of the receiver; a report can wait
+        with suppress(OSError):  # under systemd, where the weights of the units say it
+            os.nice(GIVES_WAY)
     settings = settings_of(config)
     log(settings=settings)
     for key, path in not_there(settings):

@@ -1,5 +1,6 @@
 """receive, work and run as processes of their own, over one spool: the way of the systemd units."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -42,6 +43,9 @@ class Processes:
             command = [str(PROGNODE), *COMMANDS[name], "--config", str(self.folder / SETTINGS)]
             self._running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
+    def niceness(self, name: str) -> int:
+        return os.getpriority(os.PRIO_PROCESS, self._running[name].pid)
+
     def kill(self, name: str) -> None:
         process = self._running.pop(name)
         process.kill()
@@ -72,6 +76,7 @@ def test_three_processes_score_a_study_whichever_is_killed(tmp_path: Path, pacs:
         wait_for(lambda: [one.state for one in items_of(folder)] == ["SCHEDULED"], "it is planned", folder=folder)
         node.start("run")
         wait_for(lambda: items_of(folder)[0].attempts == 1, "its job is begun", folder=folder)
+        assert [node.niceness(name) for name in ("work", "run")] == [min(os.nice(0) + 5, 19)] * 2
         node.kill("run")
         node.kill("work")
         assert items_of(folder)[0].state == "SCHEDULED", "nobody else runs jobs"
