@@ -34,7 +34,7 @@ LEAST = {"numpy", "pydantic", "cryptography", "httpx", "fontTools", "PIL"}
     ("what", "forbidden"),
     [
         ("dicom_node.cli", COMPUTING | DRAWING | WEB | DICOM | LEAST),  # `prognode --help`
-        ("dicom_node.receive", COMPUTING | DRAWING | WEB | LATER),
+        ("dicom_node.receive", COMPUTING | DRAWING | WEB | LATER | {"pydantic", "analysis.contract"}),
         ("dicom_node.hl7_in", COMPUTING | DRAWING | WEB | LATER),
         ("dicom_node.web.app", COMPUTING | DRAWING | LATER | {"pynetdicom"}),
         ("dicom_node.worker", COMPUTING | DRAWING | WEB | LATER),
