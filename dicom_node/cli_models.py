@@ -126,7 +126,7 @@ def bundle_verify(folder: Folder = None, config: Config = None) -> None:
     for bundle in bundles_of(settings):
         manifest = bundle.manifest
         try:
-            said = verify_golden(bundle, executor_of(settings.job, spool if config and spool.is_dir() else None))
+            said = verify_golden(bundle, executor_of(settings.job, spool if not folder and spool.is_dir() else None))
         except StageError as error:
             stop(f"{bundle.folder}: {error}; {error.hint}", os.EX_CONFIG)
         files = counted(len(manifest.files), "file")

@@ -34,6 +34,8 @@ CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = "20s"  # until a connection on which nothing is acknowledged counts as lost
 LOOK_SECONDS = 2.0
 NO_WORKER_SECONDS = 20.0  # that a job waits where no worker could take it
+WORKERS_ASKED = 3  # where one says that it cannot start a job
+AVOIDED_SECONDS = 60.0  # is such a one, while there are others
 KILLED = -9  # the exit status of a job that has killed its workers, as if the kernel had killed it
 _RUN = re.compile(r"run-[0-9a-f]{16}")
 _QUIET = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.batched")
@@ -74,9 +76,9 @@ class DaskExecutor:
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         if self._limits.dask.transfer == "shared":
-            header, bodies = self._asked(key, {"shared": str(folder_in.parent)})
+            header, bodies = self._asked(key, {"shared": str(folder_in.parent)}, self._limits.answer_seconds)
         else:
-            header, bodies = self._sent(key, folder_in, "", {})
+            header, bodies = self._sent(key, folder_in, "", {}, self._limits.answer_seconds)
         if header.get("killed"):
             return Ended(KILLED)
         code, broke = header.get("exit_code"), header.get("broke")
@@ -89,7 +91,8 @@ class DaskExecutor:
         return Ended(code, broke)
 
     def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:
-        header, _ = self._sent(f"ask-{module}", folder, f"{remote.BUNDLE}/", {"module": module, "seconds": seconds})
+        more = {"module": module, "seconds": seconds}
+        header, _ = self._sent(f"ask-{module}", folder, f"{remote.BUNDLE}/", more, seconds)
         code, said = header.get("exit_code", KILLED), header.get("said", "")
         if not (code is None or type(code) is int) or not isinstance(said, str):
             raise NotStarted("the worker's answer is not valid")
@@ -100,7 +103,9 @@ class DaskExecutor:
 
     # -- sending ------------------------------------------------------------------------------------------------
 
-    def _sent(self, key: str, folder: Path, prefix: str, more: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def _sent(
+        self, key: str, folder: Path, prefix: str, more: dict[str, Any], seconds: float
+    ) -> tuple[dict[str, Any], list[bytes]]:
         """Send files and get the answer; a bundle's files again only where the worker says that it lacks them."""
         found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         digests = {path.relative_to(folder).as_posix(): sha256(path) for path in found}
@@ -108,18 +113,19 @@ class DaskExecutor:
         for left_out in (bundle & self._travelled, set()):
             files = [{"name": f"{prefix}{n}", "sha256": d, "sent": d not in left_out} for n, d in digests.items()]
             paths = [folder / name for name, digest in digests.items() if digest not in left_out]
-            header, bodies = self._asked(key, {"files": files, **more}, paths)
+            header, bodies = self._asked(key, {"files": files, **more}, seconds, paths)
             if "lacking" not in header:
                 self._travelled |= bundle
                 return header, bodies
         raise NotStarted("a worker says that files are lacking which were sent")
 
     def _asked(
-        self, key: str, request: dict[str, Any], paths: Sequence[Path] = ()
+        self, key: str, request: dict[str, Any], seconds: float, paths: Sequence[Path] = ()
     ) -> tuple[dict[str, Any], list[bytes]]:
         """The answer to a request with these files; {"killed": True} where no worker has survived it.
 
-        The task's key is of the content: other limits or other bytes are another task.
+        A worker that cannot start it answers at once and would be given more: another one is asked. The task's key is
+        of the content: other limits or other bytes are another task.
         """
         limits = {name: getattr(self._limits, name) for name in remote.LIMITS}
         header = {"version": VERSION, "limits": limits, **request}
@@ -130,16 +136,22 @@ class DaskExecutor:
             return parcel.packed(header, [path.read_bytes() for path in paths])
 
         name = f"prognode-{key}-{content[:16]}"
-        answer = self._cluster.answer(name, parcel_of_it, self._limits.answer_seconds)
-        if answer is None:
-            return {"killed": True}, []
-        try:
-            header, bodies = parcel.opened(answer, most)
-        except parcel.Unreadable as error:
-            raise NotStarted(f"the worker's answer is not valid: {error}") from None
-        if "not_started" in header:
-            raise NotStarted(_plain(header["not_started"]))
-        return header, bodies
+        why = ""
+        for turn in range(WORKERS_ASKED):
+            answer = self._cluster.answer(f"{name}-{turn}", parcel_of_it, seconds)
+            if answer is None:
+                return {"killed": True}, []
+            try:
+                header, bodies = parcel.opened(answer, most)
+            except parcel.Unreadable as error:
+                raise NotStarted(f"the worker's answer is not valid: {error}") from None
+            if "not_started" not in header:
+                return header, bodies
+            worker = _plain(header.get("worker", ""))
+            why = f"{worker and f'worker {worker}: '}{_plain(header['not_started'])}"
+            if not worker or not self._cluster.avoid(worker):
+                break
+        raise NotStarted(why)
 
 
 def _plain(text: object) -> str:
@@ -183,6 +195,8 @@ class Cluster:
         self._dask, self._lock, self._making = dask, threading.Lock(), threading.Lock()
         self._client: Any = None
         self._room, self._looked = 0, float("-inf")
+        self._able: set[str] = set()  # addresses of workers that can run a job
+        self._avoided: dict[str, float] = {}  # those that could not start one, until when
         try:
             self._library: Any = importlib.import_module("distributed")
             options = importlib.import_module("dask.config")
@@ -203,7 +217,11 @@ class Cluster:
         needs = self._dask.needs or None
         try:
             with self._making:
-                future = client.submit(remote.handle, request(), key=key, pure=False, resources=needs, retries=0)
+                workers = self._preferred()
+                future = client.submit(
+                    remote.handle, request(), key=key, pure=False, resources=needs, retries=0,
+                    workers=workers, allow_other_workers=workers is not None,
+                )  # fmt: skip
             try:
                 return self._waited(future, seconds)
             finally:
@@ -229,9 +247,25 @@ class Cluster:
         except Exception as error:
             raise NotStarted(f"the scheduler {self._dask.scheduler} does not answer") from error
         with self._lock:
-            self._room = sum(_places(worker, self._dask.needs) for worker in known["workers"].values())
+            places = {address: _places(worker, self._dask.needs) for address, worker in known["workers"].items()}
+            self._room, self._able = sum(places.values()), {address for address, room in places.items() if room}
             self._looked = time.monotonic()
         return self._room
+
+    def avoid(self, worker: str) -> bool:
+        """Prefer the others for a while; whether there are any. Raises NotStarted."""
+        with self._lock:
+            self._avoided[worker] = time.monotonic() + AVOIDED_SECONDS
+        self.room()
+        return self._preferred() is not None
+
+    def _preferred(self) -> list[str] | None:
+        """The workers but those that could not start a job of late; None where that is none of them, or all."""
+        with self._lock:
+            now = time.monotonic()
+            self._avoided = {worker: until for worker, until in self._avoided.items() if until > now}
+            left = self._able - self._avoided.keys()
+        return sorted(left) if left and left != self._able else None
 
     def close(self) -> None:
         """Let go of the scheduler; what was asked of it is given up there."""

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from analysis.contract import FEATURES_FILE, MASK_FILE, PICTURES_FILE, RESULT_FILE, TIMING_FILE
+from analysis.contract import FEATURES_FILE, MASK_FILE, PICTURES_FILE, RESULT_FILE, TIMING_FILE, ExitCode
 from config.identity import VERSION
 from config.job import Job
 from dicom_node.executors import harvest, parcel, process
@@ -44,11 +44,20 @@ def handle(request: bytes) -> bytes:
         header, bodies = parcel.opened(request, MAXIMUM_PARCEL)
         return _answer(header, bodies)
     except (NotStarted, parcel.Unreadable) as error:
-        return parcel.packed({"not_started": str(error)})
+        return _refused(str(error))
     except OSError as error:
-        return parcel.packed({"not_started": f"disk of the worker: {error.strerror}"})
+        return _refused(f"disk of the worker: {error.strerror}")
     except Exception as error:  # noqa: BLE001 - see above; the text could quote what it was given
-        return parcel.packed({"not_started": f"{type(error).__name__} on the worker"})
+        return _refused(f"{type(error).__name__} on the worker")
+
+
+def _refused(why: str) -> bytes:
+    """`worker`: the address by which the cluster knows this one."""
+    with contextlib.suppress(ImportError, ValueError):
+        return parcel.packed(
+            {"not_started": why, "worker": importlib.import_module("distributed").get_worker().address}
+        )
+    return parcel.packed({"not_started": why})  # called by hand
 
 
 def _answer(header: dict[str, Any], bodies: list[bytes]) -> bytes:
@@ -117,8 +126,10 @@ def _prove(bundle: Path, limits: Job, isolation: Isolation) -> None:
                     f"the golden case of the bundle did not end within {seconds:.0f} s on the worker; "
                     "where it is that slow, raise [job] wall_clock_seconds"
                 )
-            last = said.splitlines()[-1:] or [f"status {code}"]
-            _proved[name] = "" if code == 0 else last[0]
+            last = (said.splitlines()[-1:] or [f"status {code}"])[0]
+            if code not in (ExitCode.OK, ExitCode.CONFIG):  # killed, for one: the next time it may run
+                raise NotStarted(f"the golden case of the bundle could not be run on the worker: {last}")
+            _proved[name] = "" if code == ExitCode.OK else last
         if _proved[name]:
             raise NotStarted(f"the golden case of the bundle fails on the worker: {_proved[name]}")
 

@@ -176,17 +176,21 @@ def test_a_machine_that_says_other_numbers_takes_no_job_of_that_bundle(
 
     def golden(module: str, folder: Path, *_: object) -> tuple[int, str]:
         asked.append((folder / "model.json").read_text())
-        return (0, "126 numbers agree") if asked[-1] == "good" else (65, "Trace\nscore: 0.61, not 0.59")
+        if asked[-1] == "killed":
+            return -9, ""
+        return (0, "126 numbers agree") if asked[-1] == "good" else (78, "Trace\nscore: 0.61, not 0.59")
 
     monkeypatch.setattr(process, "ask_module", golden)
-    for text in ("good", "bad"):
+    for text in ("good", "bad", "killed"):
         (tmp_path / text).mkdir()
         (tmp_path / text / "model.json").write_text(text)
     for _ in range(2):
         remote._prove(tmp_path / "good", Job(), Isolation((), (), ()))
         with pytest.raises(NotStarted, match=r"fails on the worker: score: 0\.61, not 0\.59"):
             remote._prove(tmp_path / "bad", Job(), Isolation((), (), ()))
-    assert asked == ["good", "bad"]  # once for each bundle
+        with pytest.raises(NotStarted, match="could not be run on the worker: status -9"):
+            remote._prove(tmp_path / "killed", Job(), Isolation((), (), ()))
+    assert asked == ["good", "bad", "killed", "killed"]  # once for each bundle, but for one that could not be run
 
 
 def test_the_golden_case_on_a_worker_has_as_long_as_the_settings_give_a_job(
@@ -250,6 +254,52 @@ def test_an_answer_that_is_not_as_agreed_is_no_result_and_no_study_s_fault(
     assert str(caught.value).isprintable()
     assert list((tmp_path / "out").iterdir()) == []
     assert not (tmp_path.parent / "evil").exists()
+
+
+def test_a_question_is_given_up_after_its_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, waited = DaskExecutor(Job(executor="dask", dask=NOWHERE)), []
+
+    def answer(_: Cluster, key: str, request: Callable[[], bytes], seconds: float) -> bytes:
+        waited.append(seconds)
+        return parcel.packed({"exit_code": 0, "said": "agrees", "files": []})
+
+    monkeypatch.setattr(Cluster, "answer", answer)
+    folder_in, _ = folders(tmp_path)
+    assert executor.ask("analysis.golden", folder_in / "bundle", 90.0) == (0, "agrees")
+    assert waited == [90.0]
+
+
+def test_a_worker_that_cannot_start_jobs_is_named_and_does_not_stop_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler and two workers in this process."""
+    import distributed
+
+    monkeypatch.setattr(node_side, "LOOK_SECONDS", 0.1)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        bad = [min(worker.address for worker in local.workers.values())]
+        handled: list[str] = []
+
+        def answer(header: dict[str, Any], _: object) -> bytes:
+            handled.append(distributed.get_worker().address)
+            if handled[-1] in bad:
+                raise NotStarted("no disk")
+            return parcel.packed({"exit_code": 0, "said": "agrees"})
+
+        monkeypatch.setattr(remote, "_answer", answer)
+        executor = DaskExecutor(Job(executor="dask", dask=Dask("tcp://127.0.0.1:8")))
+        monkeypatch.setattr(executor._cluster, "_connected", lambda: client)
+        folder_in, _ = folders(tmp_path)
+        for number in range(8):
+            (folder_in / "bundle" / "number").write_text(str(number))
+            assert executor.ask("analysis.golden", folder_in / "bundle", 60.0) == (0, "agrees")
+        assert handled.count(bad[0]) <= 1, "it is asked once a minute"
+        bad.extend(worker.address for worker in local.workers.values())
+        with pytest.raises(NotStarted, match=r"worker inproc://.*: no disk"):
+            executor.ask("analysis.golden", folder_in / "bundle", 60.0)
 
 
 def test_a_job_that_kills_its_workers_ends_as_one_that_was_killed(
