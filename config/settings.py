@@ -53,7 +53,7 @@ class Node:
     port: int = 11112
     spool: Path = Path("spool")
     site: str = ""
-    time_zone: str = ""  # IANA name for the times in reports, such as Europe/Berlin; "": the host's
+    time_zone: str = ""  # IANA name for the times that people read, such as Europe/Berlin; "": the host's
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from config.settings import Settings
 from dicom_node import probes
 from dicom_node.finding import Finding
+from dicom_node.local_time import go_by, local
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.vitals import PARTS, Component
@@ -163,6 +164,7 @@ def _is_ours(name: str, host: str, port: int, settings: Settings) -> bool:
 
 def running(settings: Settings) -> Iterator[Finding]:
     """What the node's processes say of themselves: that they run, jobs that wait, and settings that were refused."""
+    go_by(settings.node.time_zone)
     yield from _processes(settings)
     alive, refusals = _said(settings)
     if "run" in alive:
@@ -212,7 +214,7 @@ def _process(name: str, one: Component, well: str) -> Finding:
 
 
 def _day(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    return f"{local(seconds):%Y-%m-%d %H:%M:%S %Z}"
 
 
 class _Vitals(NamedTuple):

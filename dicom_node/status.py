@@ -5,11 +5,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from analysis.contract import TIMING_FILE, wording
 from dicom_node.deliveries import Delivery
+from dicom_node.local_time import local, zone_name
 from dicom_node.logs import mark_of
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -30,7 +30,9 @@ def overview(store: Store, synthetic: bool) -> str:
     lines.append("  ".join(f"{state} {counts.get(state, 0)}" for state in State))
     newest = [item for item in store.items(limit=2 * SHOWN) if not _is_unchanged(item)][:SHOWN]
     if newest:
-        lines.append(f"{'item':<8} {'state':<16} {'priority':<8} {'outcome':<10} {'reason':<28} {'changed':<23}  study")
+        changed = f"changed, {local(time.time()):%Z}"
+        head = f"{'item':<8} {'state':<16} {'priority':<8} {'outcome':<10} {'reason':<28} {changed:<23}  study"
+        lines.append(head)
     lines += [
         f"{f'#{item.id}':<8} {item.state + (' (held)' if item.held else ''):<16} {_PRIORITIES[item.priority]:<8} "
         f"{item.outcome or '-':<10} {item.reason or '-':<28} {_time(item.updated_at)}  {item.study_instance_uid}"
@@ -58,7 +60,8 @@ def of_study(store: Store, spool: Spool, study_instance_uid: str) -> str | None:
         return None
     if not items:
         return f"{_named(study_instance_uid)}\n  objects are here, but none asks for a score yet"
-    return "\n\n".join(_way(item, store, spool) for item in sorted(items, key=_is_unchanged))
+    ways = [_way(item, store, spool) for item in sorted(items, key=_is_unchanged)]
+    return "\n\n".join([*ways, f"times are in {zone_name(time.time())}"])
 
 
 def _named(study_instance_uid: str) -> str:
@@ -168,4 +171,4 @@ def _at(moment: float | None, text: str) -> str:
 
 
 def _time(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return local(moment).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]

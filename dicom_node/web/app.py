@@ -9,6 +9,7 @@ from fastapi.staticfiles import StaticFiles
 
 from config.identity import VERSION
 from config.settings import Settings
+from dicom_node import local_time
 from dicom_node.spool import Spool
 from dicom_node.vitals import PARTS
 from dicom_node.web import api, clinical, deps, errors, facts, fhir, images, live, metrics, node_pages, pages, signin
@@ -51,6 +52,7 @@ def create_app(settings: Settings, spool: Spool) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
+    local_time.go_by(settings.node.time_zone)
     app.state.settings, app.state.spool, app.state.templates = settings, spool, deps.templates
     app.state.models = facts.Models(settings)
     app.state.followed = metrics.Followed()

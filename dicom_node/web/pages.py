@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING
 from config.identity import VERSION
 from dicom_node import operations
+from dicom_node.local_time import zone_name
 from dicom_node.store import Store
 from dicom_node.web import actions, clinical_view, results, sr_text, study_page, study_view, views
 from dicom_node.web.deps import (
@@ -82,6 +83,7 @@ templates.env.globals.update(
     asset=asset,
     ago=views.ago,
     iso=views.iso,
+    zone=zone_name,
     moment=views.moment,
     minute=lambda seconds: views.moment(seconds)[:-3],
     RESEARCH_USE=RESEARCH_USE,

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from config.settings import Settings, Tls, Web
-from dicom_node import notify
+from dicom_node import local_time, notify
 from dicom_node.reload import Reloader
 from dicom_node.secrets import secret_file
 from dicom_node.spool import Spool
@@ -135,6 +135,7 @@ class _Page:
 
         def put_in_force() -> None:
             self._app.state.settings, self._app.state.models = replace(settings, web=web), models
+            local_time.go_by(settings.node.time_zone)
             if self._config.ssl is not None and web.certificate is not None and web.private_key is not None:
                 self._config.ssl.load_cert_chain(web.certificate, secret_file(web.private_key))
 

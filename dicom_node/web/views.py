@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from analysis.contract import Endpoint, RiskGroup, RiskScore, wording
+from dicom_node.local_time import local
 from dicom_node.workitem import PRIORITIES, UNCHANGED, DeliveryState, State
 from dicom_node.worklist import DeliveryCounts, Row
 from reports import words
@@ -162,7 +163,7 @@ def ago(seconds: float) -> str:
 
 def moment(seconds: float | None) -> str:
     """A time of the store in the node's zone, to the second; '' for none."""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
+    return local(seconds).strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
 
 
 def iso(seconds: float) -> str:

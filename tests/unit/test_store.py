@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import status
+from dicom_node import local_time, status
 from dicom_node.births import Birth
 from dicom_node.instance import CT, RTSTRUCT, Instance
 from dicom_node.store import Store
@@ -397,6 +397,13 @@ def test_what_an_operator_asks_again_is_not_taken_for_answered(store: Store) -> 
     assert views.stage(unchanged) == "nothing has changed: the result before it stands"
     shown = status.overview(store, False)
     assert f"#{kept.id} " in shown
+    local_time.go_by("Asia/Tokyo")
+    try:
+        assert "changed, JST" in status.overview(store, False)
+        assert "1970-01-01 09:00:03" in status.overview(store, False)
+        assert views.moment(4.0) == "1970-01-01 09:00:04"
+    finally:
+        local_time.go_by("")
     assert f"#{unchanged.id} " not in shown, "what counts is the one before it"
     schedule(store, roi=contour("1.6"), key="other")
     store.hold(store.items()[0].id, True, 6.0, "by anna")
