@@ -54,12 +54,6 @@ def of_tree(pid: int) -> float:
     return seconds
 
 
-def of_one(pid: int) -> float:
-    """CPU seconds of a process alone; `of_tree` less this is its children's."""
-    values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, values[11:13])) / TICKS
-
-
 def idle_of_machine() -> float:
     """CPU seconds in which processors had nothing to do, those that waited for a disk too."""
     values = Path("/proc/stat").read_text().splitlines()[0].split()
@@ -146,12 +140,10 @@ def measure(folder: Path, studies: int, rounds: int) -> list[Row]:
         with working(folder, made) as pid:
             until(lambda: analysed(made.store) >= 1, folder)  # golden case and start are over
             began, spent, idle, first = time.monotonic(), of_tree(pid), idle_of_machine(), analysed(made.store)
-            itself = of_one(pid)
             beside = rates(server, rounds)
             item, since = urgent(made, folder, studies)
             until(lambda: made.store.counts().get(State.SCHEDULED, 0) == 0, folder)
             seconds, spent, idle = time.monotonic() - began, of_tree(pid) - spent, idle_of_machine() - idle
-            itself = of_one(pid) - itself
             until(lambda: done(made.store) == studies + 1, folder)
         quiet += rates(server, rounds)
     finally:
@@ -162,7 +154,6 @@ def measure(folder: Path, studies: int, rounds: int) -> list[Row]:
     return [
         Row(f"throughput: {studies} studies, rate", (studies + 1 - first) / seconds * 3600, "/h"),
         Row("throughput: processors busy until empty", spent / (spent + idle), "", at_least=LEAST_BUSY),
-        Row("throughput: of that, the worker itself (reports)", itself / spent, ""),
         Row("throughput: studies before one set to HIGH", claimed_before(made, item, since), "", at_most=0),
         Row("throughput: receiving, no jobs", statistics.median(quiet), "img/s"),
         Row("throughput: receiving, jobs run", statistics.median(beside), "img/s"),
