@@ -178,6 +178,7 @@ class Making:
         if result.sub_model is not None:
             said = [words.sub_model(result.sub_model, language)]
             said += [words.validation(performance, language) for performance in result.sub_model.performance]
+            said.append(words.intervals_are_narrow(language))
         said.insert(1, words.lent(result, language))
         said += [particulars.quality(flag, language) for flag in result.quality]
         return [text for text in dict.fromkeys(said) if text]

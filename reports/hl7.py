@@ -278,7 +278,7 @@ def _scored(result: JobResult, context: MessageContext) -> list[_Line]:
     if result.sub_model is not None:
         lines.append(_text(codes.SUB_MODEL, words.sub_model(result.sub_model, language)))
         said = [words.validation(performance, language) for performance in result.sub_model.performance]
-        lines.append(_text(codes.VALIDATION, *said))
+        lines.append(_text(codes.VALIDATION, *said, words.intervals_are_narrow(language)))
     lines.append(_text(codes.NOT_AVAILABLE, *words.not_available(result, language)))
     lines.append(_text(codes.QUALITY, *(particulars.quality(flag, language) for flag in result.quality)))
     if result.roi is not None:

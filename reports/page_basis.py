@@ -73,6 +73,7 @@ def validation(canvas: Canvas, box: Box, model: SubModel) -> None:
         canvas.text(box.left, y, words.risk(item, voice.code), BODY, box.width)
         canvas.text(box.left + 16, y + 20, words.figures(item, voice.code), FAINT, box.width - 16)
         y += 43
+    canvas.paragraph(box.left, y, box.width, words.intervals_are_narrow(voice.code), FAINT, 2)
 
 
 def clinical(canvas: Canvas, box: Box, result: JobResult) -> None:

@@ -109,6 +109,7 @@ def _evaluations(result: JobResult, context: ReportContext) -> list[ContentItem]
     items += [text(codes.NOT_AVAILABLE, line) for line in words.not_available(result, language)]
     if result.sub_model is not None:
         items += [text(codes.VALIDATION, words.validation(item, language)) for item in result.sub_model.performance]
+        items.append(text(codes.VALIDATION, words.intervals_are_narrow(language)))
     items += _contributions(result, language)
     known = result.contributions
     items += [text(codes.CLINICAL_VALUE, particulars.clinical_value(item, known, language)) for item in result.clinical]

@@ -285,6 +285,13 @@ def discrimination(performance: Performance, language: str = ENGLISH) -> str:
     return voice.say(next(word for limit, word in _DISCRIMINATION if performance.auc >= limit))
 
 
+def intervals_are_narrow(language: str = ENGLISH) -> str:
+    """What to know before an interval is read (docs/science.md, what to doubt)."""
+    return speaker(language).say(
+        "Intervals are narrower than they should be: the truth lies outside more often than the level says."
+    )
+
+
 def validation(performance: Performance, language: str = ENGLISH) -> str:
     """How well a sub-model did in nested cross-validation, for one endpoint and horizon.
 

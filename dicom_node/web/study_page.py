@@ -97,7 +97,8 @@ def _result(row: Row, item: WorkItem, result: JobResult | None) -> dict[str, Any
             "unavailable": words.not_available(result),
             "sub_model": words.sub_model(result.sub_model),
             "interval_note": f"Lines run from 0 to 100 %; the band is the {level} bootstrap interval. Risk groups are"
-            " against the median of the training cohort; uncertain: the interval spans it.",
+            " against the median of the training cohort; uncertain: the interval spans it."
+            f" {words.intervals_are_narrow()}",
         }
     return context
 

@@ -224,6 +224,7 @@ def test_the_pages_name_groups_model_validation_bundle_and_volume() -> None:
         "69 of 100: weak",
         "AUC 0.69 (0.62 to 0.76), observed/expected 1.02",
         "Cross-validation of this sub-model, 240 patients",
+        "Intervals are narrower than they should be",
         "Bundle demo 0.1.0, SHA-256 3f9c1a7be2d0",
         "Warning: The contour holds 0.74 mL",
         "CT image 1234567 shown",
