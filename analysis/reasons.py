@@ -149,7 +149,7 @@ REASONS: dict[Code, ReasonText] = {
     ),
     Reason.REFERENCED_CT_INCOMPLETE: ReasonText(
         "CT images that the contour references have not arrived.",
-        "Imaging team: send the complete CT series to this node; it will then be scored as a new revision.",
+        "Imaging team: send the complete CT series to this node; the study is then scored by itself.",
     ),
     Reason.NO_CONTOUR: ReasonText(
         "The CT has no tumour contour yet.",

@@ -68,9 +68,11 @@ def storage_clean(
     settings = settings_of(config)
     store, spool = store_of(settings), Spool(settings.node.spool)
     if dry_run:
-        for kind in report(store, spool, settings).kinds:
-            if kind.goes.objects:
-                print(f"would remove {kind.goes.objects} {kind.name}, {_size(kind.goes.bytes)}")
+        kinds = [kind for kind in report(store, spool, settings).kinds if kind.goes.objects]
+        for kind in kinds:
+            print(f"would remove {kind.goes.objects} {kind.name}, {_size(kind.goes.bytes)}")
+        if not kinds:
+            print("nothing would be removed now; prognode storage says why each kind stays")
         return
     removed = Counter(Cleaner(store, spool, settings).run())
     for name, count in sorted(removed.items()):
@@ -133,6 +135,8 @@ def backup(
 
     settings = settings_of(config)
     begun = time.monotonic()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        stop(f"{target}: is there already; give a new name, such as one with the date", os.EX_CANTCREAT)
     try:
         made = make(store_of(settings), Spool(settings.node.spool), settings, target, previous, caller().name)
     except OSError as error:

@@ -28,7 +28,7 @@ MARK = ".prognode-demo"
 PATIENCE_SECONDS = 900.0
 SETTLED_SECONDS = 5.0  # everything that was sent has been planned by then
 NEXT = """
-What next: look at the pages above. With DICOM of your own: make demo INPUT=DIR. For a node of your own:
+What next: {look}. With DICOM of your own: make demo INPUT=DIR. For a node of your own:
   . .venv/bin/activate
   prognode config init                        # prognode.toml, a settings file to begin with
   prognode check --config prognode.toml       # then: prognode serve --config prognode.toml
@@ -160,7 +160,7 @@ def _watch(spool: Spool) -> list[WorkItem]:
 
 
 def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> None:
-    failed = False
+    failed = shown_any = False
     for number, item in enumerate(items, 1):
         if item.state is State.FAILED or item.key is None:
             failed |= item.state is State.FAILED
@@ -172,6 +172,7 @@ def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> 
         for picture in PAGE_PICTURES:
             source, shown = spool.results(item.key, "report") / picture, folder / f"{number}-{picture}"
             if source.is_file():
+                shown_any = True
                 shutil.copyfile(source, shown)
                 _say(f"page as a picture    {shown}")
     for path in _collect(items, spool, folder):
@@ -181,7 +182,8 @@ def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> 
     _say(RESEARCH_USE)
     if failed:
         raise DemoError("a work item failed; see the log above", os.EX_SOFTWARE)
-    _say(NEXT)
+    look = "look at the pages above" if shown_any else "send a contour with the CT: without one there is no result"
+    _say(NEXT.format(look=look))
 
 
 def _collect(items: list[WorkItem], spool: Spool, folder: Path) -> list[str]:

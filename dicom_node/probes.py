@@ -38,8 +38,19 @@ def is_page(host: str, port: int, *, tls: bool) -> bool:
 
 
 def host_name() -> str:
-    """What this machine calls itself."""
-    return socket.getfqdn()
+    """By what others may call this machine: its name with the address that it sends from; never loopback.
+
+    A UDP socket is connected, which sends nothing, to see which interface the way out begins at (RFC 5737 address).
+    """
+    address = ""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect(("192.0.2.1", 9))
+        address = str(one.getsockname()[0])
+    address = "" if address.startswith(("127.", "0.")) else address
+    name = socket.getfqdn()
+    if name.startswith("localhost"):
+        return address or "(this machine's name or address)"
+    return f"{name} ({address})" if address and name != address else name
 
 
 def certificate_of(host: str, port: int, name: str, context: ssl.SSLContext, seconds: float) -> x509.Certificate:

@@ -71,6 +71,7 @@ def test_what_would_go_is_what_goes(node: Path) -> None:
     assert after["results"]["all"]["objects"] == 0
     assert sum(kind["goes"]["objects"] for name, kind in after.items() if name != "disk") == 0
     assert storage(node, "clean").stdout.splitlines()[:-1] == []
+    assert storage(node, "clean", "--dry-run").stdout.startswith("nothing would be removed now")
 
 
 def test_the_table_is_for_people_and_names_nobody(node: Path) -> None:

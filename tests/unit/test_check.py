@@ -137,6 +137,17 @@ def test_a_network_file_system_is_refused_in_words(tmp_path: Path, monkeypatch: 
     assert (found["machine.file_system"].well, "local disk" in found["machine.file_system"].remedy) == (False, True)
 
 
+@pytest.mark.parametrize("name", ["localhost", "localhost.localdomain", "node.hospital.example"])
+def test_a_node_that_listens_everywhere_is_never_called_localhost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(socket, "getfqdn", lambda: name)
+    found = check_peers.ae_title(replace(node(tmp_path), node=Node(host="0.0.0.0")))
+    assert "localhost" not in found.text
+    assert "host 127." not in found.text
+    assert ("node.hospital.example" in found.text) == (name == "node.hospital.example")
+
+
 def test_what_to_enter_at_the_pacs_is_said_to_the_letter(tmp_path: Path) -> None:
     tls = Tls(listen="beside", port=2762, certificate=Path("a"), private_key=Path("b"))
     found = check_peers.ae_title(node(tmp_path, port=11112, tls=tls))
