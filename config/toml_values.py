@@ -56,6 +56,21 @@ def _choice(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
     return value
 
 
+_WORDS = {
+    int: "a whole number, without quotes", float: "a number, without quotes", bool: "true or false, without quotes",
+    str: "a text in quotes", Path: "the name of a file or folder in quotes",
+}  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML has it.
+
+    >>> _shown(True), _shown("x"), _shown(7)
+    ('true', "'x'", '7')
+    """
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def _scalar(hint: Any, value: Any, where: str, folder: Path) -> Any:
     if hint is Path and isinstance(value, str):
         return folder / value
@@ -64,5 +79,5 @@ def _scalar(hint: Any, value: Any, where: str, folder: Path) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise SettingsError(f"'{where}' must be of type {hint.__name__}, not {type(value).__name__} ({value!r})")
+        raise SettingsError(f"'{where}' must be {_WORDS.get(hint, hint.__name__)}, not {_shown(value)}")
     return value

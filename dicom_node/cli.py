@@ -22,13 +22,14 @@ from dicom_node import (
     cli_run,
     cli_web,
 )
-from dicom_node.cli_common import Config, log, settings_of, stop, store_of
+from dicom_node.cli_common import Config, InSections, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundle_of
 
 LOGGER = logging.getLogger(__name__)
 MARKS = {"ok": "ok  ", "note": "note", "failed": "FAIL"}
 
 app = typer.Typer(
+    cls=InSections,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -4,10 +4,11 @@ import logging
 import os
 import pwd
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import typer
+import typer.core
 
 from config.settings import Settings, SettingsError, load
 
@@ -17,6 +18,34 @@ if TYPE_CHECKING:
 
 LARGEST_NUMBER = 2**63 - 1  # of a row: SQLite has 64 bits
 Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_CONFIG", help="Settings file (TOML).")]
+
+
+# What `prognode --help` prints, by what a person comes for; a command that stands nowhere comes last.
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "To begin with": ("demo", "score", "config", "check"),
+    "The node": ("serve", "receive", "work", "run", "web"),
+    "Studies": ("status", "retry", "rescore", "hold", "release", "cancel", "priority", "clinical"),
+    "Keeping": ("storage", "backup", "restore", "fsck", "audit"),
+    "Who comes in, what is said": ("user", "token", "conformance"),
+    "Models": ("bundle", "train", "evaluate", "pretrain", "cohort"),
+}
+
+
+class InSections(typer.core.TyperGroup):
+    """A program whose help groups its commands and cuts no summary."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands by section, each with the first sentences of its help."""
+        named = {name for names in SECTIONS.values() for name in names}
+        others = tuple(name for name in self.list_commands(ctx) if name not in named)
+        for title, names in {**SECTIONS, "More": others}.items():
+            if rows := [(name, _summary(self.commands[name].help)) for name in names if name in self.commands]:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def _summary(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())
 
 
 def stop(message: str, code: int) -> NoReturn:

@@ -201,7 +201,7 @@ def test_variables_go_over_the_file_in_each_kind_of_value(site: Path) -> None:
         ("PROGNODE_PEERS__0__HOST", "x", "[[peers]] stand in the settings file alone"),
         ("PROGNODE_NODE__PORT", "a hundred", "PROGNODE_NODE__PORT: is no TOML value; write it as in"),
         ("PROGNODE_NODE__PORT", "104\nx = 1", "PROGNODE_NODE__PORT: is no TOML value"),
-        ("PROGNODE_NODE__PORT", "'104'", "'node.port' must be of type int, not str ('104')"),
+        ("PROGNODE_NODE__PORT", "'104'", "'node.port' must be a whole number, without quotes, not '104'"),
         ("PROGNODE_NODE__PORT", "70000", "'node.port' must be from 0 to 65535"),
         ("PROGNODE_JOB__EXECUTOR", "podman?", "'job.executor' must be one of"),
     ],

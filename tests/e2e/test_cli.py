@@ -19,6 +19,7 @@ from config.settings import load
 from dicom_node import check_machine
 from dicom_node.check_peers import peers
 from dicom_node.cli import app
+from dicom_node.cli_common import SECTIONS
 from dicom_node.demo import table
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.store import Store
@@ -206,6 +207,15 @@ def test_check_of_a_healthy_node_is_0_and_says_which_isolation_is_in_force(tmp_p
     assert code == os.EX_CONFIG
     assert "FAIL C-ECHO DEMOPACS" in output
     assert "to do: start DEMOPACS" in output
+
+
+def test_help_groups_every_command_and_cuts_no_summary() -> None:
+    code, output = run("--help")
+    assert code == 0
+    commands = get_command(app).commands
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(commands)
+    assert "..." not in output.split("\n", 1)[1]
+    assert output.index("To begin with:") < output.index("  demo ") < output.index("Studies:") < output.index("  hold ")
 
 
 def test_bundle_show_and_verify_say_what_it_is_and_that_it_is_whole() -> None:

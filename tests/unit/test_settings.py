@@ -78,13 +78,16 @@ def test_an_unknown_key_names_the_nearest_or_all(text: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[node]\nport = '104'", "'node.port' must be of type int, not str ('104')"),
-        ("[node]\nport = 104.0", "'node.port' must be of type int, not float (104.0)"),
-        ("[node]\nport = true", "'node.port' must be of type int, not bool (True)"),
-        ("[receive]\nknown_callers_only = 1", "'receive.known_callers_only' must be of type bool, not int (1)"),
-        ("[plan]\nquiet_seconds = 'long'", "'plan.quiet_seconds' must be of type float, not str ('long')"),
+        ("[node]\nport = '104'", "'node.port' must be a whole number, without quotes, not '104'"),
+        ("[node]\nport = 104.0", "'node.port' must be a whole number, without quotes, not 104.0"),
+        ("[node]\nport = true", "'node.port' must be a whole number, without quotes, not true"),
+        (
+            "[receive]\nknown_callers_only = 1",
+            "'receive.known_callers_only' must be true or false, without quotes, not 1",
+        ),
+        ("[plan]\nquiet_seconds = 'long'", "'plan.quiet_seconds' must be a number, without quotes, not 'long'"),
         ("[plan]\nroi_name_patterns = 'gtv'", "'plan.roi_name_patterns' must be a list"),
-        ("[plan]\nroi_name_patterns = [1]", "'plan.roi_name_patterns[0]' must be of type str, not int (1)"),
+        ("[plan]\nroi_name_patterns = [1]", "'plan.roi_name_patterns[0]' must be a text in quotes, not 1"),
         (
             "[plan]\nseveral_rois = 'first'",
             "'plan.several_rois' must be one of 'reject', 'largest', 'union', not 'first'",
@@ -92,7 +95,7 @@ def test_an_unknown_key_names_the_nearest_or_all(text: str, message: str) -> Non
         ("node = 1", "'node' must be a table, as in [node]"),
         ("peers = 1", "'peers' must be a list"),
         ("peers = [1]", "'peers[0]' must be a table, as in [peers[0]]"),
-        ("bundle = 7", "'bundle' must be of type Path, not int (7)"),
+        ("bundle = 7", "'bundle' must be the name of a file or folder in quotes, not 7"),
     ],
 )
 def test_a_value_of_the_wrong_kind_names_key_and_kind(text: str, message: str) -> None:
