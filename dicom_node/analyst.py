@@ -54,6 +54,11 @@ class Analyst:
             **_facts_of(bundles),
         }
 
+    def pulse(self) -> tuple[bool, str]:
+        """As `Loop.pulse`, and whether a bundle has still to be proved."""
+        well, words = self._loop.pulse()
+        return well, f"golden case waits; {words}" if self._proving else words
+
     @property
     def executor(self) -> Executor:
         return self._runner.executor
@@ -286,4 +291,4 @@ class RunnerProcess:
         return self._analyst.unfit
 
     def pulse(self) -> tuple[bool, str]:
-        return self._loop.pulse()
+        return self._analyst.pulse()

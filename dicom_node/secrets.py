@@ -12,6 +12,7 @@ from dicom_node.workitem import ConfigError
 MAXIMUM_BYTES = 65_536
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # systemd sets it where a unit has LoadCredential=
 FOLDER = "secrets"  # LoadCredential=secrets:/a/folder names each file of the folder secrets_FILE
+PROCESSES = ("receive", "work", "web")  # the same of several folders, for `prognode check`
 
 
 def read_secret(path: Path) -> str:
@@ -75,7 +76,8 @@ def secret_file(path: Path) -> Path:
 
 def _credential(name: str) -> Path | None:
     folder = os.environ.get(CREDENTIALS)
-    paths = [Path(folder, each) for each in (name, f"{FOLDER}_{name}")] if folder else []
+    names = [name, *(f"{one}_{name}" for one in (FOLDER, *PROCESSES))]
+    paths = [Path(folder, each) for each in names] if folder else []
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -86,4 +88,8 @@ def _others_can_replace(folder: os.stat_result) -> bool:
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{path}: cannot be read ({error.strerror}); give the service's user a file with mode 0600")
+    if isinstance(error, PermissionError) and FOLDER in path.parts:  # root's; systemd hands it to the service
+        remedy = "run this as root, or with systemd-run as docs/deployment.md says (Secrets)"
+    else:
+        remedy = "give the service's user a file with mode 0600"
+    return ConfigError(f"{path}: cannot be read ({error.strerror}); {remedy}")

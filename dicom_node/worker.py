@@ -196,7 +196,7 @@ class Worker:
 
     def pulse(self) -> tuple[bool, str]:
         """For the service manager: whether the stages turn and none is stuck, and the work items by state."""
-        return self._loop.pulse()
+        return self.analyst.pulse() if self.analyst else self._loop.pulse()
 
     @property
     def _teller(self) -> UpsTeller:

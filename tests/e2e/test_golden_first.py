@@ -51,8 +51,10 @@ def test_no_job_is_claimed_before_the_golden_case_has_passed(tmp_path: Path, mon
     made.take(*CT, rtstruct(CT))
     made.work()
     assert states(made) == [State.SCHEDULED]
+    assert worker.pulse() == (True, "golden case waits; work items: 1 SCHEDULED")
     monkeypatch.setattr(analyst, "verify_golden", lambda *_: "agrees")
     turn_of(worker, "golden")()
+    assert worker.pulse() == (True, "work items: 1 SCHEDULED")
     made.work()
     assert states(made)[0] in (State.REPORTED, State.COMPLETED)
     runner = made.store.vitals.component("run")

@@ -78,6 +78,23 @@ def test_a_device_is_no_secret() -> None:
         secret_file(Path("/dev/null"))
 
 
+def test_what_systemd_hands_over_is_not_to_be_given_to_the_user_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("dicom_node.secrets.os.open", closed)
+    with pytest.raises(ConfigError, match=r"Permission denied\); run this as root, or with systemd-run"):
+        read_secret(Path("/etc/prognode/secrets/work/fhir.token"))
+    with pytest.raises(ConfigError, match="mode 0600"):
+        read_secret(Path("/srv/fhir.token"))
+
+
+def test_a_check_by_hand_gets_the_folders_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work_fhir.token").write_text("correct horse")
+    monkeypatch.setenv(CREDENTIALS, str(tmp_path))
+    assert read_secret(Path("/etc/prognode/secrets/work/fhir.token")) == "correct horse"
+
+
 def test_a_credential_that_systemd_loaded_goes_first(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
