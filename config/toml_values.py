@@ -3,7 +3,7 @@
 import difflib
 import types
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,9 @@ def build(cls: Any, data: dict[str, Any], where: str, folder: Path) -> Any:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(sorted(known))})"
             raise SettingsError(f"unknown key '{where}{key}'{hint}")
+    needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    if lacking := [name for name in needed if name not in data]:
+        raise SettingsError(f"'{where.rstrip('.')}' lacks {', '.join(lacking)}; give it")
     values = {key: _value(hints[key], value, f"{where}{key}", folder) for key, value in data.items()}
     try:
         return cls(**values)

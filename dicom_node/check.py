@@ -59,6 +59,11 @@ def check(settings: Settings, *, store_test: bool = False) -> Iterator[Finding]:
     yield from _hl7_listener(settings)
 
 
+def settings_in_force(where: str, remedy: str) -> Finding:
+    """Which settings all of it goes by; `remedy`: how to use others that are at hand."""
+    return Finding("settings.file", True, where, remedy)
+
+
 def _packages() -> Finding:
     """The five packages have short names: another distribution may have overwritten one of them."""
     owners = importlib.metadata.packages_distributions()

@@ -22,7 +22,7 @@ from dicom_node import (
     cli_run,
     cli_web,
 )
-from dicom_node.cli_common import Config, InSections, log, settings_of, stop, store_of
+from dicom_node.cli_common import Config, InSections, log, settings_file, settings_of, stop, store_of
 from dicom_node.cli_models import bundle_of
 
 LOGGER = logging.getLogger(__name__)
@@ -168,10 +168,13 @@ def check(
     from itertools import chain
 
     from dicom_node.check import check as run
+    from dicom_node.check import settings_in_force
     from dicom_node.web.checking import check as page
 
     findings, settings = [], settings_of(config)
-    for finding in chain(run(settings, store_test=store_test), page(settings)):
+    for finding in chain(
+        [settings_in_force(*settings_file(config))], run(settings, store_test=store_test), page(settings)
+    ):
         findings.append(finding)
         if not as_json:
             print(f"{MARKS[finding.level]} {finding.name}: {finding.text}")

@@ -71,6 +71,15 @@ def settings_of(config: Path | None) -> Settings:
         stop(str(error), os.EX_CONFIG)
 
 
+def settings_file(config: Path | None) -> tuple[str, str]:
+    """Which settings are in force, and what to do where a file lies in this folder that is not read."""
+    if config is not None:
+        return str(config), ""
+    here = Path("prognode.toml")
+    remedy = f"to use the file {here} of this folder: --config {here}, or PROGNODE_CONFIG" if here.is_file() else ""
+    return "no file: the built-in settings", remedy
+
+
 def log(level: int = logging.INFO, settings: Settings | None = None) -> None:
     """Log lines to standard error, as the settings want them; libraries that would quote headers are kept quiet."""
     from dicom_node.logs import write_to

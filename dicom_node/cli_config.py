@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from config.settings import Settings, SettingsError
-from dicom_node.cli_common import Config, counted, stop
+from dicom_node.cli_common import Config, counted, settings_file, stop
 
 if TYPE_CHECKING:
     from config.effective import Value
@@ -96,9 +96,11 @@ def config_check(config: Config = None) -> None:
     check_web(settings.web)
     changed = [one for one in found if one.changed]
     variables = sum(one.source.startswith("PROGNODE_") for one in found)
-    where = str(config) if config else "no file: the built-in settings"
+    where, remedy = settings_file(config)
     differ = f"{counted(len(changed), 'value')} {'differs' if len(changed) == 1 else 'differ'} from the defaults"
     print(f"ok  {where}; {differ}, {variables} from the environment")
+    if remedy:
+        print(f"     to do: {remedy}")
 
 
 @config_app.command("rule")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 # Identifier -> what it is called. Monitoring goes by the identifiers, so none is ever renamed; docs/operations.md has
 # them all.
 TITLES: Mapping[str, str] = {
+    "settings.file": "settings",
     "installation.packages": "packages",
     "bundle.files": "bundle",
     "bundle.golden_case": "golden case",

@@ -237,8 +237,20 @@ def test_bundle_show_and_verify_say_what_it_is_and_that_it_is_whole() -> None:
 def test_check_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _, output = run("check")
+    assert output.startswith("ok   settings: no file: the built-in settings\n")
     assert "ok   spool: spool is not there yet; the node makes it" in output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_settings_file_of_this_folder_that_is_not_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("config", "init")[0] == 0
+    said = run("config", "check")[1]
+    assert "no file: the built-in settings" in said
+    assert "to do: to use the file prognode.toml of this folder: --config prognode.toml" in said
+    assert run("config", "check", "--config", "prognode.toml")[1].startswith("ok  prognode.toml;")
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_whole_number_will_do_for_a_time() -> None:
 
 
 def test_a_peer_needs_its_ae_title() -> None:
-    with pytest.raises(SettingsError, match=r"^peers\[0\]: .*ae_title"):
+    with pytest.raises(SettingsError, match=r"^'peers\[0\]' lacks ae_title; give it$"):
         settings("[[peers]]\nport = 104")
 
 
