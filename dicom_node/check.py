@@ -109,7 +109,9 @@ def _bundles(settings: Settings, jobs: Executor | NotStarted) -> Iterator[Findin
             yield Finding("bundle.golden_case", False, text, remedy, about)
             continue
         try:
-            yield Finding("bundle.golden_case", True, job.verify_golden(bundle, jobs), about=about)
+            yield Finding(
+                "bundle.golden_case", True, job.verify_golden(bundle, jobs).removeprefix("golden case: "), about=about
+            )
         except StageError as error:
             yield Finding("bundle.golden_case", False, str(error), error.hint, about)
 

@@ -129,7 +129,9 @@ def _called(peer: Peer, settings: Settings, heard: _Heard) -> Finding:
     calls = heard.receiver.facts.get("peers", {}).get(title, {}).get("associations", 0) if heard.receiver else 0
     if calls and heard.receiver:
         since = _moment(heard.receiver.started_at)
-        said = f"{calls} associations since {since}{'; ' + said if said else ', no object yet'}"
+        said = (
+            f"{calls} association{'' if calls == 1 else 's'} since {since}{'; ' + said if said else ', no object yet'}"
+        )
     if said:
         return Finding("peer.called", True, said, about=peer.ae_title)
     to_do = f"let it send a C-ECHO to AE title {settings.node.ae_title}, {_where(settings)}"

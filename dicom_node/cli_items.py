@@ -143,8 +143,11 @@ def _each(
     for number in items:
         try:
             said = operations.act(store, action, number, caller(), time.time(), value)
-        except (operations.Refused, operations.Unknown) as error:
-            remedy = f"; {error.remedy}" if isinstance(error, operations.Refused) and error.remedy else ""
+        except operations.Unknown as error:
+            typer.echo(f"prognode: {error}", err=True)
+            continue
+        except operations.Refused as error:
+            remedy = f"; {error.remedy}" if error.remedy else ""
             typer.echo(f"prognode: work item {number}: {error}{remedy}", err=True)
             continue
         done += 1

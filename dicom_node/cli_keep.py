@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.cli_common import Config, caller, settings_of, stop, store_of
+from dicom_node.cli_common import Config, caller, counted, settings_of, stop, store_of
 
 if TYPE_CHECKING:
     from dicom_node.restore import Restored
@@ -146,7 +146,7 @@ def backup(
         return
     seconds = time.monotonic() - begun
     linked = f", {made.linked} of them links into {previous}" if made.linked else ""
-    print(f"{target}: {made.files} files, {_size(made.bytes)}{linked}, in {seconds:.1f} s")
+    print(f"{target}: {counted(made.files, 'file')}, {_size(made.bytes)}{linked}, in {seconds:.1f} s")
     if made.missing:
         print(f"{made.missing} files that the store names were not there: run prognode fsck")
 
@@ -168,7 +168,7 @@ def restore(
     try:
         if dry_run:
             summary, entries = verify(source)
-            print(f"ok {len(entries)} files, {_size(summary.bytes)}, made {_when(summary.made_at)}")
+            print(f"ok {counted(len(entries), 'file')}, {_size(summary.bytes)}, made {_when(summary.made_at)}")
             return
         done = put_back(source, Spool(settings.node.spool), settings, caller().name)
     except BackupDamaged as error:
@@ -180,7 +180,8 @@ def restore(
 
 def _restored_lines(done: "Restored") -> Iterator[str]:
     at, outlook = _when(done.summary.made_at), done.outlook
-    yield f"restored {done.summary.files} files, {_size(done.summary.bytes)}, as of {at}: {outlook.studies} studies"
+    files = counted(done.summary.files, "file")
+    yield f"restored {files}, {_size(done.summary.bytes)}, as of {at}: {outlook.studies} studies"
     working = {state: n for state, n in outlook.items.items() if state in ("WAITING", "SCHEDULED", "ANALYSED")}
     if working:
         yield f"goes on: {', '.join(f'{n} {state}' for state, n in sorted(working.items()))}"

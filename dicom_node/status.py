@@ -109,7 +109,7 @@ def stops(item: WorkItem, row: dict[str, Any], deliveries: list[Delivery], spool
     return [
         Stop("receive", received["first"], "first object"),
         Stop("spool", received["last"], "last object"),
-        Stop("store", None, f"{received['instances']} instances of this CT and contour"),
+        Stop("store", None, _instances(received["instances"])),
         _event("plan", events, "waiting" if item.state is State.WAITING else "scheduled"),
         _event("schedule", events, "scheduled"),
         _event("job", events, "scheduled claimed"),
@@ -124,6 +124,10 @@ def stops(item: WorkItem, row: dict[str, Any], deliveries: list[Delivery], spool
         if proofs
         else _event("proof", events, "completed"),
     ]
+
+
+def _instances(number: int) -> str:
+    return f"{number} instance{'' if number == 1 else 's'} of this CT and contour"
 
 
 def _last(moments: Iterable[float | None]) -> float | None:

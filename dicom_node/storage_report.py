@@ -16,7 +16,7 @@ from dicom_node.watermark import Room, room
 from dicom_node.workitem import State
 
 YOUNG = "is not old enough"
-FOR_EVER = "is kept for ever (0 days)"
+FOR_EVER = "is kept for ever, as the settings have it"
 YOUNG_OR_HERE = "is not old enough, or something of the patient is here"
 OPEN = "belongs to work that is open"
 

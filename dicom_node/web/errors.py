@@ -89,6 +89,7 @@ def _problem_of(error: Exception) -> Problem:
         where = ".".join(str(part) for part in found["loc"][1:]) or "body"
         return Problem(422, f"{escaped(where)}: {found['msg']}", "see /api/v1/openapi.json for what is taken")
     if isinstance(error, HTTPException):
-        remedy = "nothing is here; the worklist is at /" if error.status_code == 404 else ""
-        return Problem(error.status_code, str(error.detail), remedy, dict(error.headers or {}))
+        if error.status_code == 404:
+            return Problem(404, "nothing is at this address", "the worklist is at /", dict(error.headers or {}))
+        return Problem(error.status_code, str(error.detail), "", dict(error.headers or {}))
     raise error
