@@ -28,6 +28,7 @@ from dicom_node.workitem import EngineDown, StageError, State, StoreBusy, TwinAt
 
 LOGGER = logging.getLogger(__name__)
 EXPECTED_SECONDS = 60.0  # after the newest arrival, for which the next job's process is kept ready
+HANDLER_SECONDS = 20.0  # that a process which is starting is waited for, each time
 LONGEST_ENGINE_SECONDS = 60.0  # until a job is tried again where none could be started
 
 
@@ -45,6 +46,7 @@ class Analyst:
         self._started = self._since = loop.clock()
         self._proves = self._proving = prove
         self._at_work, self._newest, self._expected_until = 0, -1, 0.0  # jobs; the newest arrival, and what it promises
+        self._asked_to_end = False
         self.unfit: StageError | None = None  # why this process must end: a bundle that says other numbers here
         self._facts: dict[str, Any] = {
             "executor": settings.job.executor,
@@ -195,7 +197,10 @@ class Analyst:
 
         A reload meanwhile puts other bundles in force, and has run their cases itself: then it is those that count.
         """
-        if not self._proving or self.unfit is not None:
+        if self.unfit is not None:
+            self._ask_to_end()
+            return False
+        if not self._proving:
             return False
         bundles = self._bundles
         try:
@@ -220,8 +225,17 @@ class Analyst:
             self._say_waits(f"{error}; {error.hint}")
             return
         self.unfit = error
-        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the process is still starting
+        self._say_waits(f"{error}; {error.hint}")
+        self._ask_to_end()
+
+    def _ask_to_end(self) -> None:
+        """Once there is a handler: a process that is still starting has none yet, one that embeds us maybe never."""
+        end = time.monotonic() + HANDLER_SECONDS
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and time.monotonic() < end:
             time.sleep(0.05)
+        if self._asked_to_end or signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            return  # the next turn looks again
+        self._asked_to_end = True
         time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -86,7 +86,7 @@ class ContainerExecutor:
             self._end(child, name)
         said.join(process.GRACE_SECONDS)
         if ended.exit_code in words.ENGINE_FAILED and not ended.broke:
-            raise NotStarted(self._why(log.read_bytes()))
+            raise NotStarted(self._why(log.read_bytes() if log.exists() else b""))
         return ended
 
     def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:

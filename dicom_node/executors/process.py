@@ -166,7 +166,9 @@ def start(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation, 
         return Started(child, group, held.pop_all())
 
 
-def _start(argv: list[str], folder_out: Path, descriptors: Sequence[int], stdin: int) -> "subprocess.Popen[bytes]":
+def _start(
+    argv: list[str], folder_out: Path | None, descriptors: Sequence[int], stdin: int
+) -> "subprocess.Popen[bytes]":
     try:
         child = subprocess.Popen(
             argv,
@@ -239,14 +241,16 @@ def _kill(child: "subprocess.Popen[bytes]", group: cgroup.Cgroup | None) -> None
 
 
 def keep_log(stream: IO[bytes], path: Path) -> None:
-    """Write what a job says to its log: the beginning as it comes, the end when it has ended; not gigabytes."""
+    """Write what a job says to its log: the beginning as it comes, the end when it has ended; not gigabytes.
+
+    A full disk costs the log alone: what is not read from its pipe would hold up the job.
+    """
     written, left_out = 0, 0
     tail: deque[bytes] = deque()
-    with path.open("wb") as log, stream:
+    with stream, _Log(path) as log:
         while piece := os.read(stream.fileno(), 65536):
             if written < LOG_BYTES:
                 log.write(piece)
-                log.flush()
                 written += len(piece)
                 continue
             tail.append(piece)
@@ -254,7 +258,29 @@ def keep_log(stream: IO[bytes], path: Path) -> None:
                 left_out += len(tail.popleft())
         if left_out:
             log.write(f"\n... {left_out} bytes are left out here ...\n".encode())
-        log.writelines(tail)
+        for piece in tail:
+            log.write(piece)
+
+
+class _Log:
+    """A file that says nothing of errors."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] | None = None
+        with contextlib.suppress(OSError):
+            self._file = path.open("wb", buffering=0)
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, data: bytes) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.write(data)
 
 
 @contextmanager
@@ -304,24 +330,38 @@ def run_module(module: str, arguments: list[str]) -> int:
 
 
 def ask_module(module: str, folder: Path, timeout: float, limits: Job, isolation: Isolation) -> tuple[int | None, str]:
-    """Run a tool of ours on a folder, confined as a job is, and read what it says: exit status, None out of time."""
+    """Run a tool of ours on a folder, confined as a job is: exit status, None out of time, and the end of what it says.
+
+    Raises NotStarted.
+    """
     program = [sys.executable, "-P", "-m", module, str(folder)]
-    argv = _confined(isolation, limits, [folder], None, program)
-    with _filter(isolation, argv) as (filtered, descriptors):
+    with ExitStack() as held:
+        argv, descriptors = held.enter_context(
+            _filter(isolation, _confined(isolation, limits, [folder], None, program))
+        )
+        group = held.enter_context(_group(limits, isolation))
+        child = _start([*(group.join if group else []), *argv], None, descriptors, subprocess.DEVNULL)
+        assert child.stdout is not None
+        said = bytearray()
+        reader = threading.Thread(target=_keep_end, args=(child.stdout, said), daemon=True)
+        reader.start()
         try:
-            done = subprocess.run(
-                filtered,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=False,
-                env=_environment(None),
-                pass_fds=descriptors,
-            )
+            code = child.wait(timeout)
         except subprocess.TimeoutExpired:
             return None, ""
-    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+        finally:
+            _kill(child, group)
+            reader.join(GRACE_SECONDS)
+    if code in (126, 127):  # the shell that enters the group, or bubblewrap, has not found what it should run
+        raise NotStarted(f"{argv[0]} or what it starts is missing")
+    return code, said.decode("utf-8", "replace").strip()
+
+
+def _keep_end(stream: IO[bytes], said: bytearray) -> None:
+    with stream:
+        while piece := os.read(stream.fileno(), 65536):
+            said += piece
+            del said[:-LOG_BYTES]
 
 
 def _environment(home: Path | None) -> dict[str, str]:

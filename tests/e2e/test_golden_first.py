@@ -84,6 +84,29 @@ def test_a_golden_case_that_fails_ends_the_process_before_any_job(
     assert states(made) == [State.SCHEDULED]
 
 
+def test_a_process_that_hears_no_signal_is_not_ended_and_runs_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = road(tmp_path)
+    worker = proving(made)
+    made.take(*CT, rtstruct(CT))
+
+    def fails(*_: object) -> str:
+        raise Permanent("other numbers", "install the bundle again")
+
+    monkeypatch.setattr(analyst, "verify_golden", fails)
+    monkeypatch.setattr(analyst, "HANDLER_SECONDS", 0.1)
+    monkeypatch.setattr(analyst.signal, "getsignal", lambda _: analyst.signal.SIG_DFL)
+    monkeypatch.setattr(analyst.os, "kill", lambda *_: pytest.fail("it would be killed without a word"))
+    for _ in range(2):
+        assert not turn_of(worker, "golden")()
+        made.work()
+    assert states(made) == [State.SCHEDULED]
+    runner = made.store.vitals.component("run")
+    assert runner is not None
+    assert runner.facts["waits"] == "other numbers; install the bundle again"
+
+
 def test_a_node_whose_golden_case_fails_says_so_and_ends_with_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text('[node]\nport = 0\nspool = "spool"\n')
     program = (

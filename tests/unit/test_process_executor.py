@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from config.settings import Job
 from dicom_node.executors import cgroup, harvest, process, sandbox, syscalls
+from dicom_node.executors.contract import NotStarted
 from dicom_node.executors.sandbox import Isolation
 from tests import hostile
 from tests.hostile import Way, kept, log_of
@@ -323,12 +325,34 @@ def test_each_job_gets_its_group_where_the_probe_has_found_the_place(
             assert [folder.parent for folder in group._folders] == [tmp_path]
 
 
+def test_a_log_that_cannot_be_written_does_not_hold_up_the_job(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone" / "job.log", Path("/dev/full")):
+        child = subprocess.Popen(["sh", "-c", "head -c 3000000 /dev/zero"], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        process.keep_log(child.stdout, path)
+        assert child.wait(60) == 0
+
+
+def test_of_what_a_tool_says_the_end_is_kept_and_one_that_is_missing_is_not_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = ["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; echo; echo 9 numbers agree"]
+    monkeypatch.setattr(process, "_confined", lambda *_: program)
+    code, said = process.ask_module("analysis.golden", tmp_path, 60.0, LIMITS, Isolation((), (), ()))
+    assert (code, said.splitlines()[-1]) == (0, "9 numbers agree")
+    assert len(said) <= process.LOG_BYTES
+    for gone in (["/nowhere/bwrap"], ["sh", "-c", "/nowhere/bwrap"]):
+        monkeypatch.setattr(process, "_confined", lambda *_, gone=gone: gone)
+        with pytest.raises(NotStarted):
+            process.ask_module("analysis.golden", tmp_path, 60.0, LIMITS, Isolation((), (), ()))
+    monkeypatch.setattr(process, "_confined", lambda *_: ["sleep", "60"])
+    assert process.ask_module("analysis.golden", tmp_path, 0.1, LIMITS, Isolation((), (), ())) == (None, "")
+
+
 def test_a_job_s_group_holds_its_processes_and_ends_with_all_of_them() -> None:
     above = cgroup.parents()
     if not above:
         pytest.skip("this machine gives us no control group")
-    import subprocess
-
     group = cgroup.Cgroup(above, 500_000_000, 20)
     child = subprocess.Popen([*group.join, "sh", "-c", "sleep 300 & sleep 300 & setsid sleep 300 & wait"])
     end = time.monotonic() + 60
