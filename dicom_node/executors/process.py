@@ -183,10 +183,24 @@ def _start(
         )
     except OSError as error:
         raise NotStarted(f"{argv[0]}: {error.strerror}") from error
-    # Without cgroups for the processor, sessions share it, and niceness counts within one alone (sched(7), autogroup).
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{child.pid}/autogroup").write_text(NICENESS)
+    _stand_behind(child.pid)
     return child
+
+
+def _stand_behind(session: int) -> None:
+    """Without cgroups for the processor, sessions share it, and niceness counts within one alone (sched(7), autogroup).
+
+    The kernel takes one such word in a tenth of a second from all unprivileged processes together.
+    """
+    for _ in range(5):
+        try:
+            Path(f"/proc/{session}/autogroup").write_text(NICENESS)
+        except BlockingIOError:
+            time.sleep(0.11)
+        except OSError:
+            return
+        else:
+            return
 
 
 def wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job, ask_to_end: Callable[[], None]) -> Ended:
