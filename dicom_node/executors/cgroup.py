@@ -111,6 +111,31 @@ def _separate(own: dict[str, str], mounts: dict[str, Path]) -> tuple[Parent, ...
     return tuple(found)
 
 
+def memory_of_the_machine() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory() -> int:
+    """Bytes that the node and its children may take: the machine's, or what a control group around us allows."""
+    found = [memory_of_the_machine()]
+    try:
+        own, mounts = dict(_own_groups(OWN.read_text())), _mounted(MOUNTS.read_text())
+    except OSError:
+        return found[0]
+    for name, file in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+        if name in own and name in mounts:
+            folder = mounts[name] / own[name].lstrip("/")
+            for each in (folder, *folder.parents):
+                with contextlib.suppress(OSError, ValueError):  # none there, or "max"
+                    found.append(int((each / file).read_text()))
+    return min(found)
+
+
+def slots(memory_bytes: int, available: int) -> int:
+    """Jobs that there is room for side by side here: a processor for each, and its limit of memory."""
+    return max(1, min(len(os.sched_getaffinity(0)), available // memory_bytes))
+
+
 def sweep(above: tuple[Parent, ...]) -> None:
     """Remove the groups of nodes that were killed; one that still holds a process stays (the kernel sees to it)."""
     for folder in (folder for parent in above for folder in parent.folder.glob(f"{PREFIX}*")):

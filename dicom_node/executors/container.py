@@ -18,8 +18,8 @@ from pathlib import Path
 
 from config.identity import VERSION
 from config.settings import Job
+from dicom_node.executors import cgroup, inside, process, sandbox
 from dicom_node.executors import container_words as words
-from dicom_node.executors import inside, process, sandbox
 from dicom_node.executors.container_words import Engine
 from dicom_node.executors.contract import Ended, NotStarted, for_a_tool
 
@@ -67,7 +67,7 @@ class ContainerExecutor:
 
     @property
     def slots(self) -> int:
-        return len(os.sched_getaffinity(0))
+        return cgroup.slots(self._limits.memory_bytes, cgroup.memory_of_the_machine())
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         self._give(folder_in, folder_out)

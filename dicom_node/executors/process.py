@@ -52,7 +52,7 @@ class ProcessExecutor:
 
     @property
     def slots(self) -> int:
-        return len(os.sched_getaffinity(0))
+        return cgroup.slots(self._limits.memory_bytes, cgroup.memory())
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         return run(folder_in, folder_out, self._limits, self.isolation)

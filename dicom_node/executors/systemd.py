@@ -19,8 +19,8 @@ from typing import Any
 
 from config.identity import VERSION
 from config.settings import Job
+from dicom_node.executors import cgroup, inside, process, sandbox
 from dicom_node.executors import container_words as words
-from dicom_node.executors import inside, process, sandbox
 from dicom_node.executors.contract import Ended, NotStarted
 
 SPOOL = Path("/var/lib/prognode")  # of the unit's own paths
@@ -63,7 +63,7 @@ class SystemdExecutor:
 
     @property
     def slots(self) -> int:
-        return len(os.sched_getaffinity(0))
+        return cgroup.slots(self._limits.memory_bytes, cgroup.memory_of_the_machine())
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         _let_in(folder_in, folder_out)

@@ -333,6 +333,24 @@ def test_each_job_gets_its_group_where_the_probe_has_found_the_place(
             assert [folder.parent for folder in group._folders] == [tmp_path]
 
 
+def test_as_many_jobs_run_at_once_as_there_are_processors_and_memory_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = tmp_path / "cgroup" / "prognode.slice" / "run.service"
+    service.mkdir(parents=True)
+    (service / "memory.max").write_text("max\n")
+    (service.parent / "memory.max").write_text("17000\n")
+    for name, text in (
+        ("OWN", "0::/prognode.slice/run.service\n"),
+        ("MOUNTS", f"1 1 0:1 / {tmp_path}/cgroup - cgroup2 c"),
+    ):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(cgroup, name, tmp_path / name)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    assert cgroup.memory() == 17000
+    assert [cgroup.slots(each) for each in (8000, 100, 20_000)] == [2, 4, 1]
+
+
 def test_a_log_that_cannot_be_written_does_not_hold_up_the_job(tmp_path: Path) -> None:
     for path in (tmp_path / "gone" / "job.log", Path("/dev/full")):
         child = subprocess.Popen(["sh", "-c", "head -c 3000000 /dev/zero"], stdout=subprocess.PIPE)
