@@ -348,7 +348,7 @@ def test_as_many_jobs_run_at_once_as_there_are_processors_and_memory_for(
         monkeypatch.setattr(cgroup, name, tmp_path / name)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
     assert cgroup.memory() == 17000
-    assert [cgroup.slots(each) for each in (8000, 100, 20_000)] == [2, 4, 1]
+    assert [cgroup.slots(each, cgroup.memory()) for each in (8000, 100, 20_000)] == [2, 4, 1]
 
 
 def test_a_log_that_cannot_be_written_does_not_hold_up_the_job(tmp_path: Path) -> None:
