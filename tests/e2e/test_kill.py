@@ -167,7 +167,13 @@ def test_killed_during_a_job_the_job_dies_with_the_node_and_runs_again(tmp_path:
     with _place(tmp_path) as (folder, pacs):
         with serving(folder) as node:
             send(node.port, study)
-            job = wait_for(lambda: _children(node.process.pid, "analysis.run"), "a job", folder=folder)[0]
+
+            def jobs() -> list[int]:
+                """Those at work: one that waits for its inputs is there before, and is none yet."""
+                claimed = [item for item in items_of(folder) if item.state == "SCHEDULED" and item.attempts]
+                return _children(node.process.pid, "analysis.run") if claimed else []
+
+            job = wait_for(jobs, "a job", folder=folder)[0]
             node.kill()
         wait_for(lambda: not _runs(job), "the job dies with its node")
         (left,) = items_of(folder)
