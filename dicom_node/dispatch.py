@@ -53,7 +53,7 @@ class Dispatcher:
         if not due:
             return False
         item = self._store.item(due[0].work_item_id)
-        with about(study=mark_of(item.study_instance_uid) if item else "", item=str(due[0].work_item_id)):
+        with about(item=str(due[0].work_item_id), study=mark_of(item.study_instance_uid) if item else ""):
             self._deliver(item, due)
         self.complete()
         return True
@@ -64,7 +64,7 @@ class Dispatcher:
             item = self._store.item(number)
             if item is not None:
                 state, key = item.state.lower(), (item.key or "")[:12]
-                with about(study=mark_of(item.study_instance_uid), item=str(number)):
+                with about(item=str(number), study=mark_of(item.study_instance_uid)):
                     LOGGER.info("workitem.%s work item %s every delivery is at its end", state, key)
 
     def _deliver(self, item: WorkItem | None, due: Sequence[Delivery]) -> None:

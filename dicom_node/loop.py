@@ -99,7 +99,7 @@ class Loop:
         if item is None:
             return False
         self.store.note(item.id, f"{state.lower()} claimed", self.clock(), f"attempt {item.attempts}")
-        with about(study=mark_of(item.study_instance_uid), item=str(item.id)):
+        with about(item=str(item.id), study=mark_of(item.study_instance_uid)):
             try:
                 self._attempt(item, state, work)
             except LeaseLost as error:  # superseded meanwhile, or taken over: what was done is not wanted any more
