@@ -34,13 +34,12 @@ from dicom_node.decision import ChosenBy, NotEligible, Plan
 from dicom_node.executors import harvest, process
 from dicom_node.executors.ahead import AheadExecutor
 from dicom_node.executors.choice import chosen
-from dicom_node.executors.contract import Executor, NotStarted
+from dicom_node.executors.contract import GOLDEN_SECONDS, Executor, NotStarted
 from dicom_node.spool import Spool, link_or_copy, write_atomically
 from dicom_node.workitem import EngineDown, Permanent, Retryable, StageError, TwinAtWork
 from models.bundle import Bundle, is_unchanged
 
 LOGGER = logging.getLogger(__name__)
-GOLDEN_SECONDS = 90.0  # less than the watchdog of the units waits
 TWIN_SECONDS = 120.0  # that a thread waits for the end of a job of the same content; a part of turns.MARGIN_SECONDS
 MAXIMUM_RESULT_BYTES = 16_777_216  # a real result.json has about 60 KB
 MAXIMUM_PROMISED_BYTES = 268_435_456  # of each other file; the mask and the pictures have a few MB
@@ -222,18 +221,25 @@ def verify_golden(bundle: Bundle, executor: Executor) -> str:
     Raises
     ------
     EngineDown
-        No job can be started.
+        No job can be started, or the case came to no answer: killed or too slow today, it may pass the next time.
     Permanent
-        The bundle says other numbers here than on the machine that trained it, or the case could not be run.
+        The bundle says other numbers here than on the machine that trained it, or cannot be read.
     """
+    seconds = max(GOLDEN_SECONDS, executor.limits.wall_clock_seconds)
     try:
-        code, said = executor.ask("analysis.golden", bundle.folder.resolve(), GOLDEN_SECONDS)
+        code, said = executor.ask("analysis.golden", bundle.folder.resolve(), seconds)
     except NotStarted as error:
         raise _failed(FailureReason.JOB_NOT_STARTED, f"the golden case waits ({error})", EngineDown) from error
     if code == ExitCode.OK:
         return said
-    why = said.splitlines()[-1] if said else ("it did not end in time" if code is None else f"status {code}")
-    raise _failed(FailureReason.BUNDLE_GOLDEN_CASE_FAILED, f"the bundle's golden case failed: {why}")
+    if code is None:
+        text = f"the golden case waits (it did not end within {seconds:.0f} s)"
+        raise _failed(FailureReason.JOB_NOT_STARTED, text, EngineDown)
+    last = (said.splitlines()[-1:] or ["it said nothing"])[0]
+    if code != ExitCode.CONFIG:
+        text = f"the golden case waits (it ended with status {code}: {last})"
+        raise _failed(FailureReason.JOB_NOT_STARTED, text, EngineDown)
+    raise _failed(FailureReason.BUNDLE_GOLDEN_CASE_FAILED, f"the bundle's golden case failed: {last}")
 
 
 def executor_of(limits: Job, place: Path | None = None) -> Executor:

@@ -63,7 +63,7 @@ class AheadExecutor(ProcessExecutor):
         except BaseException:
             _end(started, place)
             raise
-        return started.run(folder_out, self._limits)
+        return started.run(folder_out, self.limits)
 
     def sweep(self) -> int:
         for folder in self._jobs.glob(f"{PREFIX}*"):
@@ -75,7 +75,7 @@ class AheadExecutor(ProcessExecutor):
         for name in ("in", "out"):
             (place / name).mkdir(parents=True, mode=0o700)
         try:
-            return start(place / "in", place / "out", self._limits, self.isolation, LATER), place
+            return start(place / "in", place / "out", self.limits, self.isolation, LATER), place
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise

@@ -42,7 +42,7 @@ class ContainerExecutor:
 
     def __init__(self, limits: Job, place: Path | None = None) -> None:
         """Raises NotStarted where there is no engine, no image, or a job could not read or write there."""
-        self._limits = limits
+        self.limits = limits
         self._place = place
         self._owner = words.owner((place or Path("/")).resolve())
         self._engine = _engine(limits)
@@ -52,7 +52,7 @@ class ContainerExecutor:
 
     @property
     def text(self) -> str:
-        image = self._limits.image[: self._limits.image.index("sha256:") + 19]
+        image = self.limits.image[: self.limits.image.index("sha256:") + 19]
         kept = sandbox.told(self._kept.in_force, self._kept.missing)
         return f"{self._engine.name} {self._engine.version}, image {image}, {kept}"
 
@@ -67,21 +67,21 @@ class ContainerExecutor:
 
     @property
     def slots(self) -> int:
-        return cgroup.slots(self._limits.memory_bytes, cgroup.memory_of_the_machine())
+        return cgroup.slots(self.limits.memory_bytes, cgroup.memory_of_the_machine())
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         self._give(folder_in, folder_out)
         program = [words.PYTHON, "-P", "-m", "analysis.run", "/in", "/out"]
         name = f"prognode-{self._owner}-{key[:32]}"
         log = folder_out.parent / process.LOG_FILE
-        seconds = self._limits.wall_clock_seconds + words.LATE_SECONDS
-        argv = self._command(name, words.NODE_LABEL, program, folder_in, folder_out, seconds, self._limits)
+        seconds = self.limits.wall_clock_seconds + words.LATE_SECONDS
+        argv = self._command(name, words.NODE_LABEL, program, folder_in, folder_out, seconds, self.limits)
         child = self._start(argv)
         assert child.stdout is not None
         said = threading.Thread(target=process.keep_log, args=(child.stdout, log), daemon=True)
         said.start()
         try:
-            ended = process.wait(child, folder_out, self._limits, lambda: self._remove(name))
+            ended = process.wait(child, folder_out, self.limits, lambda: self._remove(name))
         finally:
             self._end(child, name)
         said.join(process.GRACE_SECONDS)
@@ -92,7 +92,7 @@ class ContainerExecutor:
     def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:
         with self._readable(folder) as shown:
             program = [words.PYTHON, "-P", "-m", module, "/in"]
-            return self._ask(program, shown, None, seconds, for_a_tool(self._limits))
+            return self._ask(program, shown, None, seconds, for_a_tool(self.limits))
 
     def sweep(self) -> int:
         """Also ends trials and golden cases that a killed process has left, and removes their folders."""
@@ -219,10 +219,10 @@ class ContainerExecutor:
             folder_out.mkdir()
             (folder_in / "question").write_text(question)
             self._give(folder_in, folder_out)
-            code, said = self._ask(program, folder_in, folder_out, TRIAL_SECONDS, self._limits)
+            code, said = self._ask(program, folder_in, folder_out, TRIAL_SECONDS, self.limits)
         try:
             if code == 0:
-                return words.judged(json.loads(said.splitlines()[-1]), self._limits, VERSION, question)
+                return words.judged(json.loads(said.splitlines()[-1]), self.limits, VERSION, question)
         except (ValueError, IndexError, KeyError, TypeError):
             pass  # no answer of `inside`
         last = said.splitlines()[-1][-300:] if said else "it said nothing"

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from config.settings import Job
 
+GOLDEN_SECONDS = 120.0  # at least; a machine that needs longer for its jobs may need longer for this
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -33,6 +35,9 @@ class Executor(Protocol):
     `text` says what confines a job, for the log, the System page and `prognode check`; `missing` names the promises
     that are not kept here. `read_only`: a job cannot change what it reads, so that IN may hold hard links to the spool.
     """
+
+    @property
+    def limits(self) -> Job: ...
 
     @property
     def text(self) -> str: ...

@@ -46,7 +46,7 @@ class DaskExecutor:
 
     def __init__(self, limits: Job) -> None:
         """Raises NotStarted where Dask is not installed. A cluster that is away may come: its jobs wait for it."""
-        self._limits = limits
+        self.limits = limits
         self._cluster = cluster(limits.dask)
         self._travelled: set[str] = set()  # files of bundles that some worker has by now
         if limits.dask.scheduler.startswith("tcp:"):
@@ -55,17 +55,17 @@ class DaskExecutor:
 
     @property
     def text(self) -> str:
-        how = "their files are sent" if self._limits.dask.transfer == "bytes" else "over shared storage"
-        return f"on the Dask cluster {self._limits.dask.scheduler}, {how}; each worker confines its jobs as it can"
+        how = "their files are sent" if self.limits.dask.transfer == "bytes" else "over shared storage"
+        return f"on the Dask cluster {self.limits.dask.scheduler}, {how}; each worker confines its jobs as it can"
 
     @property
     def missing(self) -> tuple[str, ...]:
         """A worker says what it lacks when it gets a job, and takes none where that is required."""
-        return () if self._limits.isolation == "required" else ("the same promises on every worker",)
+        return () if self.limits.isolation == "required" else ("the same promises on every worker",)
 
     @property
     def read_only(self) -> bool:
-        return self._limits.dask.transfer == "bytes"  # what is sent cannot be changed
+        return self.limits.dask.transfer == "bytes"  # what is sent cannot be changed
 
     @property
     def slots(self) -> int:
@@ -75,10 +75,10 @@ class DaskExecutor:
         return len(os.sched_getaffinity(0))
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
-        if self._limits.dask.transfer == "shared":
-            header, bodies = self._asked(key, {"shared": str(folder_in.parent)}, self._limits.answer_seconds)
+        if self.limits.dask.transfer == "shared":
+            header, bodies = self._asked(key, {"shared": str(folder_in.parent)}, self.limits.answer_seconds)
         else:
-            header, bodies = self._sent(key, folder_in, "", {}, self._limits.answer_seconds)
+            header, bodies = self._sent(key, folder_in, "", {}, self.limits.answer_seconds)
         if header.get("killed"):
             return Ended(KILLED)
         code, broke = header.get("exit_code"), header.get("broke")
@@ -127,10 +127,10 @@ class DaskExecutor:
         A worker that cannot start it answers at once and would be given more: another one is asked. The task's key is
         of the content: other limits or other bytes are another task.
         """
-        limits = {name: getattr(self._limits, name) for name in remote.LIMITS}
+        limits = {name: getattr(self.limits, name) for name in remote.LIMITS}
         header = {"version": VERSION, "limits": limits, **request}
         content = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-        most = self._limits.output_bytes * (len(remote.TAKEN) + 1)
+        most = self.limits.output_bytes * (len(remote.TAKEN) + 1)
 
         def parcel_of_it() -> bytes:
             return parcel.packed(header, [path.read_bytes() for path in paths])

@@ -35,7 +35,7 @@ class ProcessExecutor:
     """Each job a child of this process. What it may do was tried when this was made."""
 
     def __init__(self, limits: Job) -> None:
-        self._limits = limits
+        self.limits = limits
         self.isolation = probe()
 
     @property
@@ -52,13 +52,13 @@ class ProcessExecutor:
 
     @property
     def slots(self) -> int:
-        return cgroup.slots(self._limits.memory_bytes, cgroup.memory())
+        return cgroup.slots(self.limits.memory_bytes, cgroup.memory())
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
-        return run(folder_in, folder_out, self._limits, self.isolation)
+        return run(folder_in, folder_out, self.limits, self.isolation)
 
     def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:
-        return ask_module(module, folder, seconds, for_a_tool(self._limits), self.isolation)
+        return ask_module(module, folder, seconds, for_a_tool(self.limits), self.isolation)
 
     def sweep(self) -> int:
         return 0  # a job dies with its runner, and `probe` has removed what control groups were left

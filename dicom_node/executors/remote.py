@@ -23,13 +23,12 @@ from analysis.contract import FEATURES_FILE, MASK_FILE, PICTURES_FILE, RESULT_FI
 from config.identity import VERSION
 from config.job import Job
 from dicom_node.executors import harvest, parcel, process
-from dicom_node.executors.contract import Ended, NotStarted, for_a_tool
+from dicom_node.executors.contract import GOLDEN_SECONDS, Ended, NotStarted, for_a_tool
 from dicom_node.executors.sandbox import Isolation
 
 TAKEN = (FEATURES_FILE, MASK_FILE, PICTURES_FILE, TIMING_FILE, RESULT_FILE)
 LIMITS = ("isolation", "memory_bytes", "cpu_seconds", "wall_clock_seconds", "output_bytes")
 BUNDLE = "bundle"  # the folder in IN whose files are kept
-GOLDEN_SECONDS = 120.0  # at least; a machine that needs longer for its jobs may need longer for this
 KEPT_DAYS = 30.0  # a file of a bundle that no job has used
 MAXIMUM_PARCEL = 16_000_000_000
 _NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,64}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")

@@ -40,7 +40,7 @@ class SystemdExecutor:
         """Raises NotStarted where no unit can be started, or a job could not read or write there."""
         if place is not None and place.resolve() != SPOOL.resolve():
             raise NotStarted(f"the units of jobs are made for the spool {SPOOL}, and this node has another")
-        self._limits = limits
+        self.limits = limits
         self._jobs = SPOOL / "jobs"
         self._less: list[str] = []
         self._kept = self._tried()
@@ -63,12 +63,12 @@ class SystemdExecutor:
 
     @property
     def slots(self) -> int:
-        return cgroup.slots(self._limits.memory_bytes, cgroup.memory_of_the_machine())
+        return cgroup.slots(self.limits.memory_bytes, cgroup.memory_of_the_machine())
 
     def run(self, folder_in: Path, folder_out: Path, key: str) -> Ended:
         _let_in(folder_in, folder_out)
         try:
-            return self._run(key, folder_out, self._limits)
+            return self._run(key, folder_out, self.limits)
         finally:
             _keep_log(folder_out, folder_out.parent / process.LOG_FILE)
 
@@ -148,8 +148,8 @@ class SystemdExecutor:
         try:
             if code == 0:
                 found = json.loads(said.splitlines()[-1])
-                self._less = _less(found, self._limits)
-                return words.judged(found, self._limits, VERSION, question, survivors="control group")
+                self._less = _less(found, self.limits)
+                return words.judged(found, self.limits, VERSION, question, survivors="control group")
         except (ValueError, IndexError, KeyError, TypeError):
             pass  # no answer of `inside`
         last = said.splitlines()[-1][-300:] if said else "it said nothing"

@@ -336,7 +336,7 @@ def test_a_host_without_isolation_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_bundle_that_says_other_numbers_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = road(tmp_path)
-    monkeypatch.setattr("dicom_node.executors.process.ask_module", lambda *_: (1, "other numbers"))
+    monkeypatch.setattr("dicom_node.executors.process.ask_module", lambda *_: (78, "other numbers"))
     with pytest.raises(StageError) as caught:
         job.verify_golden(made.bundle, job.executor_of(Job()))
     assert caught.value.code == FailureReason.BUNDLE_GOLDEN_CASE_FAILED

@@ -12,8 +12,10 @@ import pytest
 
 from analysis import golden
 from config.settings import Job
+from dicom_node.executors import process
+from dicom_node.executors.contract import GOLDEN_SECONDS
 from dicom_node.job import executor_of, verify_golden
-from dicom_node.workitem import Permanent
+from dicom_node.workitem import EngineDown, Permanent
 from models.bundle import DEMO, Bundle, digest_of, load
 from tests.e2e.node import PROGNODE
 
@@ -82,6 +84,21 @@ def test_a_bundle_without_a_golden_case_is_refused(copy: Path) -> None:
         golden.verify(bundle)
     with pytest.raises(Permanent, match="golden case failed"):
         verify_golden(bundle, executor_of(Job()))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(None, "within 900 s"), (-9, "-9"), (137, "137"), (75, "75"), (1, "1: Bug")]
+)
+def test_a_golden_case_without_an_answer_says_nothing_of_the_bundle(
+    code: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    answer = (code, "Traceback\nBug" if code == 1 else "")
+    monkeypatch.setattr(process, "ask_module", lambda *asked: (given.append(asked[2]), answer)[1])
+    for seconds in (900.0, 5.0):
+        with pytest.raises(EngineDown, match=said if seconds > 5 else "the golden case waits"):
+            verify_golden(load(DEMO), executor_of(Job(wall_clock_seconds=seconds)))
+    assert given == [900.0, GOLDEN_SECONDS]
 
 
 def test_the_service_does_not_start_with_a_bundle_that_differs(copy: Path, tmp_path: Path) -> None:
