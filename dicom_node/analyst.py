@@ -102,12 +102,16 @@ class Analyst:
     def _get_ready(self) -> bool:
         """Where images arrive, a job follows: its process is started meanwhile, unless a job needs the processor."""
         newest, now = self._loop.store.arrivals.newest(), self._loop.clock()
-        if self._newest not in (-1, newest):
-            self._expected_until = now + EXPECTED_SECONDS
-        self._newest = newest
-        if not 0 < self._expected_until - now <= EXPECTED_SECONDS:
+        with self._engine:
+            if self._newest not in (-1, newest):
+                self._expected_until = now + EXPECTED_SECONDS
+            self._newest = newest
+            if self._at_work:  # what waits is for this job, which may still be laying out its inputs
+                return False
+            expected = 0 < self._expected_until - now <= EXPECTED_SECONDS
+        if not expected:
             self._runner.stand_down()
-        elif not self._proving and not self._at_work:
+        elif not self._proving:
             self._runner.get_ready()
         return False
 
@@ -146,9 +150,10 @@ class Analyst:
 
     def _begin(self) -> None:
         """A job begins: it is what the arrivals so far have promised."""
+        newest = self._loop.store.arrivals.newest()  # first: where the store is busy, no job has begun
         with self._engine:
             self._at_work += 1
-        self._newest, self._expected_until = self._loop.store.arrivals.newest(), 0.0
+            self._newest, self._expected_until = newest, 0.0
 
     def _end(self) -> None:
         with self._engine:

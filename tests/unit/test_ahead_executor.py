@@ -19,6 +19,7 @@ from dicom_node.executors.ahead import PREFIX, AheadExecutor
 from dicom_node.job import Runner
 from dicom_node.loop import Loop
 from dicom_node.spool import Spool
+from dicom_node.workitem import StoreBusy
 from models.bundle import DEMO, load
 
 # What a job would do: wait for the word, read its input, try to change it, and leave what it has seen.
@@ -138,6 +139,7 @@ def test_a_job_is_awaited_from_an_arrival_until_it_comes_or_a_minute_has_passed(
     arrive(loop)
     assert said() == "ready"
     analyst._begin()
+    assert said() == ""  # the job takes what is ready when its inputs are laid out
     arrive(loop)
     assert said() == ""  # a job is at work: it has the processor
     analyst._end()
@@ -147,6 +149,16 @@ def test_a_job_is_awaited_from_an_arrival_until_it_comes_or_a_minute_has_passed(
     assert said() == "down"  # the job that the arrivals have promised has come
     now.at = time.time()
     assert said() == "down"
+    arrive(loop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(loop.store.arrivals), "newest", busy)
+        with pytest.raises(StoreBusy):
+            analyst._begin()
+    assert said() == "ready"  # that one has not begun
+
+
+def busy(_: object) -> int:
+    raise StoreBusy("busy")
 
 
 def arrive(loop: Loop) -> None:
