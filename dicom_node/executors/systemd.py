@@ -26,6 +26,7 @@ from dicom_node.executors.contract import Ended, NotStarted
 SPOOL = Path("/var/lib/prognode")  # of the unit's own paths
 UNITS = "prognode-job@"
 MANAGER_SECONDS = 60.0  # that a word with the manager may take
+END_SECONDS = 60.0  # for the end of a unit that was told to stop
 TRIAL_SECONDS = 120.0
 LOG_IN_OUT = "job.log"
 TRIAL_FILE = "trial.py"
@@ -83,7 +84,7 @@ class SystemdExecutor:
         units = [line.split()[0] for line in listed.splitlines() if line.strip()]
         for unit in units:
             _told("stop", unit, check=False)
-            _told("reset-failed", unit, check=False)
+            _forget(unit)
         for folder in self._jobs.iterdir():
             if _HELPERS.fullmatch(folder.name):
                 process.remove(folder)
@@ -106,7 +107,7 @@ class SystemdExecutor:
                 ended = process.wait(child, folder_out, limits, lambda: None)
                 if child.poll() != 0:  # also where systemctl alone was killed, and the job goes on
                     _told("stop", unit, check=False)
-                    child.wait(MANAGER_SECONDS)
+                    child.wait(END_SECONDS)
                 if ended.broke or ended.exit_code in (None, 0):
                     return ended
                 return _how(unit, child.stderr.read(65536), started=(folder_out / LOG_IN_OUT).exists())
@@ -114,8 +115,8 @@ class SystemdExecutor:
                 raise NotStarted(f"{unit} does not end") from error
             finally:
                 child.kill()
-                child.wait()
-                _told("reset-failed", unit, check=False)
+                if child.wait() != 0:
+                    _forget(unit)
 
     def _ask(self, own: Path, seconds: float) -> tuple[int | None, str]:
         (own / "out").mkdir()
@@ -205,6 +206,12 @@ def _keep_log(folder_out: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         descriptor = os.open(folder_out / LOG_IN_OUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         process.keep_log(os.fdopen(descriptor, "rb"), target)
+
+
+def _forget(unit: str) -> None:
+    """A failed unit would stay with the manager. How the job has ended does not hang on that."""
+    with contextlib.suppress(NotStarted):
+        _told("reset-failed", unit, check=False)
 
 
 def _told(*word: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,12 +131,31 @@ def test_a_job_is_stopped_where_the_one_who_waits_for_it_is_killed(site: Site) -
 
 
 def test_a_job_out_of_time_is_stopped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd, "MANAGER_SECONDS", 0.2)
+    monkeypatch.setattr(systemd, "END_SECONDS", 0.2)
     site.manager(start="exec sleep 60")
     executor = systemd.SystemdExecutor(Job(executor="systemd", wall_clock_seconds=0.1), site.folder)
     with pytest.raises(NotStarted, match="does not end"):  # this manager does not obey
         executor.run(*site.job(), KEY)
     assert f"stop prognode-job@{KEY}.service" in site.told
+
+
+@pytest.mark.parametrize(("start", "ended"), [("exit 0", 0), ("exit 1", 65)])
+def test_how_a_job_ended_stands_where_the_manager_does_not_answer_any_more(
+    site: Site, monkeypatch: pytest.MonkeyPatch, start: str, ended: int
+) -> None:
+    told, tried = systemd._told, []
+
+    def answer(*word: str, check: bool = True) -> Any:
+        if word[0] == "reset-failed":
+            tried.append(word)
+            raise NotStarted("systemctl reset-failed: TimeoutExpired")
+        return told(*word, check=check)
+
+    monkeypatch.setattr(systemd, "_told", answer)
+    assert site.run(start=start, show="Result=exit-code\\nExecMainStatus=65\\n") == Ended(ended)
+    assert len(tried) == bool(ended), "a unit that has not failed leaves nothing to forget"
+    site.manager(units=f"prognode-job@{KEY}.service loaded failed\\n")
+    assert systemd.SystemdExecutor(LIMITS, site.folder).sweep() == 1
 
 
 def test_a_log_that_is_a_link_is_not_followed(site: Site) -> None:
