@@ -71,7 +71,8 @@ class Analyst:
         names = [f"analyse-{number}" for number in range(self._at_once)]
         jobs = [Stage(name, self.step, of=State.SCHEDULED) for name in names]
         others = [("golden", self._prove, BEAT_SECONDS), ("beat-run", self._beat, BEAT_SECONDS)]
-        return [*jobs, Stage("ready", self._get_ready), *(Stage(*one) for one in others)]
+        ahead = [Stage("ready", self._get_ready)] if self._runner.ahead else []
+        return [*jobs, *ahead, *(Stage(*one) for one in others)]
 
     def prepare(self) -> None:
         """Free what an earlier runner held, and end what it has left at work; under the spool's lock `run`."""
@@ -84,7 +85,8 @@ class Analyst:
 
     def close(self) -> None:
         """When the stages have ended."""
-        self._runner.stand_down()
+        if ahead := self._runner.ahead:
+            ahead.stand_down()
 
     def go_on_with(self, bundles: Bundles) -> None:
         """Analyse with these bundles from now on."""
@@ -101,6 +103,8 @@ class Analyst:
 
     def _get_ready(self) -> bool:
         """Where images arrive, a job follows: its process is started meanwhile, unless a job needs the processor."""
+        ahead = self._runner.ahead
+        assert ahead is not None
         newest, now = self._loop.store.arrivals.newest(), self._loop.clock()
         with self._engine:
             if self._newest not in (-1, newest):
@@ -110,9 +114,9 @@ class Analyst:
                 return False
             expected = 0 < self._expected_until - now <= EXPECTED_SECONDS
         if not expected:
-            self._runner.stand_down()
+            ahead.stand_down()
         elif not self._proving:
-            self._runner.get_ready()
+            ahead.get_ready()
         return False
 
     def _analyse(self, item: WorkItem) -> None:

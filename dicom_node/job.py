@@ -135,15 +135,10 @@ class Runner:
         except harvest.Unfit as error:
             raise _failed(FailureReason.JOB_FAILED, f"the job's result is not taken: {error}") from None
 
-    def get_ready(self) -> None:
-        """A job may come soon: do ahead what can be done, where the executor can."""
-        if isinstance(self.executor, AheadExecutor):
-            self.executor.get_ready()
-
-    def stand_down(self) -> None:
-        """Give back what `get_ready` has taken: no job has come."""
-        if isinstance(self.executor, AheadExecutor):
-            self.executor.stand_down()
+    @property
+    def ahead(self) -> AheadExecutor | None:
+        """The executor, where it can start a job's process before there is a job."""
+        return self.executor if isinstance(self.executor, AheadExecutor) and self.executor.can else None
 
     def state_not_eligible(self, key: str, refusal: NotEligible, bundle: Bundle | None = None) -> JobResult:
         """What the planner refused needs no job: the refusal itself is the result."""

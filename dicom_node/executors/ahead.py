@@ -6,9 +6,12 @@ seen inside, read-only. Only with bubblewrap, where a job's folders are mounts.
 """
 
 import contextlib
+import logging
+import os
 import select
 import shutil
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +21,9 @@ from config.settings import Job
 from dicom_node.executors.contract import Ended, NotStarted
 from dicom_node.executors.process import ProcessExecutor, Started, start
 
+LOGGER = logging.getLogger(__name__)
 PATIENCE_SECONDS = 10.0  # with one that does not say that it is there; then another one is started
+AGAIN_SECONDS = 60.0  # until a start ahead is tried again where one has failed
 PREFIX = ".next-"  # of its folder beside those of jobs, which are named by keys
 
 
@@ -30,16 +35,33 @@ class AheadExecutor(ProcessExecutor):
         super().__init__(limits)
         self._jobs = jobs
         self._next: tuple[Started, Path] | None = None
+        self._fails, self._again = False, 0.0  # whether the last start has failed; when the next one is tried
         self._lock = threading.Lock()
         # A job dies with the thread that has started it (bwrap --die-with-parent); this one ends with the process.
         self._starter = ThreadPoolExecutor(1, "ahead")
 
+    @property
+    def can(self) -> bool:
+        """Whether anything can be started ahead here: without bubblewrap there are no mounts."""
+        return self.isolation.bubblewrap
+
     def get_ready(self) -> None:
-        """A job may come soon: start its process, unless one waits already. One that cannot be started is no error."""
+        """A job may come soon: start its process, unless one waits already; only where it `can`.
+
+        One that cannot be started is no error.
+        """
         with self._lock:
-            if self._next is None and self.isolation.bubblewrap:
-                with contextlib.suppress(NotStarted, OSError):
-                    self._next = self._starter.submit(self._start).result()
+            if self._next is not None or time.monotonic() < self._again:
+                return
+            try:
+                self._next = self._starter.submit(self._start).result()
+                self._fails = False
+            except (NotStarted, OSError) as error:
+                self._again = time.monotonic() + AGAIN_SECONDS
+                if not self._fails:
+                    why = error.strerror if isinstance(error, OSError) else error
+                    LOGGER.warning("job.not_ahead jobs start only when their images are there, and later: %s", why)
+                self._fails = True
 
     def stand_down(self) -> None:
         """None has come: give its memory back."""
@@ -54,16 +76,18 @@ class AheadExecutor(ProcessExecutor):
         if waiting is None:
             return super().run(folder_in, folder_out, key)
         started, place = waiting
-        if not _is_there(started):
-            _end(started, place)
-            return super().run(folder_in, folder_out, key)
         try:
-            _hand_over(place, folder_in, folder_out)
-            _tell(started)
+            there = _is_there(started)
+            if there:
+                _hand_over(place, folder_in, folder_out)
+                _tell(started)
         except BaseException:
             _end(started, place)
             raise
-        return started.run(folder_out, self.limits)
+        if there:
+            return started.run(folder_out, self.limits)
+        _end(started, place)
+        return super().run(folder_in, folder_out, key)
 
     def sweep(self) -> int:
         for folder in self._jobs.glob(f"{PREFIX}*"):
@@ -83,12 +107,17 @@ class AheadExecutor(ProcessExecutor):
 
 def _is_there(started: Started) -> bool:
     """Wait until it says so, for only then its folders are mounted; False for one that has ended while it waited."""
-    said = started.child.stdout
-    assert said is not None
-    while select.select([said], [], [], PATIENCE_SECONDS)[0] and (line := said.readline()):
-        if line == READY.encode() + b"\n":
-            return started.child.poll() is None
-    return False
+    assert started.child.stdout is not None
+    pipe, said, wanted = started.child.stdout.fileno(), b"", READY.encode() + b"\n"
+    readable = select.poll()  # select.select takes no descriptor above 1023
+    readable.register(pipe, select.POLLIN)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while wanted not in said:  # a warning without an end of line may stand before it
+        left = end - time.monotonic()
+        if left <= 0 or not readable.poll(left * 1000) or not (piece := os.read(pipe, 65536)):
+            return False
+        said = said[-len(wanted) :] + piece
+    return started.child.poll() is None
 
 
 def _hand_over(place: Path, folder_in: Path, folder_out: Path) -> None:

@@ -16,6 +16,7 @@ from dicom_node.analyst import EXPECTED_SECONDS, Analyst
 from dicom_node.bundles import Bundles
 from dicom_node.executors import process
 from dicom_node.executors.ahead import PREFIX, AheadExecutor
+from dicom_node.executors.contract import NotStarted
 from dicom_node.job import Runner
 from dicom_node.loop import Loop
 from dicom_node.spool import Spool
@@ -38,6 +39,7 @@ except OSError as error:
 (out / "result.json").write_text(f"{before} {line!r} {seen}")
 print("said")
 """
+JOB_OF_ITS_OWN = JOB
 
 
 @pytest.fixture
@@ -114,15 +116,11 @@ def test_the_job_itself_does_nothing_before_it_is_told(tmp_path: Path) -> None:
 
 def test_a_job_is_awaited_from_an_arrival_until_it_comes_or_a_minute_has_passed(tmp_path: Path) -> None:
     asked: list[str] = []
-    executor = SimpleNamespace(slots=1, text="", missing=())
-    runner = SimpleNamespace(
-        executor=executor, get_ready=lambda: asked.append("ready"), stand_down=lambda: asked.append("down")
+    executor = SimpleNamespace(
+        slots=1, text="", missing=(), get_ready=lambda: asked.append("ready"), stand_down=lambda: asked.append("down")
     )
-    spool, now = Spool(tmp_path), SimpleNamespace(at=1000.0)
-    spool.create()
-    loop = Loop(Settings(), spool, lambda: now.at)
-    analyst = Analyst(Settings(), spool, Bundles(load(DEMO)), cast(Runner, runner), loop)
-    look = cast(Callable[[], bool], next(stage.step for stage in analyst.stages if stage.name == "ready"))
+    now = SimpleNamespace(at=1000.0)
+    analyst, loop, look = analyst_of(executor, tmp_path, lambda: now.at)
 
     def said() -> str:
         asked.clear()
@@ -155,6 +153,106 @@ def test_a_job_is_awaited_from_an_arrival_until_it_comes_or_a_minute_has_passed(
         with pytest.raises(StoreBusy):
             analyst._begin()
     assert said() == "ready"  # that one has not begun
+
+
+def analyst_of(
+    executor: Any, folder: Path, clock: Callable[[], float] = time.time
+) -> tuple[Analyst, Loop, Callable[[], bool]]:
+    """An analyst with that executor, its loop, and its look at what arrives."""
+    spool = Spool(folder / "spool")
+    spool.create()
+    loop = Loop(Settings(), spool, clock)
+    runner = SimpleNamespace(executor=executor, ahead=executor)
+    analyst = Analyst(Settings(), spool, Bundles(load(DEMO)), cast(Runner, runner), loop)
+    return analyst, loop, next(stage.step for stage in analyst.stages if stage.name == "ready")
+
+
+def test_a_look_while_a_job_lays_out_its_inputs_leaves_it_the_process_that_was_started_for_it(
+    ahead: AheadExecutor, tmp_path: Path
+) -> None:
+    analyst, loop, look = analyst_of(ahead, tmp_path)
+    look()
+    arrive(loop)
+    look()
+    waiting = ahead._next
+    assert waiting is not None
+    analyst._begin()
+    folders = laid_out(tmp_path / "jobs" / "one")
+    look()
+    assert ahead._next is waiting
+    assert ahead.run(*folders, "key").exit_code == 0
+    analyst._end()
+    look()
+    assert (folders[1] / "result.json").read_text().startswith("[] 'go")  # it is that one that ran
+    assert ahead._next is None
+
+
+@pytest.mark.parametrize("job", [
+    "import time; time.sleep(600)",
+    "import time; print('read', end='', flush=True); time.sleep(600)",
+    "while True: print('said', flush=True)",
+], ids=["silent", "part of the word", "other words without end"])  # fmt: skip
+def test_one_that_never_says_that_it_is_there_is_replaced(
+    job: str, ahead: AheadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "JOB", job)
+    ahead.get_ready()
+    monkeypatch.setitem(globals(), "JOB", JOB_OF_ITS_OWN)
+    monkeypatch.setattr("dicom_node.executors.ahead.PATIENCE_SECONDS", 0.2)
+    waiting = ahead._next
+    assert waiting is not None
+    assert ahead.run(*laid_out(tmp_path / "jobs" / "one"), "key").exit_code == 0
+    assert waiting[0].child.poll() is not None
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["one"]
+
+
+def test_one_that_warns_before_it_says_that_it_is_there_is_taken(
+    ahead: AheadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "JOB", "print('a warning' * 9000, end='', flush=True)" + JOB_OF_ITS_OWN)
+    ahead.get_ready()
+    assert ahead.run(*laid_out(tmp_path / "jobs" / "one"), "key").exit_code == 0
+    assert (tmp_path / "jobs" / "one" / "out" / "result.json").read_text().startswith("[] 'go")
+
+
+def test_one_whose_folders_cannot_be_handed_over_is_ended(ahead: AheadExecutor, tmp_path: Path) -> None:
+    ahead.get_ready()
+    waiting = ahead._next
+    assert waiting is not None
+    with pytest.raises(FileNotFoundError):
+        ahead.run(tmp_path / "jobs" / "gone" / "in", tmp_path / "jobs" / "gone" / "out", "key")
+    assert waiting[0].child.poll() is not None
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_a_start_ahead_that_does_not_work_is_said_once_and_not_tried_all_the_time(
+    ahead: AheadExecutor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[float] = []
+
+    def start(*_: object) -> None:
+        tried.append(time.monotonic())
+        raise NotStarted("nice: no memory")
+
+    monkeypatch.setattr("dicom_node.executors.ahead.start", start)
+    ahead.get_ready()
+    ahead.get_ready()
+    assert len(tried) == 1
+    ahead._again = 0.0  # a minute later
+    ahead.get_ready()
+    assert len(tried) == 2
+    assert [line.getMessage() for line in caplog.records if "job.not_ahead" in line.getMessage()] == [
+        "job.not_ahead jobs start only when their images are there, and later: nice: no memory"
+    ]
+
+
+def test_what_can_start_nothing_ahead_is_not_asked_to(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.create()
+    runner = SimpleNamespace(executor=SimpleNamespace(slots=1, text="", missing=()), ahead=None)
+    analyst = Analyst(Settings(), spool, Bundles(load(DEMO)), cast(Runner, runner), Loop(Settings(), spool))
+    assert "ready" not in [stage.name for stage in analyst.stages]
+    analyst.close()
 
 
 def busy(_: object) -> int:
