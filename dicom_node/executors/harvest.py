@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from dicom_node.executors.sandbox import MAXIMUM_FILES
 
@@ -18,44 +19,53 @@ class Unfit(Exception):
 
 def read(folder: Path, name: str, most: int) -> bytes | None:
     """A file that a job has left; None when there is none. Raises Unfit for anything but a plain file of that size."""
-    pieces = _pieces(folder, name, most)
-    return None if pieces is None else b"".join(pieces)
+    stream = opened(folder, name)
+    if stream is None:
+        return None
+    with stream:
+        return b"".join(_pieces(stream, name, most))
 
 
 def take(folder: Path, name: str, most: int, target: Path) -> bool:
     """Copy a file that a job has left to `target`; False when there is none. Raises Unfit and OSError."""
-    pieces = _pieces(folder, name, most)
-    if pieces is None:
+    stream = opened(folder, name)
+    if stream is None:
         return False
-    with target.open("xb") as stream:
-        for piece in pieces:
-            stream.write(piece)
+    with stream:
+        pieces = _pieces(stream, name, most)
+        with target.open("xb") as copy:
+            for piece in pieces:
+                copy.write(piece)
     return True
 
 
-def _pieces(folder: Path, name: str, most: int) -> Iterator[bytes] | None:
+def opened(folder: Path, name: str) -> IO[bytes] | None:
+    """A file that a job has left, to be read; None when there is none. Raises Unfit for anything but a plain file."""
     try:
         descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Unfit(f"{name} is no plain file ({error.strerror})") from None
-    status = os.fstat(descriptor)
+    status = os.fstat(descriptor)  # before fdopen, which takes no folder
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(descriptor)
         raise Unfit(f"{name} is no plain file of the job's own")
-    if status.st_size > most:
-        os.close(descriptor)
-        raise Unfit(f"{name} has {status.st_size} bytes; {most} are the most")
-    return _read(descriptor, status.st_size)
+    return os.fdopen(descriptor, "rb")
 
 
-def _read(descriptor: int, left: int) -> Iterator[bytes]:
+def _pieces(stream: IO[bytes], name: str, most: int) -> Iterator[bytes]:
+    size = os.fstat(stream.fileno()).st_size
+    if size > most:
+        raise Unfit(f"{name} has {size} bytes; {most} are the most")
+    return _read(stream, size)
+
+
+def _read(stream: IO[bytes], left: int) -> Iterator[bytes]:
     """As much as the file had when it was looked at: where a process outlives its job, it may still write."""
-    with os.fdopen(descriptor, "rb") as stream:
-        while piece := stream.read(min(PIECE_BYTES, left)):
-            left -= len(piece)
-            yield piece
+    while piece := stream.read(min(PIECE_BYTES, left)):
+        left -= len(piece)
+        yield piece
 
 
 def used(folder: Path, most: int) -> int:

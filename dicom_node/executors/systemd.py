@@ -19,7 +19,7 @@ from typing import Any
 
 from config.identity import VERSION
 from config.settings import Job
-from dicom_node.executors import cgroup, inside, process, sandbox
+from dicom_node.executors import cgroup, harvest, inside, process, sandbox
 from dicom_node.executors import container_words as words
 from dicom_node.executors.contract import Ended, NotStarted
 
@@ -203,9 +203,10 @@ def _keep_log(folder_out: Path, target: Path) -> None:
     """What the job has said, which lies in its OUT, to where the job does not reach; a plain file or none."""
     target.unlink(missing_ok=True)
     target.touch(mode=0o600)
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder_out / LOG_IN_OUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        process.keep_log(os.fdopen(descriptor, "rb"), target)
+    with contextlib.suppress(OSError, harvest.Unfit):
+        stream = harvest.opened(folder_out, LOG_IN_OUT)
+        if stream is not None:
+            process.keep_log(stream, target)
 
 
 def _forget(unit: str) -> None:

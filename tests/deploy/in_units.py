@@ -61,6 +61,7 @@ CASES = {
     "writes more than it may": ("open('x', 'wb').write(bytes(3_000_000)); import time; time.sleep(60)",
                                 Ended(None, "wrote"), ""),
     "hides what it writes": (HIDDEN, Ended(None, "wrote"), ""),
+    "takes its log for a folder": ("import os; os.unlink('job.log'); os.mkdir('job.log')", Ended(0), ""),
     "takes its log for a link": ("import os; os.unlink('job.log'); os.symlink('/etc/passwd', 'job.log')", Ended(0), ""),
     "leaves a child": ("import os, time; os.fork() or time.sleep(600)", Ended(0), ""),
 }  # fmt: skip

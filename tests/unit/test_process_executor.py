@@ -203,6 +203,15 @@ def test_a_plain_file_is_taken_and_an_absent_one_is_none(tmp_path: Path) -> None
     assert harvest.read(tmp_path, "absent", 10) is None
 
 
+def test_a_file_that_cannot_be_copied_is_closed_again(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(FileExistsError):
+            harvest.take(tmp_path, "a", 10, tmp_path / "a")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_links_pipes_devices_folders_and_files_without_end_are_not_taken(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"another study")
     (tmp_path / "symlink").symlink_to(tmp_path / "secret")

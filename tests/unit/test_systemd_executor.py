@@ -158,10 +158,13 @@ def test_how_a_job_ended_stands_where_the_manager_does_not_answer_any_more(
     assert systemd.SystemdExecutor(LIMITS, site.folder).sweep() == 1
 
 
-def test_a_log_that_is_a_link_is_not_followed(site: Site) -> None:
+@pytest.mark.parametrize("made", ["ln -s {secret}", "ln {secret}", "mkdir", "mkfifo"])
+def test_a_log_that_is_no_plain_file_of_the_job_s_is_not_read(site: Site, made: str) -> None:
     (site.folder / "secret").write_text("secret")
-    site.run(start=f'ln -s {site.folder}/secret "$job/out/job.log"')
+    before = len(os.listdir("/proc/self/fd"))
+    site.run(start=f'{made.format(secret=site.folder / "secret")} "$job/out/job.log"')
     assert (site.folder / "jobs" / KEY / "job.log").read_text() == ""
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_an_earlier_runner_left_is_stopped_and_counted(site: Site) -> None:
