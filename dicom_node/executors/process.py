@@ -136,15 +136,10 @@ class Started:
     held: ExitStack
 
     def run(self, folder_out: Path, limits: Job) -> Ended:
-        """Until the end, with a log beside OUT; the wall clock begins here."""
-        assert self.child.stdout is not None
-        said = threading.Thread(target=keep_log, args=(self.child.stdout, folder_out.parent / LOG_FILE), daemon=True)
-        said.start()
-        try:
+        """Until the end, with a log beside OUT; the wall clock begins here. Raises NotStarted."""
+        log = threading.Thread(target=keep_log, args=(self.child.stdout, folder_out.parent / LOG_FILE), daemon=True)
+        with _heard(self.child, log, self.end):
             return wait(self.child, folder_out, limits, lambda: _ask_to_end(self.child))
-        finally:
-            self.end()
-            said.join(GRACE_SECONDS)
 
     def end(self) -> None:
         """Nothing of it is left."""
@@ -254,6 +249,22 @@ def _kill(child: "subprocess.Popen[bytes]", group: cgroup.Cgroup | None) -> None
     child.wait()
 
 
+@contextmanager
+def _heard(child: "subprocess.Popen[bytes]", reader: threading.Thread, end: Callable[[], None]) -> Iterator[None]:
+    """With a thread that reads what a child says; however this ends, `end` ends the child. Raises NotStarted."""
+    try:
+        reader.start()
+    except RuntimeError as error:  # the machine has no thread left
+        end()
+        child.stdout.close()  # type: ignore[union-attr]
+        raise NotStarted("no thread is to be had") from error
+    try:
+        yield
+    finally:
+        end()
+        reader.join(GRACE_SECONDS)
+
+
 def keep_log(stream: IO[bytes], path: Path) -> None:
     """Write what a job says to its log: the beginning as it comes, the end when it has ended; not gigabytes.
 
@@ -261,7 +272,7 @@ def keep_log(stream: IO[bytes], path: Path) -> None:
     """
     written, left_out = 0, 0
     tail: deque[bytes] = deque()
-    with stream, _Log(path) as log:
+    with stream, contextlib.closing(_Log(path)) as log:
         while piece := os.read(stream.fileno(), 65536):
             if written < LOG_BYTES:
                 log.write(piece)
@@ -284,10 +295,7 @@ class _Log:
         with contextlib.suppress(OSError):
             self._file = path.open("wb", buffering=0)
 
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
@@ -355,17 +363,13 @@ def ask_module(module: str, folder: Path, timeout: float, limits: Job, isolation
         )
         group = held.enter_context(_group(limits, isolation))
         child = _start([*(group.join if group else []), *argv], None, descriptors, subprocess.DEVNULL)
-        assert child.stdout is not None
         said = bytearray()
         reader = threading.Thread(target=_keep_end, args=(child.stdout, said), daemon=True)
-        reader.start()
         try:
-            code = child.wait(timeout)
+            with _heard(child, reader, lambda: _kill(child, group)):
+                code = child.wait(timeout)
         except subprocess.TimeoutExpired:
             return None, ""
-        finally:
-            _kill(child, group)
-            reader.join(GRACE_SECONDS)
     if code in (126, 127):  # the shell that enters the group, or bubblewrap, has not found what it should run
         raise NotStarted(f"{argv[0]} or what it starts is missing")
     return code, said.decode("utf-8", "replace").strip()

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +225,32 @@ def test_one_whose_folders_cannot_be_handed_over_is_ended(ahead: AheadExecutor, 
         ahead.run(tmp_path / "jobs" / "gone" / "in", tmp_path / "jobs" / "gone" / "out", "key")
     assert waiting[0].child.poll() is not None
     assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_where_no_thread_is_left_a_job_is_not_started_and_nothing_of_it_is_left(
+    ahead: AheadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children: list[subprocess.Popen[bytes]] = []
+    begin = process._start
+
+    def start(*arguments: Any) -> subprocess.Popen[bytes]:
+        children.append(begin(*arguments))
+        return children[-1]
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(process, "_start", start)
+    ahead.get_ready()
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for name in ("one", "two"):  # the one that was started ahead, and another
+        with pytest.raises(NotStarted, match="no thread"):
+            ahead.run(*laid_out(tmp_path / "jobs" / name), "key")
+    with pytest.raises(NotStarted, match="no thread"):
+        ahead.ask("analysis.golden", DEMO, 60.0)
+    assert [child.poll() is not None for child in children] == [True] * 3
+    assert len(os.listdir("/proc/self/fd")) < descriptors  # the pipes and the filter of the first
 
 
 def test_a_start_ahead_that_does_not_work_is_said_once_and_not_tried_all_the_time(
