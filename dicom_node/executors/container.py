@@ -18,7 +18,7 @@ from pathlib import Path
 
 from config.identity import VERSION
 from config.settings import Job
-from dicom_node.executors import cgroup, inside, process, sandbox
+from dicom_node.executors import cgroup, inside, process, sandbox, trials
 from dicom_node.executors import container_words as words
 from dicom_node.executors.container_words import Engine
 from dicom_node.executors.contract import Ended, NotStarted, for_a_tool
@@ -90,15 +90,18 @@ class ContainerExecutor:
         return ended
 
     def ask(self, module: str, folder: Path, seconds: float) -> tuple[int | None, str]:
-        with self._readable(folder) as shown:
+        with trials.at_work(self._place), self._readable(folder) as shown:
             program = [words.PYTHON, "-P", "-m", module, "/in"]
             return self._ask(program, shown, None, seconds, for_a_tool(self.limits))
 
     def sweep(self) -> int:
         """Also ends trials and golden cases that a killed process has left, and removes their folders."""
-        self._swept(words.TRIAL_LABEL)
-        for folder in self._place.glob(f"{TRIAL}*") if self._place else ():
-            process.remove(folder)
+        if self._place is not None:
+            with trials.swept(self._place) as alone:
+                if alone:
+                    self._swept(words.TRIAL_LABEL)
+                    for folder in self._place.glob(f"{TRIAL}*"):
+                        process.remove(folder)
         return self._swept(words.NODE_LABEL)
 
     def _swept(self, label: str) -> int:
@@ -213,7 +216,7 @@ class ContainerExecutor:
     def _tried(self) -> words.Kept:
         question = secrets.token_hex(8)
         program = [words.PYTHON, "-I", "-c", Path(inside.__file__).read_text(encoding="utf-8")]
-        with self._own_folder() as own:
+        with trials.at_work(self._place), self._own_folder() as own:
             folder_in, folder_out = own / "in", own / "out"
             folder_in.mkdir()
             folder_out.mkdir()

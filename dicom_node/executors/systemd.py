@@ -19,7 +19,7 @@ from typing import Any
 
 from config.identity import VERSION
 from config.settings import Job
-from dicom_node.executors import cgroup, harvest, inside, process, sandbox
+from dicom_node.executors import cgroup, harvest, inside, process, sandbox, trials
 from dicom_node.executors import container_words as words
 from dicom_node.executors.contract import Ended, NotStarted
 
@@ -79,15 +79,18 @@ class SystemdExecutor:
             return self._ask(own, seconds)
 
     def sweep(self) -> int:
-        """Also removes the folders of trials that a killed process has left."""
+        """Also trials and golden cases that a killed process has left, with their folders."""
         listed = _told("list-units", "--all", "--plain", "--no-legend", f"{UNITS}*").stdout
         units = [line.split()[0] for line in listed.splitlines() if line.strip()]
-        for unit in units:
-            _told("stop", unit, check=False)
-            _forget(unit)
-        for folder in self._jobs.iterdir():
-            if _HELPERS.fullmatch(folder.name):
-                process.remove(folder)
+        with trials.swept(self._jobs) as alone:
+            if not alone:
+                units = [unit for unit in units if not _HELPERS.search(unit)]
+            for unit in units:
+                _told("stop", unit, check=False)
+                _forget(unit)
+            for folder in self._jobs.iterdir() if alone else ():
+                if _HELPERS.fullmatch(folder.name):
+                    process.remove(folder)
         return len(units)
 
     # -- one unit ---------------------------------------------------------------------------------------------
@@ -130,8 +133,9 @@ class SystemdExecutor:
     def _own_folder(self, word: str) -> Iterator[Path]:
         own = self._jobs / f"{word}-{secrets.token_hex(32)}"
         try:
-            own.mkdir(mode=0o700)
-            yield own
+            with trials.at_work(self._jobs):
+                own.mkdir(mode=0o700)
+                yield own
         except OSError as error:
             raise NotStarted(f"{self._jobs}: {error.strerror}") from error
         finally:

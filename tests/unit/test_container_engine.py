@@ -7,6 +7,7 @@ import pytest
 
 from config.settings import Job
 from dicom_node.executors import container
+from dicom_node.executors import container_words as words
 from dicom_node.executors.container import ContainerExecutor
 from dicom_node.executors.container_words import Kept
 from dicom_node.executors.contract import NotStarted
@@ -42,6 +43,23 @@ def test_trials_that_a_killed_process_left_are_swept_with_the_jobs_and_are_no_jo
     killed = {line.split()[1].rpartition("-")[2] for line in engine.read_text().splitlines() if line[:5] == "kill "}
     assert {word.rpartition("=")[2] for word in killed} == {"prognode.trial", "prognode.node"}
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_trial_of_a_living_process_is_let_be_by_a_runner_that_starts(
+    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("spool", "bundle"):
+        (tmp_path / name).mkdir()
+    starts, checks = (executor(tmp_path / "spool", monkeypatch) for _ in range(2))
+    swept: list[str] = []
+    monkeypatch.setattr(starts, "_swept", swept.append)
+    monkeypatch.setattr(checks, "_ask", lambda *_: (0, str(starts.sweep())))
+    (tmp_path / "spool" / "trial-of-check").mkdir()
+    assert checks.ask("analysis.golden", tmp_path / "bundle", 1.0) == (0, "None")
+    assert swept == [words.NODE_LABEL]
+    assert (tmp_path / "spool" / "trial-of-check").is_dir()
+    starts.sweep()
+    assert swept[1:] == [words.TRIAL_LABEL, words.NODE_LABEL]
 
 
 def test_a_tool_has_the_memory_that_it_needs_also_where_jobs_have_little(

@@ -179,6 +179,19 @@ def test_what_an_earlier_runner_left_is_stopped_and_counted(site: Site) -> None:
     assert [path.name for path in (site.folder / "jobs").iterdir()] == [KEY]
 
 
+def test_a_trial_of_a_living_process_is_let_be_by_a_runner_that_starts(site: Site) -> None:
+    site.manager()
+    executor, other = (systemd.SystemdExecutor(LIMITS, site.folder) for _ in range(2))
+    units = [f"prognode-job@{name}.service" for name in (f"trial-{KEY}", KEY)]
+    site.manager(units="".join(f"{unit} loaded activating start Prognode: a job\\n" for unit in units))
+    with other._own_folder("golden") as living:
+        assert executor.sweep() == 1
+        assert living.is_dir()
+        assert f"stop {units[0]}" not in site.told
+    assert executor.sweep() == 2
+    assert f"stop {units[0]}" in site.told
+
+
 def test_a_module_is_asked_in_a_unit_named_for_it(site: Site, tmp_path: Path) -> None:
     site.manager()
     executor = systemd.SystemdExecutor(LIMITS, site.folder)
