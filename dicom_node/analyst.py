@@ -245,7 +245,6 @@ class Analyst:
         if self._asked_to_end or signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             return  # the next turn looks again
         self._asked_to_end = True
-        time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _beat(self) -> bool:

@@ -66,9 +66,9 @@ def pulse_until_signal(parts: Sequence[Part], reload: Callable[[], object] = lam
     """
     asleep, wake = os.pipe()
     os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)  # first: no signal is lost that a handler has taken
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     pulse(parts, "READY=1")
     if was_hung_up():
         os.write(wake, bytes([signal.SIGHUP]))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,32 @@ def test_a_hang_up_before_the_service_has_started_is_a_reload_then(capsys: pytes
             signal.signal(number, handler)
     assert reloaded == [1]
     assert sys.exc_info() == (None, None, None)
+
+
+def test_a_stop_that_comes_as_soon_as_it_can_be_heard_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    put, pulses = signal.signal, []
+
+    def put_and_send(number: int, handler: Any) -> None:
+        put(number, handler)
+        if number == signal.SIGTERM:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    class Counted:
+        def pulse(self) -> tuple[bool, str]:
+            pulses.append(1)
+            assert len(pulses) == 1, "it goes on"
+            return True, ""
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(notify, "PULSE_SECONDS", 0.01)
+    monkeypatch.setattr(signal, "signal", put_and_send)
+    try:
+        notify.pulse_until_signal([Counted()])
+    finally:
+        monkeypatch.undo()
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_watchdog_hears_of_a_process_that_reads_its_settings_and_a_stop_does_not_wait_for_that(
