@@ -1,12 +1,13 @@
 /* The largest distance between two of some points, by looking at all pairs that can have it.
 
-   `shape.py` is the only caller. Stable ABI: no NumPy headers, any buffer will do. */
+   `shape.py` is the only caller. Stable ABI: no NumPy headers, any buffer of doubles will do. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define ROUNDING (1 - 1e-9) /* what the bounds below may be wrong by */
 
@@ -55,13 +56,21 @@ static double widest_of(Point *point, Py_ssize_t count)
 
 static PyObject *widest(PyObject *self, PyObject *arguments)
 {
+    PyObject *points;
     Py_buffer given;
     Py_ssize_t count, dimensions;
     Point *point;
     double found = -1;
+    int finite = 1;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "y*n:widest", &given, &dimensions))
+    if (!PyArg_ParseTuple(arguments, "On:widest", &points, &dimensions) ||
+        PyObject_GetBuffer(points, &given, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT))
         return NULL;
+    if (!given.format || strcmp(given.format, "d")) {
+        PyBuffer_Release(&given);
+        PyErr_SetString(PyExc_ValueError, "points need to be doubles");
+        return NULL;
+    }
     if (dimensions < 1 || dimensions > 3 || given.len % (dimensions * (Py_ssize_t)sizeof(double))) {
         PyBuffer_Release(&given);
         PyErr_SetString(PyExc_ValueError, "points need 1 to 3 coordinates each");
@@ -71,13 +80,20 @@ static PyObject *widest(PyObject *self, PyObject *arguments)
     point = calloc((size_t)count + 1, sizeof(Point));
     if (point) {
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t i = 0; i < count * dimensions; i++)
-            point[i / dimensions].at[i % dimensions] = ((const double *)given.buf)[i];
-        found = widest_of(point, count);
+        for (Py_ssize_t i = 0; i < count * dimensions; i++) {
+            double here = ((const double *)given.buf)[i];
+            finite = finite && isfinite(here);
+            point[i / dimensions].at[i % dimensions] = here;
+        }
+        found = finite ? widest_of(point, count) : 0; /* NaN has no place in an order */
         free(point);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&given);
+    if (!finite) {
+        PyErr_SetString(PyExc_ValueError, "points need finite coordinates");
+        return NULL;
+    }
     return found < 0 ? PyErr_NoMemory() : PyFloat_FromDouble(found);
 }
 

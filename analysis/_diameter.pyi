@@ -1,5 +1,4 @@
-from typing import Any
-
+import numpy as np
 from numpy.typing import NDArray
 
-def widest(points: NDArray[Any], dimensions: int, /) -> float: ...
+def widest(points: NDArray[np.float64], dimensions: int, /) -> float: ...

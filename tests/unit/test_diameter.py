@@ -44,3 +44,14 @@ def test_points_without_coordinates_of_their_own_are_refused() -> None:
             widest(np.ones((4, 4)), wrong)
     with pytest.raises(ValueError, match="1 to 3 coordinates"):
         widest(np.ones(4), 3)
+
+
+def test_other_numbers_than_doubles_and_no_numbers_are_refused() -> None:
+    for kind in (np.float32, np.int64, np.uint8):
+        with pytest.raises(ValueError, match="need to be doubles"):
+            widest(np.ones((2, 3), kind), 3)
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match="finite"):
+            widest(np.array([[0.0, 0.0, 0.0], [1.0, value, 1.0]]), 3)
+    with pytest.raises(ValueError, match="contiguous"):
+        widest(np.ones((4, 6))[:, ::2], 3)
