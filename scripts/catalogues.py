@@ -39,6 +39,7 @@ ASIDE = {
     "no image with a mask", "it did not end in time", "status {0}",
     "the job ended with status {0} (killed, or out of memory or disk)",
     "the job ended well but its result is not valid ({0})", "the job could not be started ({0})",
+    "the golden case waits (it did not end within {0} s)", "the golden case waits (it ended with status {0}: {1})",
 }  # fmt: skip
 # What stands in a hole, or is put together where it cannot be seen.
 PARTS = (

@@ -161,10 +161,11 @@ def test_how_a_job_ended_stands_where_the_manager_does_not_answer_any_more(
 @pytest.mark.parametrize("made", ["ln -s {secret}", "ln {secret}", "mkdir", "mkfifo"])
 def test_a_log_that_is_no_plain_file_of_the_job_s_is_not_read(site: Site, made: str) -> None:
     (site.folder / "secret").write_text("secret")
-    before = len(os.listdir("/proc/self/fd"))
     site.run(start=f'{made.format(secret=site.folder / "secret")} "$job/out/job.log"')
     assert (site.folder / "jobs" / KEY / "job.log").read_text() == ""
-    assert len(os.listdir("/proc/self/fd")) == before
+    places = [Path("/proc/self/fd", number) for number in os.listdir("/proc/self/fd")]
+    still_open = {os.readlink(place) for place in places if place.is_symlink()}
+    assert str(site.folder / "jobs" / KEY / "out" / "job.log") not in still_open
 
 
 def test_what_an_earlier_runner_left_is_stopped_and_counted(site: Site) -> None:
