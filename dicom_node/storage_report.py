@@ -115,8 +115,13 @@ class _Inventory:
     def _jobs(self) -> Kind:
         kind, days = Kind("jobs"), self._cleaner.due_days("jobs")
         for folder in (self._spool.root / "jobs").iterdir():
-            at = folder.stat().st_mtime
-            size = sum(_size(path) for path in folder.rglob("*") if path.is_file() and path.stat().st_nlink == 1)
+            if folder.name.startswith("."):  # waits for a study that still arrives
+                continue
+            try:
+                at = folder.stat().st_mtime
+                size = sum(_size(path) for path in folder.rglob("*") if path.is_file() and path.stat().st_nlink == 1)
+            except FileNotFoundError:  # its job has ended
+                continue
             open_work = self._store.retention.state_of_key(folder.name) not in ENDED
             kind.count(1, size, at, OPEN if open_work else self._too_young(at, days))
         return kind

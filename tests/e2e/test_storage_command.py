@@ -1,13 +1,14 @@
 """`prognode storage`: what it prints is what is there, and what it says would go is what goes."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicom_node.storage_report import FOR_EVER, YOUNG, report
+from dicom_node.storage_report import FOR_EVER, YOUNG, Amount, report
 from tests.e2e.node import PROGNODE, SETTINGS, write_settings
 from tests.kept import DAY, delivered, study
 from tests.road import Road
@@ -83,6 +84,23 @@ def test_the_table_is_for_people_and_names_nobody(node: Path) -> None:
     assert "12 (" in done.stdout
     assert str(study()[0].PatientID) not in done.stdout
     assert max(map(len, lines)) < 160
+
+
+def test_folders_of_jobs_that_come_and_go_are_no_kept_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Road = delivered(tmp_path)
+    jobs, iterdir = made.spool.root / "jobs", Path.iterdir
+    for name in (".next-1", "0" * 64, "1" * 64):
+        (jobs / name / "in").mkdir(parents=True)
+
+    def listed(folder: Path) -> list[Path]:
+        found = list(iterdir(folder))
+        if folder == jobs:
+            shutil.rmtree(jobs / ("0" * 64))
+        return found
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    found = {kind.name: kind for kind in report(made.store, made.spool, made.settings, made.clock).kinds}
+    assert found["jobs"].stays == {YOUNG: Amount(1, 0)}
 
 
 def test_a_young_study_is_said_to_be_young(tmp_path: Path) -> None:
