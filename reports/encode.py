@@ -26,6 +26,7 @@ _UNDEFINED: Final = 0xFFFFFFFF
 _PLAIN: Final = {"UI": b"\0", "CS": b" ", "AE": b" ", "AS": b" "}  # VRs of the default repertoire, and their padding
 _TEXT: Final = frozenset({"SH", "LO", "ST", "LT", "UT", "UC"})  # VRs in the character set of the data set
 _LONG_TEXT: Final = frozenset({"UT", "UC"})
+_FIRST: Final = 0x00080000  # below are the groups of a command set, of the meta information, of a DICOMDIR
 _CHARACTER_SET: Final = 0x00080005
 _UTF8: Final = convert_encodings("ISO_IR 192")
 
@@ -33,11 +34,12 @@ _UTF8: Final = convert_encodings("ISO_IR 192")
 def part10(dataset: Dataset) -> bytes:
     """An object as a Part 10 file, as `dcmwrite(..., enforce_file_format=True)` writes it."""
     stream = io.BytesIO()
-    if dataset.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian:
+    misplaced = min(dataset.keys(), default=_FIRST) < _FIRST  # pydicom says what is wrong with it
+    if misplaced or dataset.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian:
         dcmwrite(stream, dataset, enforce_file_format=True)
         return stream.getvalue()
     short = Dataset()
-    short.file_meta = dataset.file_meta
+    short.file_meta, short.preamble = dataset.file_meta, getattr(dataset, "preamble", None)
     short.SOPClassUID, short.SOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
     dcmwrite(stream, short, enforce_file_format=True)
     meta = stream.getvalue()[: -len(encoded(short))]
@@ -86,11 +88,14 @@ def _text(element: DataElement, encodings: Sequence[str]) -> bytes | None:
     vr = element.VR
     if type(value) not in (str, UID) or not value:
         return None
-    if vr in _PLAIN:
-        raw, padding = bytes(value, "iso8859"), _PLAIN[vr]
-    elif vr in _TEXT and list(encodings) == _UTF8:
-        raw, padding = bytes(value, "utf8"), b" "
-    else:
+    try:
+        if vr in _PLAIN:
+            raw, padding = bytes(value, "iso8859"), _PLAIN[vr]
+        elif vr in _TEXT and list(encodings) == _UTF8:
+            raw, padding = bytes(value, "utf8"), b" "
+        else:
+            return None
+    except UnicodeEncodeError:  # pydicom raises, or writes what it can
         return None
     if len(raw) % 2:
         raw += padding

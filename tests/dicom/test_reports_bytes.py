@@ -126,6 +126,37 @@ def test_odd_elements_are_encoded_as_pydicom_encodes_them() -> None:
     assert part10(odd) == as_pydicom_writes(odd)
 
 
+def _small(**elements: str) -> Dataset:
+    made = Dataset()
+    made.SpecificCharacterSet, made.SOPClassUID, made.SOPInstanceUID = "ISO_IR 192", SR_SOP_CLASSES[0], "1.2.3"
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return made
+
+
+@pytest.mark.parametrize("keyword", ["AffectedSOPClassUID", "MediaStorageSOPClassUID"])
+def test_elements_that_no_data_set_holds_are_refused_as_by_pydicom(keyword: str) -> None:
+    wrong = _small(**{keyword: "1.2.3"})
+    for write in (part10, as_pydicom_writes):
+        with pytest.raises(ValueError, match="lements"):
+            write(wrong)
+
+
+def test_a_preamble_is_kept() -> None:
+    dual = _small()
+    dual.preamble = b"II*" + bytes(125)
+    assert part10(dual) == as_pydicom_writes(dual)
+    assert part10(dual).startswith(b"II*")
+
+
+def test_a_text_that_has_no_form_is_written_as_by_pydicom() -> None:
+    lone = _small(SeriesDescription="half \ud800 of a pair")
+    with pytest.warns(UserWarning, match="Failed to encode"):
+        assert part10(lone) == as_pydicom_writes(lone)
+
+
 def _odd() -> Dataset:
     made = Dataset()
     made.SpecificCharacterSet = "ISO_IR 192"
