@@ -107,7 +107,9 @@ def _run(config: Path | None, process: Process, *, jobs: bool = True) -> None:
                 LOGGER.warning(
                     "socket.unused systemd has passed %s, which the settings do not open; see the unit", name
                 )
-            notify.pulse_until_signal(parts, Reloader(config, settings, spool, process, parts).reload)
+            reloader = Reloader(config, settings, spool, process, parts)
+            running.callback(reloader.end)  # before a part is stopped
+            notify.pulse_until_signal(parts, reloader.reload)
             for error in filter(None, (getattr(part, "unfit", None) for part in parts)):
                 raise error
         _end()

@@ -72,12 +72,12 @@ def pulse_until_signal(parts: Sequence[Part], reload: Callable[[], object] = lam
     pulse(parts, "READY=1")
     if was_hung_up():
         os.write(wake, bytes([signal.SIGHUP]))
-    wanted, free = False, threading.Event()
+    wanted, free, ending = False, threading.Event(), threading.Event()
     free.set()
 
     def turn() -> None:
         try:
-            reloading(reload)
+            reloading(reload, ending)
         finally:
             free.set()
             os.write(wake, _DONE)
@@ -92,16 +92,18 @@ def pulse_until_signal(parts: Sequence[Part], reload: Callable[[], object] = lam
             free.clear()
             threading.Thread(target=turn, name="reload", daemon=True).start()
         pulse(parts)
+    ending.set()
     say("STOPPING=1", "STATUS=ending what is at work")
 
 
-def reloading(reload: Callable[[], object]) -> None:
-    """Around a reload, for the service manager."""
+def reloading(reload: Callable[[], object], ending: threading.Event | None = None) -> None:
+    """Around a reload, for the service manager; where the process is `ending` meanwhile, it is not READY again."""
     say("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
     try:
         reload()
     finally:
-        say("READY=1")
+        if ending is None or not ending.is_set():
+            say("READY=1")
 
 
 def terminal_is_gone() -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -46,9 +47,25 @@ class Reloader:
     ) -> None:
         self._config, self._settings, self._spool, self._process = config, settings, spool, process
         self._parts, self._clock = parts, clock
+        self._putting, self._ended = threading.Lock(), False
 
     def reload(self) -> bool:
         """Whether the settings are in force; where not, all is as it was, and the log says why."""
+        try:
+            return self._reload()
+        except Exception as error:  # a bug; its text may quote anything
+            name = type(error).__name__
+            LOGGER.error("settings.refused a bug in the reload (%s); restart the process", name)
+            LOGGER.debug("settings.refused", exc_info=True)
+            self._record("failed", f"reload: {name}", f"a bug in the reload ({name}); restart the process")
+            return False
+
+    def end(self) -> None:
+        """The process ends: what is still being made ready for a reload is not put in force any more."""
+        with self._putting:
+            self._ended = True
+
+    def _reload(self) -> bool:
         try:
             change = compare(self._settings, load(self._config, os.environ))
             put_in_force = [part.ready_for(change.settings) for part in self._parts]
@@ -57,9 +74,12 @@ class Reloader:
             LOGGER.error("settings.refused the settings stay as they were: %s%s", error, hint)
             self._record("failed", f"reload: {error}", f"{error}{hint}")
             return False
-        for put in put_in_force:
-            put()
-        self._settings = change.settings
+        with self._putting:
+            if self._ended:
+                return False
+            for put in put_in_force:
+                put()
+            self._settings = change.settings
         logging.getLogger().setLevel(change.settings.telemetry.log_level)
         taken = ", ".join(change.taken) or "nothing new"
         LOGGER.info("settings.reloaded in force now: %s", taken)

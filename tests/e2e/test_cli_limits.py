@@ -142,6 +142,11 @@ def test_the_watchdog_hears_of_a_process_that_reads_its_settings_and_a_stop_does
                 signal.signal(number, handler)
             let_go.set()
         listener.join(60)
+        for thread in [one for one in threading.enumerate() if one.name == "reload"]:
+            thread.join(60)
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):  # a process that stops is not READY again
+            manager.recv(1000)
         begun = next(place for place, words in enumerate(heard) if words.startswith("RELOADING=1"))
         assert all("WATCHDOG=1" in words for words in heard[begun + 1 : -1])
         assert sum(words.startswith("RELOADING=1") for words in heard) == 1

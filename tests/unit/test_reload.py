@@ -14,6 +14,7 @@ from config.settings import Deliver, Node, Peer, Rule, Settings, Tls, parse
 from dicom_node import deliver, storage
 from dicom_node.heartbeat import Heartbeat
 from dicom_node.keeper import Keeper
+from dicom_node.reload import Reloader
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from tests.paths import ROOT
@@ -56,6 +57,50 @@ def test_what_is_live_is_taken_and_the_rest_stays_as_it_was_with_a_sentence_for_
 def test_nothing_changed_is_nothing_taken(settings: Settings) -> None:
     assert compare(settings, settings) == compare(settings, replace(settings))
     assert compare(settings, settings).taken == ()
+
+
+class Part:
+    """A part of a process whose settings are put in force by what it is given."""
+
+    def __init__(self, ready: Callable[[], None], put: Callable[[], None]) -> None:
+        self._ready, self._put = ready, put
+
+    def ready_for(self, _: Settings) -> Callable[[], None]:
+        self._ready()
+        return self._put
+
+
+def nothing() -> None:
+    pass
+
+
+def test_a_bug_in_a_reload_is_named_by_its_type_alone_and_is_seen_on_the_system_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool, settings = Spool(tmp_path / "spool"), tmp_path / "prognode.toml"
+    spool.create()
+    settings.write_text("")
+
+    def bug() -> None:
+        raise KeyError("DOE^JANE")
+
+    store = Store.open(spool.store)
+    for part in (Part(bug, nothing), Part(nothing, bug)):
+        assert not Reloader(settings, parse({}, tmp_path), spool, "work", [part]).reload()
+        entry = store.audit.newest()[0]
+        assert (entry.outcome, entry.detail) == ("failed", "reload: KeyError")
+    said = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+    assert ["KeyError" in line and "DOE" not in line for line in said] == [True, True]
+
+
+def test_a_reload_that_is_made_ready_while_the_process_stops_is_not_put_in_force(tmp_path: Path) -> None:
+    spool, settings, put = Spool(tmp_path / "spool"), tmp_path / "prognode.toml", []
+    spool.create()
+    settings.write_text("")
+    parts = [Part(lambda: reloader.end(), lambda: put.append(1))]
+    reloader = Reloader(settings, parse({}, tmp_path), spool, "work", parts)
+    assert not reloader.reload()
+    assert put == []
 
 
 # -- docs/configuration.md -------------------------------------------------------------------------------------------
