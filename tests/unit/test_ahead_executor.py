@@ -53,6 +53,7 @@ def ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AheadExecutor:
         return [*argv[: argv.index("-m")], "-c", JOB]
 
     monkeypatch.setattr(process, "command", of_test)
+    monkeypatch.setattr("dicom_node.executors.ahead.PATIENCE_SECONDS", 60.0)  # this machine may be slow
     (tmp_path / "jobs").mkdir()
     made = AheadExecutor(Job(), tmp_path / "jobs")
     if not made.isolation.bubblewrap:
