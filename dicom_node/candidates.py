@@ -13,7 +13,7 @@ from analysis.contract import Combine, Reason
 from config.settings import Planning
 from dicom_node.decision import ChosenBy
 from dicom_node.instance import Roi
-from dicom_node.organ_names import is_organ
+from dicom_node.organ_names import is_around, is_organ, meant
 from dicom_node.workitem import ConfigError
 
 LONGEST_NAME = 64  # VR LO; a longer name is cut before any pattern sees it
@@ -60,12 +60,13 @@ def choose(rois: Sequence[Roi], settings: Planning) -> Choice | NoChoice:
     """
     include, exclude = _compiled(settings.roi_name_patterns), _compiled(settings.roi_exclude_patterns)
     wanted = [roi for roi in rois if not _matches(roi.name, exclude)]
-    named = [roi for roi in wanted if _matches(roi.name, include)]
+    named = [roi for roi in wanted if _matches(meant(roi.name), include)]
     drawn = [roi for roi in wanted if roi.contours > 0 and _closed(roi)]
-    found, by = _narrowed([roi for roi in drawn if roi in named]), ChosenBy.NAME
+    found, by = _by_name([roi for roi in drawn if roi in named], settings)
     if not found and not named:
         found, by = _without_a_name(rois, [roi for roi in drawn if not is_organ(roi.name)], settings)
-        if not found and _without_a_name(rois, drawn, settings)[0]:
+        cut_out = any(_matches(roi.name, include) for roi in drawn)
+        if not found and (cut_out or _without_a_name(rois, drawn, settings)[0]):
             detail = (
                 f"none of {len(rois)} ROIs matches; what else could be meant bears the name of an organ or a margin"
             )
@@ -106,6 +107,16 @@ def _closed(roi: Roi) -> bool:
 
 def _type(roi: Roi) -> str:
     return roi.interpreted_type.strip().upper()
+
+
+def _by_name(found: list[Roi], settings: Planning) -> tuple[list[Roi], ChosenBy]:
+    """Of those that match by name, the plain ones; a margin's name only where there is no other, and it is said.
+
+    A pattern that is none of the defaults says what the site means, margin or not.
+    """
+    own = _compiled(set(settings.roi_name_patterns) - set(Planning().roi_name_patterns))
+    plain = [roi for roi in found if not is_around(roi.name) or _matches(meant(roi.name), own)]
+    return _narrowed(plain or found), ChosenBy.NAME if plain or not found else ChosenBy.AROUND
 
 
 def _narrowed(found: list[Roi]) -> list[Roi]:

@@ -15,9 +15,13 @@ class PlanError(ValueError):
 
 
 class ChosenBy(StrEnum):
-    """What made an ROI the tumour: the site's names, its type, or that there is no other. Not by name: say so."""
+    """What made an ROI the tumour: the site's names, its type, or that there is no other. Not by a plain name: say so.
+
+    AROUND: a name of the tumour that says a margin, too (PTV_tumour, GTV+5mm).
+    """
 
     NAME = "name"
+    AROUND = "around"
     TYPE = "type"
     ONLY = "only"
 

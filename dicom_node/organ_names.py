@@ -11,14 +11,17 @@ LONGEST_NAME = 64  # VR LO
 _SIDES = frozenset({
     "lt", "rt", "left", "right", "lul", "lll", "rul", "rml", "rll", "lingula", "bilat", "bilateral", "both",
     "total", "whole", "all", "ant", "post", "sup", "inf", "upper", "lower", "middle", "prox", "dist", "proximal",
-    "dorsal", "oar", "prv", "the", "av", "lobe",
+    "dorsal", "oar", "the", "av", "lobe", "l", "r",
+    "z",  # TG-263: before what is no structure of its own
+    "links", "rechts", "linke", "rechte", "li", "re", "gauche", "droit", "droite", "izquierdo", "derecho", "sinistro",
+    "destro", "dx", "sx",
 })  # fmt: skip
 # Without separators and without the plural's s; what stands in several pieces there is one word here.
 _ORGANS = frozenset({
     # of the trunk
     "heart", "atrium", "ventricle", "pericardium", "greatve", "greatvessel", "aorta", "aaorta", "apulm", "vvenacava",
-    "venacava", "svc", "ivc", "acoronary", "lad", "alad", "valve", "lung", "trachea", "bronchu", "bronchi",
-    "bronchialtree", "bronchialtreeprox", "carina", "pbt", "airway", "esophagu", "oesophagu", "mediastinum",
+    "vvenacavai", "venacava", "svc", "ivc", "acoronary", "lad", "alad", "valve", "lung", "trachea", "bronchu",
+    "bronchi", "bronchialtree", "bronchialtreeprox", "carina", "pbt", "airway", "esophagu", "oesophagu", "mediastinum",
     "diaphragm", "chestwall", "thoraxwall", "ribcage", "rib", "sternum", "breast", "breastimplant", "implant", "thymu",
     "liver", "spleen", "kidney", "renal", "adrenal", "glndadrenal", "stomach", "duodenum", "bowel", "bagbowel",
     "bowelbag", "bowelsmall", "smallbowel", "bowellarge", "largebowel", "spcbowel", "colon", "rectum", "pancrea",
@@ -30,26 +33,77 @@ _ORGANS = frozenset({
     "glndsubmand", "mandible", "bonemandible", "oralcavity", "cavityoral", "tongue", "lip", "brain", "brainstem",
     "cerebellum", "opticchiasm", "opticchiasma", "chiasm", "opticnrv", "opticnerve", "eye", "lens", "len", "cochlea",
     "hippocampu", "pituitary",
+    # heart, lung, liver, spinal cord and oesophagus in German, French, Spanish and Italian
+    "herz", "lunge", "lungen", "leber", "ruckenmark", "rueckenmark", "speiserohre", "speiseroehre",
+    "coeur", "poumon", "foie", "moelle", "moelleepiniere", "oesophage",
+    "corazon", "pulmon", "pulmone", "higado", "medula", "medulaespinal", "esofago",
+    "cuore", "polmone", "polmoni", "fegato", "midollo", "midollospinale",
     # not of the patient alone, and margins
     "body", "external", "skin", "patient", "couch", "couchsurface", "couchinterior", "table", "bolu", "avoid",
     "marker", "fiducial", "isocenter", "isocentre", "ptv", "ctv",
 })  # fmt: skip
+# What of an organ is not meant ("Lungs-GTV", "Liver minus tumour"), and TG-263's own suffix.
+_CUT_OUT = re.compile(
+    r"\^|minus|without|excl|ohne|sans|senza"
+    r"|[-\u2010-\u2015\u2212][\s_]*(?:i?[gcpi]tv|tumou?r|lesion|mass|neoplasm|nodule|met(?:s|astas[ei]s)?(?![^\W_]))",
+    re.IGNORECASE,
+)
+# What makes an organ one for planning ("Heart_opt", "Lung_eval", "SpinalCord_PRV05", "Heart2mm").
+_PLANNING = re.compile(
+    r"(?<![^\W\d_])(?:opt|eval|planning|plan|prv)(?:[\W_]*\d+)?(?![^\W_])|\+?\s*\d+(?:[.,]\d+)?\s*[mc]m(?![^\W_])"
+)
+# These come by numbers; an organ with one ("Lung 1") may be a tumour's name.
+_NUMBERED = re.compile(r"(?<![^\W\d_])([cp]tv|ribs?|vb|vertebrae?|bolus|marker|fiducial|avoid)[\W_]*[ctls]?\d[\d.,]*")
+# A tumour's word with one of these is not the tumour as it was drawn.
+_AROUND = re.compile(
+    r"(?<![^\W\d_])(?:i?[cpi]tv|ring|shell|margin)(?![^\W\d_])|\+\s*\d+(?:[.,]\d+)?\s*[mc]m|(?:muscle|fat|lean|body)[\W_]*mass"
+)
 
 
 def is_organ(name: str) -> bool:
-    """Whether a name of an ROI or segment is one of these and nothing else: "Lung tumour" is not.
+    """Whether a name of an ROI or segment is one of these and nothing else: "Lung tumour" and "Lung T1" are not.
 
-    >>> [is_organ(name) for name in ("Heart", "LUNG_L", "Lungs-GTV", "Spinal Cord", "~Liver", "SpinalCord_PRV05")]
+    >>> [is_organ(name) for name in ("Heart", "LUNG_L", "Lungs-Tumor", "Spinal Cord", "~Liver", "SpinalCord_PRV05")]
     [True, True, True, True, True, True]
-    >>> [is_organ(name) for name in ("GTV-1", "Lung tumour", "Liver met 2", "ROI-1", "Bodyguard", "")]
-    [False, False, False, False, False, False]
+    >>> [is_organ(name) for name in ("GTV-1", "Lung tumour", "Liver met 2", "Lung 1", "LungT", "Bodyguard", "")]
+    [False, False, False, False, False, False, False]
     """
-    text = unicodedata.normalize("NFKC", name[:LONGEST_NAME])[:LONGEST_NAME]
-    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).casefold()  # HeartLt, SpinalCord
-    text = re.split(r"\^|-\s*[gcpi]tv|\b(?:minus|without)\b", text)[0]  # TG-263: own suffix; what is cut out
-    words = [word for word in re.findall(r"[^\W\d_]+", text) if len(word) > 1 and word not in _SIDES]
-    whole = "".join(words)
+    text = _words(_CUT_OUT.split(_text(name))[0])
+    text = _NUMBERED.sub(r"\1", _PLANNING.sub(" ", text))
+    whole = "".join(word for word in re.findall(r"[^\W\d_]+|\d+", text) if word not in _SIDES)
     return any(one in _ORGANS for one in (whole, whole.removesuffix("s"), *_sided(whole)))
+
+
+def meant(name: str) -> str:
+    """What of a name may be the tumour's: of an organ without its tumour, the organ alone.
+
+    >>> [meant(name) for name in ("Lungs minus tumour", "Liver - lesion", "GTV-1", "Lung tumour")]
+    ['Lungs', 'Liver', 'GTV-1', 'Lung tumour']
+    """
+    text = _text(name)
+    front = _CUT_OUT.split(text)[0]
+    return front.rstrip(" _") if is_organ(front) else text
+
+
+def is_around(name: str) -> bool:
+    """Whether a name says that a margin is part of it, or what it is drawn around.
+
+    >>> [is_around(name) for name in ("PTV_tumour", "Ring_tumour+5mm", "GTV-1 PTV", "gtv+5mm", "Muscle mass")]
+    [True, True, True, True, True]
+    >>> [is_around(name) for name in ("GTV-1", "Lung mass", "tumour 5mm")]
+    [False, False, False]
+    """
+    return _AROUND.search(_words(_text(name))) is not None
+
+
+def _text(name: str) -> str:
+    return unicodedata.normalize("NFKC", name[:LONGEST_NAME]).strip()[:LONGEST_NAME]
+
+
+def _words(text: str) -> str:
+    """In small letters, apart and without accents: HeartLt, SpinalCord, Rückenmark."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).casefold().replace("\u0153", "oe")
+    return "".join(one for one in unicodedata.normalize("NFKD", apart) if not unicodedata.combining(one))
 
 
 def _sided(whole: str) -> list[str]:

@@ -102,6 +102,51 @@ def test_an_organ_that_the_site_names_as_its_tumour_is_taken() -> None:
     assert numbers(roi(1, "Liver"), roi_name_patterns=("^liver$",)) == (1,)
 
 
+CUT_OUT = ("Lungs minus tumour", "Lungs-Tumor", "Lung_L-Tumor", "Liver - lesion", "Lungs-GTV", "LungsMinusTumor",
+           "Lungs excl. tumor", "Leber ohne Tumor", "Lungs \u2013 mass", "PTV-Tumor")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUT_OUT)
+@pytest.mark.parametrize("kind", ["", "GTV"])
+def test_an_organ_without_its_tumour_is_not_the_tumour(name: str, kind: str) -> None:
+    patterns = (*Planning().roi_name_patterns, "gtv")
+    decision = choose([roi(1, name, kind), roi(2, "Heart")], Planning(roi_name_patterns=patterns))
+    assert isinstance(decision, NoChoice)
+    assert decision.reason is Reason.ROI_NOT_FOUND
+    assert "bears the name of an organ" in decision.detail
+    assert numbers(roi(1, name, kind), roi(2, "Tumor")) == (2,)
+
+
+def test_an_organ_without_its_tumour_is_taken_where_the_site_names_the_organ() -> None:
+    assert numbers(roi(1, "Lungs-GTV"), roi_name_patterns=("^lungs",)) == (1,)
+
+
+@pytest.mark.parametrize("name", ["PTV_tumour", "Ring_tumour+5mm", "GTV-1 PTV", "gtv+5mm", "Muscle mass"])
+def test_a_tumours_name_with_a_margin_gives_way_to_a_plain_one_and_is_said_where_there_is_none(name: str) -> None:
+    plain = choose([roi(1, name), roi(2, "GTV-1")], Planning())
+    assert plain == Choice((2,), Combine.SINGLE, frozenset())
+    assert choose([roi(1, name), roi(2, "Heart")], Planning()) == Choice(
+        (1,), Combine.SINGLE, frozenset(), ChosenBy.AROUND
+    )
+    own = Planning(roi_name_patterns=(*Planning().roi_name_patterns, "^(ptv|ring|gtv|muscle)"))
+    assert choose([roi(1, name)], own) == Choice((1,), Combine.SINGLE, frozenset())
+
+
+@pytest.mark.parametrize("name", ["Lung T1", "Lung 1", "LungT", "Lung M", "Mediastinum T", "Lung_L_2"])
+def test_an_organ_with_a_letter_or_a_number_of_a_tumour_is_taken_for_its_type(name: str) -> None:
+    assert numbers(roi(1, name, "GTV"), roi(2, "Heart")) == (1,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Heart_opt", "Heart2mm", "Lung_eval", "Spinal_Cord_Planning", "SpinalCord_PRV05", "SpinalCord_PRV 5mm", "Rib 5",
+     "Vertebra_T4", "z_Heart", "V_Venacava_I", "Herz", "Lunge li", "Leber", "R\u00fcckenmark", "C\u0153ur",
+     "Poumon gauche", "Moelle", "Coraz\u00f3n", "Pulm\u00f3n_L", "H\u00edgado", "Cuore", "Polmoni", "Fegato", "Foie", "Myelon"],
+)  # fmt: skip
+def test_organs_for_planning_and_in_other_languages_are_organs(name: str) -> None:
+    assert numbers(roi(1, name, "GTV")) is Reason.ROI_NOT_FOUND
+
+
 @pytest.mark.parametrize("name", ["Lung tumour", "Liver met 2", "Herd", "ROI-1", ""])
 def test_what_is_more_than_an_organs_name_is_no_organ(name: str) -> None:
     assert numbers(roi(1, name)) == (1,)
