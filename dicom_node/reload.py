@@ -12,7 +12,7 @@ from typing import Protocol
 from config.effective import not_there
 from config.identity import VERSION
 from config.reload import compare
-from config.settings import Settings, SettingsError, load
+from config.settings import Settings, SettingsError, document, load
 from dicom_node.audit import AuditEntry, AuditOutcome
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -68,6 +68,7 @@ class Reloader:
     def _reload(self) -> bool:
         try:
             change = compare(self._settings, load(self._config, os.environ))
+            self._refuse_what_is_half_written(change.settings)
             put_in_force = [part.ready_for(change.settings) for part in self._parts]
         except (SettingsError, ConfigError, StageError, BundleError, OSError) as error:
             hint = f"; {error.hint}" if isinstance(error, StageError) else ""
@@ -89,6 +90,14 @@ class Reloader:
         waits = f"; after a restart: {', '.join(one.split()[0] for one in change.waiting)}" if change.waiting else ""
         self._record("done", f"reload: {taken}{waits}")
         return True
+
+    def _refuse_what_is_half_written(self, new: Settings) -> None:
+        """An empty file, or the first half of one, is good TOML that turns every sender away. Raises SettingsError."""
+        beside = "the settings in force stay; write the new file beside it and rename it"
+        if self._config and new != self._settings and not document(self._config, {}):
+            raise SettingsError(f"{self._config}: the file is empty: {beside}")
+        if self._settings.peers and not new.peers:
+            raise SettingsError(f"{self._config}: no [[peers]] is left: {beside}, or restart if no peer is meant")
 
     def _look(self, settings: Settings) -> None:
         """What is said at the start, too."""

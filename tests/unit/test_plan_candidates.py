@@ -141,7 +141,8 @@ def test_an_organ_with_a_letter_or_a_number_of_a_tumour_is_taken_for_its_type(na
     "name",
     ["Heart_opt", "Heart2mm", "Lung_eval", "Spinal_Cord_Planning", "SpinalCord_PRV05", "SpinalCord_PRV 5mm", "Rib 5",
      "Vertebra_T4", "z_Heart", "V_Venacava_I", "Herz", "Lunge li", "Leber", "R\u00fcckenmark", "C\u0153ur",
-     "Poumon gauche", "Moelle", "Coraz\u00f3n", "Pulm\u00f3n_L", "H\u00edgado", "Cuore", "Polmoni", "Fegato", "Foie", "Myelon"],
+     "Poumon gauche", "Moelle", "Coraz\u00f3n", "Pulm\u00f3n_L", "H\u00edgado", "Cuore", "Polmoni", "Fegato", "Foie",
+     "Myelon"],
 )  # fmt: skip
 def test_organs_for_planning_and_in_other_languages_are_organs(name: str) -> None:
     assert numbers(roi(1, name, "GTV")) is Reason.ROI_NOT_FOUND

@@ -10,7 +10,7 @@ import pytest
 
 from config.keeping import AuditTrail, Storage, Syslog
 from config.reload import LIVE, RESTART, compare, is_live, keys
-from config.settings import Deliver, Node, Peer, Rule, Settings, Tls, parse
+from config.settings import Deliver, Node, Peer, Rule, Settings, Tls, load, parse
 from dicom_node import deliver, storage
 from dicom_node.heartbeat import Heartbeat
 from dicom_node.keeper import Keeper
@@ -101,6 +101,28 @@ def test_a_reload_that_is_made_ready_while_the_process_stops_is_not_put_in_force
     reloader = Reloader(settings, parse({}, tmp_path), spool, "work", parts)
     assert not reloader.reload()
     assert put == []
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("", "the file is empty"), ("# [[peers]]\n", "the file is empty"), ("[node]\n", "no [[peers]] is left")],
+)
+def test_a_file_that_is_empty_or_half_written_turns_no_sender_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, why: str
+) -> None:
+    spool, settings, put = Spool(tmp_path / "spool"), tmp_path / "prognode.toml", []
+    spool.create()
+    whole = '[node]\n[[peers]]\nae_title = "CT"\n'
+    settings.write_text(whole)
+    reloader = Reloader(settings, load(settings), spool, "serve", [Part(nothing, lambda: put.append(1))])
+    settings.write_text(text)
+    assert not reloader.reload()
+    assert put == []
+    assert why in caplog.text
+    assert "rename it" in caplog.text
+    settings.write_text(whole)
+    assert reloader.reload()
+    assert put == [1]
 
 
 # -- docs/configuration.md -------------------------------------------------------------------------------------------
