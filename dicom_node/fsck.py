@@ -221,8 +221,13 @@ class Examiner:
             yield Finding(Problem.LEASE_STALE, f"work item {item_id}, since {ago:.0f} s", row=item_id)
 
     def _jobs(self) -> Iterator[Finding]:
-        """Folders of jobs; that of a failed one is kept for its job.log."""
+        """Folders of jobs; that of a failed one is kept for its job.log.
+
+        One with a dot is the runner's while it works: of the process that waits for the next job, or on its way out.
+        """
         for folder in (self._spool.root / "jobs").iterdir():
+            if self._working and folder.name.startswith("."):
+                continue
             state = self._store.retention.state_of_key(folder.name)
             if state in ENDED and state != State.FAILED and not self._is_new(folder, busy=self._working):
                 yield Finding(Problem.JOB_ORPHANED, self._name(folder), folder)

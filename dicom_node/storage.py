@@ -180,9 +180,12 @@ class Cleaner:
         return True
 
     def _jobs(self) -> Iterator[str]:
-        """Folders of jobs that are nobody's any more; renamed first, so that no stage finds half of one."""
+        """Folders of jobs that are nobody's any more; renamed first, so that no stage finds half of one.
+
+        Not one with a dot: a process waits in it for the next job, and the runner sweeps them at its start.
+        """
         days = self._settings.jobs_days
-        for folder in sorted((self._spool.root / "jobs").iterdir()) if days else []:
+        for folder in sorted((self._spool.root / "jobs").glob("[!.]*")) if days else []:
             with suppress(FileNotFoundError):
                 if folder.stat().st_mtime < self._clock() - days * DAY_SECONDS and self._take_job(folder):
                     yield "jobs"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from config.settings import Peer, Settings, load
 from dicom_node import cli_fsck
 from dicom_node.demo_pacs import DemoPacs
+from dicom_node.executors.ahead import PREFIX
 from dicom_node.fsck import Examiner, Problem
 from dicom_node.workitem import State, WorkItem
 from tests.e2e.node import (
@@ -210,6 +212,17 @@ def worked(folder: Path, pacs: DemoPacs) -> WorkItem:
     assert item.state is State.COMPLETED, made.store.details(item.id)
     made.store.close()
     return item
+
+
+def test_the_folder_of_the_process_that_waits_is_left_over_only_where_no_runner_works(node: Path) -> None:
+    waiting = node / "spool" / "jobs" / f"{PREFIX}{'a' * 32}"
+    (waiting / "in").mkdir(parents=True)
+    os.utime(waiting, (1.6e9, 1.6e9))
+    with spool_of(node).lock("work"):
+        assert kinds(node) == {}
+    assert kinds(node) == {"JOB_ORPHANED": 1}
+    repaired(node)
+    assert not waiting.exists()
 
 
 # -- what a repair comes to ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pydicom import dcmread
 from config.keeping import Storage
 from dicom_node.audit_message import event_of
 from dicom_node.demo_pacs import DemoPacs
+from dicom_node.executors.ahead import PREFIX
 from dicom_node.retention import Kept
 from dicom_node.storage import Cleaner
 from dicom_node.watermark import room
@@ -308,13 +309,15 @@ def test_job_folders_that_are_nobodys_go_and_those_at_work_stay(tmp_path: Path) 
     for name in (item.key or "", "0" * 64):
         (made.spool.root / "jobs" / name / "out").mkdir(parents=True)
         (made.spool.root / "jobs" / name / "out" / "job.log").write_text("why it failed")
+    waiting = made.spool.root / "jobs" / f"{PREFIX}{'a' * 32}"
+    (waiting / "in").mkdir(parents=True)
     made.clock.now = time.time() + 6 * DAY
     made.store._db.execute("UPDATE work_item SET state = 'SCHEDULED'")
     assert clean(made) == ["jobs"]
-    assert [path.name for path in (made.spool.root / "jobs").iterdir()] == [item.key]
+    assert {path.name for path in (made.spool.root / "jobs").iterdir()} == {item.key, waiting.name}
     made.store._db.execute("UPDATE work_item SET state = 'FAILED'")
     assert clean(made) == ["jobs"]
-    assert list((made.spool.root / "jobs").iterdir()) == []
+    assert list((made.spool.root / "jobs").iterdir()) == [waiting]
 
 
 def test_events_of_work_that_is_done_go_but_for_the_last(tmp_path: Path) -> None:
