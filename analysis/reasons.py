@@ -239,8 +239,8 @@ REASONS: dict[Code, ReasonText] = {
     ),
     FailureReason.JOB_NOT_STARTED: ReasonText(
         "The analysis could not be started.",
-        "Administrator: run prognode check and install what it misses (bubblewrap, util-linux, Python, free processes);"
-        " the study then goes on by itself.",
+        "Administrator: run prognode check and set right what it names: a setting of [job] or [node] spool, or what is"
+        " missing (bubblewrap, util-linux, Python, free processes); the study then goes on by itself.",
     ),
     FailureReason.JOB_NOT_ISOLATED: ReasonText(
         "Analyses must be isolated, and this host does not allow it in full.",

@@ -40,7 +40,10 @@ class SystemdExecutor:
     def __init__(self, limits: Job, place: Path | None = None) -> None:
         """Raises NotStarted where no unit can be started, or a job could not read or write there."""
         if place is not None and place.resolve() != SPOOL.resolve():
-            raise NotStarted(f"the units of jobs are made for the spool {SPOOL}, and this node has another")
+            raise NotStarted(
+                f"the units of jobs are made for the spool {SPOOL}, and this node has another:"
+                f" set [node] spool to {SPOOL}, or choose another [job] executor"
+            )
         self.limits = limits
         self._jobs = SPOOL / "jobs"
         self._less: list[str] = []

@@ -204,7 +204,7 @@ def test_a_module_is_asked_in_a_unit_named_for_it(site: Site, tmp_path: Path) ->
 
 
 def test_another_spool_than_the_unit_s_is_refused(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(NotStarted, match="this node has another"):
+    with pytest.raises(NotStarted, match=r"another: set \[node\] spool to .*, or choose another \[job\] exec"):
         systemd.SystemdExecutor(LIMITS, tmp_path / "other")
 
 
