@@ -12,6 +12,7 @@ _SIDES = frozenset({
     "lt", "rt", "left", "right", "lul", "lll", "rul", "rml", "rll", "lingula", "bilat", "bilateral", "both",
     "total", "whole", "all", "ant", "post", "sup", "inf", "upper", "lower", "middle", "prox", "dist", "proximal",
     "dorsal", "oar", "the", "av", "lobe", "l", "r",
+    "normal", "healthy", "rest", "ipsi", "contra", "ipsilateral", "contralateral",
     "z",  # TG-263: before what is no structure of its own
     "links", "rechts", "linke", "rechte", "li", "re", "gauche", "droit", "droite", "izquierdo", "derecho", "sinistro",
     "destro", "dx", "sx",
@@ -44,8 +45,9 @@ _ORGANS = frozenset({
 })  # fmt: skip
 # What of an organ is not meant ("Lungs-GTV", "Liver minus tumour"), and TG-263's own suffix.
 _CUT_OUT = re.compile(
-    r"\^|minus|without|excl|ohne|sans|senza"
-    r"|[-\u2010-\u2015\u2212][\s_]*(?:i?[gcpi]tv|tumou?r|lesion|mass|neoplasm|nodule|met(?:s|astas[ei]s)?(?![^\W_]))",
+    r"\^|minus|without|w/o|excl|subtract|ohne|sans|senza|(?<![^\W_])(?:less|not)(?![^\W_])"
+    r"|[-\u2010-\u2015\u2212][\s_(]*(?:primary[\s_]*)?"
+    r"(?:i?[gcpi]tv|tumou?r|lesion|mass|neoplasm|nodule|met(?:s|astas[ei]s)?(?![^\W_]))",
     re.IGNORECASE,
 )
 # What makes an organ one for planning ("Heart_opt", "Lung_eval", "SpinalCord_PRV05", "Heart2mm").
@@ -56,7 +58,8 @@ _PLANNING = re.compile(
 _NUMBERED = re.compile(r"(?<![^\W\d_])([cp]tv|ribs?|vb|vertebrae?|bolus|marker|fiducial|avoid)[\W_]*[ctls]?\d[\d.,]*")
 # A tumour's word with one of these is not the tumour as it was drawn.
 _AROUND = re.compile(
-    r"(?<![^\W\d_])(?:i?[cpi]tv|ring|shell|margin)(?![^\W\d_])|\+\s*\d+(?:[.,]\d+)?\s*[mc]m|(?:muscle|fat|lean|body)[\W_]*mass"
+    r"(?<![^\W\d_])(?:i?[cpi]tv|ring|shell|margin)(?![^\W\d_])|\+\s*\d+(?:[.,]\d+)?\s*[mc]m"
+    r"|(?:muscle|fat|lean|body)[\W_]*mass|minus|without|excl|subtract|ohne|peri[\W_]*tumou?r|healthy|(?<!ab)normal"
 )
 
 
@@ -82,7 +85,7 @@ def meant(name: str) -> str:
     """
     text = _text(name)
     front = _CUT_OUT.split(text)[0]
-    return front.rstrip(" _") if is_organ(front) else text
+    return front.rstrip(" _(") if is_organ(front) else text
 
 
 def is_around(name: str) -> bool:

@@ -103,7 +103,9 @@ def test_an_organ_that_the_site_names_as_its_tumour_is_taken() -> None:
 
 
 CUT_OUT = ("Lungs minus tumour", "Lungs-Tumor", "Lung_L-Tumor", "Liver - lesion", "Lungs-GTV", "LungsMinusTumor",
-           "Lungs excl. tumor", "Leber ohne Tumor", "Lungs \u2013 mass", "PTV-Tumor")  # fmt: skip
+           "Lungs excl. tumor", "Leber ohne Tumor", "Lungs \u2013 mass", "PTV-Tumor", "Lungs-(GTV+5mm)",
+           "Lungs-PrimaryTumor", "NormalLung-Tumor", "Lung_IPSI-Tumor", "Rest-Lunge ohne Tumor",
+           "Lungs w/o tumour")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CUT_OUT)
@@ -121,14 +123,25 @@ def test_an_organ_without_its_tumour_is_taken_where_the_site_names_the_organ() -
     assert numbers(roi(1, "Lungs-GTV"), roi_name_patterns=("^lungs",)) == (1,)
 
 
-@pytest.mark.parametrize("name", ["PTV_tumour", "Ring_tumour+5mm", "GTV-1 PTV", "gtv+5mm", "Muscle mass"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PTV_tumour",
+        "Ring_tumour+5mm",
+        "GTV-1 PTV",
+        "gtv+5mm",
+        "Muscle mass",
+        "Healthy lung tumour excluded",
+        "Peritumoural tissue",
+    ],
+)
 def test_a_tumours_name_with_a_margin_gives_way_to_a_plain_one_and_is_said_where_there_is_none(name: str) -> None:
     plain = choose([roi(1, name), roi(2, "GTV-1")], Planning())
     assert plain == Choice((2,), Combine.SINGLE, frozenset())
     assert choose([roi(1, name), roi(2, "Heart")], Planning()) == Choice(
         (1,), Combine.SINGLE, frozenset(), ChosenBy.AROUND
     )
-    own = Planning(roi_name_patterns=(*Planning().roi_name_patterns, "^(ptv|ring|gtv|muscle)"))
+    own = Planning(roi_name_patterns=(*Planning().roi_name_patterns, "^(ptv|ring|gtv|muscle|healthy|peri)"))
     assert choose([roi(1, name)], own) == Choice((1,), Combine.SINGLE, frozenset())
 
 
