@@ -167,17 +167,15 @@ class Runner:
         return folder_in, folder_out
 
 
-_WHY = {
-    ChosenBy.AROUND: "is a tumour's, and says a margin or what lies around it",
-    ChosenBy.TYPE: "is none of the site's tumour names; it was taken for its type",
-    ChosenBy.ONLY: "is none of the site's tumour names; it was taken as the only one of its object",
-}
-
-
 def _planner_flags(plan: Plan) -> tuple[QualityFlag, ...]:
     found = []
     if plan.chosen_by is not ChosenBy.NAME:
-        text = f"Check that this is the tumour: its name {_WHY[plan.chosen_by]}"
+        text = (
+            "Check that this is the tumour: its name is none of the site's tumour names; it was taken"
+            f" {'for its type' if plan.chosen_by is ChosenBy.TYPE else 'as the only one of its object'}"
+        )
+        if plan.chosen_by is ChosenBy.AROUND:
+            text = "Check that this is the tumour: its name speaks of a margin, or of what lies around a tumour"
         found.append(QualityFlag(code="ROI_NOT_NAMED_AS_TUMOUR", severity=Severity.WARNING, text=text))
     if plan.absent:
         text = f"None of the {plan.absent} images that the contour lists is here; the series that it names was used"
