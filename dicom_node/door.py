@@ -34,6 +34,7 @@ from dicom_node.limits import (
 )
 
 LOGGER = logging.getLogger(__name__)
+LAST_WORD_SECONDS = 0.5  # for an association request that is on its way when the node ends
 ACCEPT_AT_ONCE = 64  # before those that wait have their turn again
 LINES_PER_SECOND, LINES_IN_A_ROW = 0.2, 20  # written about one caller; ten times as many about all together
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -96,6 +97,8 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom i
 class Door:
     """Watches the ports in a thread of its own. `open` starts it, `close` ends it and closes visitors, not ports.
 
+    Who has come when it closes may still say what it wants, for a moment: what it asks may be on its way already.
+
     `alert` hears of each line that is logged: the caller's address, and the words.
     """
 
@@ -140,7 +143,12 @@ class Door:
         self._waker.close()
 
     def _run(self) -> None:
-        while not self._closing:
+        last = float("inf")
+        while time.monotonic() < last and (self._visitors or not self._closing):
+            if self._closing and last == float("inf"):
+                last = time.monotonic() + LAST_WORD_SECONDS
+                for port in (*(listener.socket for listener in self._listeners), self._woken):
+                    self._selector.unregister(port)
             self.turned = time.monotonic()
             try:
                 for key, _ in self._selector.select(self._patience()):
@@ -155,6 +163,8 @@ class Door:
 
     def _patience(self) -> float:
         first = next(iter(self._visitors), None)
+        if self._closing:
+            return LAST_WORD_SECONDS / 10
         return 1.0 if first is None else max(0.0, min(1.0, first.deadline - time.monotonic()))
 
     # -- coming in -----------------------------------------------------------------------------------------------

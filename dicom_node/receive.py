@@ -122,13 +122,13 @@ class Receiver:
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.server_close()
-        # A connection that never asked for an association has nothing to lose.
-        running = [one for listener in listeners for one in listener.active_associations if one.is_established]
+        # Also those that are still being agreed on: their callers have asked, and expect an answer.
+        running = [one for listener in listeners for one in listener.active_associations]
         end = time.monotonic() + grace_seconds
         for association in running:
             association.join(max(0.0, end - time.monotonic()))
         for association in running:
-            if association.is_alive():
+            if association.is_alive() and association.is_established:
                 association.abort()
                 association.join(self._settings.receive.network_timeout_seconds)
         if self._ledger is not None:

@@ -26,7 +26,7 @@ BLOWS = {
     40: ("upgrade", ""), 72: ("kill", "work"), 76: ("kill", "run"),
 }  # fmt: skip
 RESULT = 6  # objects of a scored study
-KILLS: list[float] = []  # when
+KILLS: list[tuple[float, float]] = []  # between when and when: how long the word takes is not known
 
 
 def entity() -> AE:
@@ -74,11 +74,13 @@ class Caller(threading.Thread):
     def once(self) -> bool:
         begin = time.monotonic()
         good, end = self.ask(), time.monotonic()
-        cut = not good and any(begin <= kill <= end + 0.2 for kill in KILLS)
+        cut = not good and any(begin <= until and since <= end + 0.2 for since, until in KILLS)
         self.asked += 1
         self.cut += cut
         self.lost += not good and not cut
         self.slowest = max(self.slowest, end - begin)
+        if not good:
+            print(f"  {self.title}: none after {end - begin:.3f} s" + (", cut by a kill" if cut else ""), flush=True)
         return good
 
     def run(self) -> None:
@@ -106,10 +108,13 @@ class Machine:
             self.upgrading = subprocess.Popen([*self.inside, *self.command.split()], text=True,
                                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
             return
+        begun = time.monotonic()
         if how == "kill":
-            KILLS.append(time.monotonic())
+            KILLS.append((begun, float("inf")))  # until it is said
         words = ["kill", "--signal=KILL"] if how == "kill" else [how, "--no-block"]
         subprocess.run([*self.inside, "systemctl", *words, f"prognode-{unit}"], check=True)
+        if how == "kill":
+            KILLS[-1] = (begun, time.monotonic())
 
     def upgraded(self) -> bool:
         """Wait for the end of the upgrade; whether it is well."""

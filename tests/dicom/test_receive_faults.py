@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pydicom import dcmread
 from config.settings import Peer
 from dicom_node.instance import CT, ENHANCED_CT
 from dicom_node.spool import Spool
+from tests import wire
 from tests.network import (
     association,
     data_set_bytes,
@@ -229,6 +231,23 @@ def test_the_receiver_stops_with_an_association_open(tmp_path: Path) -> None:
         receiver.stop(grace_seconds=0.2)
         assert until(lambda: not made.is_established)
     assert time.monotonic() - started < 30.0  # the time-out of an idle connection is 60 s
+
+
+def test_who_has_come_when_the_receiver_stops_is_still_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart loses nobody: the request of a caller that was accepted may be on its way."""
+    monkeypatch.setattr("dicom_node.door.LAST_WORD_SECONDS", 60.0)
+    with receiving(tmp_path) as (receiver, _):
+        door = receiver._door
+        assert door is not None
+        with wire.connect(receiver.port) as caller:
+            assert until(lambda: len(door._visitors) == 1)
+            stop = threading.Thread(target=receiver.stop)
+            stop.start()
+            assert until(lambda: door._closing)
+            caller.sendall(wire.request())
+            assert caller.recv(1) == b"\x02", "A-ASSOCIATE-AC"
+        stop.join(60)
+        assert not stop.is_alive()
 
 
 def test_a_port_that_is_taken_is_an_os_error_at_start(tmp_path: Path) -> None:
