@@ -158,7 +158,7 @@ def _fonts(inks: Sequence[Ink]) -> Any:
     finally:
         for name in names.values():  # registries of the process: a node would fill them for years
             pdfmetrics._fonts.pop(name, None)
-            pdfmetrics._dynFaceNames.pop(name, None)
+            pdfmetrics._dynFaceNames.pop(name.encode(), None)  # a TrueType face is known by bytes
 
 
 def _static(face: Face, characters: str, name: str) -> bytes:
