@@ -96,9 +96,9 @@ class AheadExecutor(ProcessExecutor):
 
     def _start(self) -> tuple[Started, Path]:
         place = self._jobs / f"{PREFIX}{uuid.uuid4().hex}"
-        for name in ("in", "out"):
-            (place / name).mkdir(parents=True, mode=0o700)
         try:
+            for name in ("in", "out"):
+                (place / name).mkdir(parents=True, mode=0o700)
             return start(place / "in", place / "out", self.limits, self.isolation, LATER), place
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)

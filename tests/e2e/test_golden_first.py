@@ -62,16 +62,16 @@ def test_no_job_is_claimed_before_the_golden_case_has_passed(tmp_path: Path, mon
     assert runner.facts["golden"] == "agrees"
 
 
+def fails(*_: object) -> str:
+    raise Permanent("other numbers", "install the bundle again")
+
+
 def test_a_golden_case_that_fails_ends_the_process_before_any_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = road(tmp_path)
     worker = proving(made)
     made.take(*CT, rtstruct(CT))
-
-    def fails(*_: object) -> str:
-        raise Permanent("other numbers", "install the bundle again")
-
     ended: list[int] = []
     monkeypatch.setattr(analyst, "verify_golden", fails)
     monkeypatch.setattr(analyst.signal, "getsignal", lambda _: None)
@@ -90,10 +90,6 @@ def test_a_process_that_hears_no_signal_is_not_ended_and_runs_no_job(
     made = road(tmp_path)
     worker = proving(made)
     made.take(*CT, rtstruct(CT))
-
-    def fails(*_: object) -> str:
-        raise Permanent("other numbers", "install the bundle again")
-
     monkeypatch.setattr(analyst, "verify_golden", fails)
     monkeypatch.setattr(analyst, "HANDLER_SECONDS", 0.1)
     monkeypatch.setattr(analyst.signal, "getsignal", lambda _: analyst.signal.SIG_DFL)
