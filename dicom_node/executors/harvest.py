@@ -90,8 +90,9 @@ def used(folder: Path, most: int) -> int:
         except FileNotFoundError:
             continue
         except PermissionError:  # closed by the job; if it is our user, what it holds came through while it was open
-            if at.lstat().st_uid != os.geteuid():
-                return most + 1
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # gone meanwhile, or one above it is closed
+                if at.lstat().st_uid != os.geteuid():
+                    return most + 1
         except OSError:
             return most + 1
     return total

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -201,6 +202,26 @@ def test_a_plain_file_is_taken_and_an_absent_one_is_none(tmp_path: Path) -> None
     assert (tmp_path / "b").read_bytes() == b"x" * 3_000_000
     assert not harvest.take(tmp_path, "absent", 10, tmp_path / "c")
     assert harvest.read(tmp_path, "absent", 10) is None
+
+
+def test_a_folder_that_is_closed_while_the_one_below_is_looked_at_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root is never told: neither the folder nor who has it can be seen any more."""
+    (tmp_path / "closed" / "inside").mkdir(parents=True)
+    scandir, lstat = os.scandir, Path.lstat
+
+    def refused(real: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def asked(path: Path) -> Any:
+            if Path(path).name == "inside":
+                raise PermissionError(13, "Permission denied")
+            return real(path)
+
+        return asked
+
+    monkeypatch.setattr(os, "scandir", refused(scandir))
+    monkeypatch.setattr(Path, "lstat", refused(lstat))
+    assert harvest.used(tmp_path, 1 << 50) < 1 << 50
 
 
 def test_a_file_that_cannot_be_copied_is_closed_again(tmp_path: Path) -> None:
