@@ -30,11 +30,12 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, build_context
 
 from benchmarks import trend
 from benchmarks.trend import Minute
 from dicom_node.demo_pacs import DemoPacs
+from dicom_node.requestor import associate
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import State
@@ -112,8 +113,10 @@ def modality(number: int, files: list[str], port: int, seconds: float, ready: An
     logging.disable(logging.CRITICAL)
     study = [dcmread(path) for path in files]
     entity = AE(SENDER)
-    for dataset in {one.SOPClassUID: one for one in study}.values():
-        entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    contexts = [
+        build_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+        for dataset in {one.SOPClassUID: one for one in study}.values()
+    ]
     ready.wait()
     until, count = time.time() + seconds, 0
     while time.time() < until:
@@ -123,7 +126,7 @@ def modality(number: int, files: list[str], port: int, seconds: float, ready: An
         count += 1
         waits, taken, refused = [], [], 0
         while objects:  # as a modality does: what was not taken is sent again
-            association = entity.associate("127.0.0.1", port, ae_title=NODE)
+            association = associate(entity, ("127.0.0.1", port), NODE, contexts, maximum_pdu_bytes=16382)
             while objects and association.is_established:
                 began = time.perf_counter()
                 if (association.send_c_store(objects[0]).get("Status")) != 0x0000:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydicom.dataset import Dataset
 from pydicom.filereader import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, AllStoragePresentationContexts, _config, build_role, evt
+from pynetdicom import AE, AllStoragePresentationContexts, _config, build_context, build_role, evt
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
@@ -29,6 +29,7 @@ from dicom_node.elements import ascii_text, is_uid
 from dicom_node.headers import identity_of
 from dicom_node.identity import KEYWORDS, Identity
 from dicom_node.quiet import quiet_libraries
+from dicom_node.requestor import associate
 
 LOGGER = logging.getLogger(__name__)
 NO_SUCH_INSTANCE = 0x0112
@@ -261,9 +262,9 @@ class DemoPacs:
         """On an association of our own, with the SCP role proposed (PS3.7 D.3.3.4)."""
         entity = AE(self.ae_title)
         entity.connection_timeout = 10.0
-        entity.add_requested_context(StorageCommitmentPushModel)
+        contexts = [build_context(StorageCommitmentPushModel)]
         role = build_role(StorageCommitmentPushModel, scp_role=True)
-        association = entity.associate(host, port, ae_title=ae_title, ext_neg=[role])
+        association = associate(entity, (host, port), ae_title, contexts, maximum_pdu_bytes=16382, roles=[role])
         if not association.is_established:
             LOGGER.warning("demo.commitment no association with %s port %d", ae_title, port)
             return

@@ -13,12 +13,14 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.presentation import PresentationContext
 
 from config.settings import Node, Peer, Receive, Settings
 from dicom_node.associate import note_rejection
 from dicom_node.deliver import Document, Variant
 from dicom_node.instance import Instance
 from dicom_node.receive import Receiver
+from dicom_node.requestor import associate
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 
@@ -66,6 +68,27 @@ def storescu(
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+def call(
+    port: int,
+    contexts: Sequence[PresentationContext],
+    *,
+    calling: str = SENDER,
+    called: str = NODE,
+    max_pdu: int = 16382,
+    roles: Sequence[Any] = (),
+    seconds: float = 20.0,
+) -> Association:
+    """Ask a peer on loopback for an association, established or not; `seconds` for each answer.
+
+    By our own requestor: on a busy machine pynetdicom's loses an answer now and then (tests/dicom/test_requestor.py).
+    """
+    entity = AE(calling)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = seconds
+    heard = [(evt.EVT_PDU_RECV, note_rejection)]
+    there = ("127.0.0.1", port)
+    return associate(entity, there, called, contexts, maximum_pdu_bytes=max_pdu, roles=roles, handlers=heard)
+
+
 @contextmanager
 def association(
     port: int,
@@ -78,12 +101,8 @@ def association(
 ) -> Iterator[Association]:
     """An association of our own with the receiver; released at the end when it still stands."""
     _config.LOG_HANDLER_LEVEL = "none"
-    entity = AE(calling)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 20
-    entity.connection_timeout = 5
     contexts = [build_context(uid, syntax) for uid in sop_class_uids]
-    heard: list[evt.EventHandlerType] = [(evt.EVT_PDU_RECV, note_rejection)]
-    made = entity.associate("127.0.0.1", port, contexts=contexts, ae_title=called, max_pdu=max_pdu, evt_handlers=heard)
+    made = call(port, contexts, calling=calling, called=called, max_pdu=max_pdu)
     try:
         yield made
     finally:

@@ -20,7 +20,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import (
     UnifiedProcedureStepEvent,
     UnifiedProcedureStepPull,
@@ -29,7 +29,9 @@ from pynetdicom.sop_class import (
     UnifiedProcedureStepWatch,
 )
 
-NODE, WATCHER = "PROGNODE", "WATCHER"
+from tests.network import call
+
+WATCHER = "WATCHER"
 WORKLIST, FILTERED = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
 CLASSES = {
     "pull": UnifiedProcedureStepPull,
@@ -183,9 +185,7 @@ def _stop(order: dict[str, Any]) -> dict[str, Any]:
 
 def _send(order: dict[str, Any]) -> dict[str, Any]:
     context = CLASSES[order["context"]]
-    entity = AE(order["calling"])
-    entity.add_requested_context(context)
-    association = entity.associate("127.0.0.1", order["port"], ae_title=NODE)
+    association = call(order["port"], [build_context(context)], calling=order["calling"])
     if not association.is_established:
         return {"statuses": [], "data_sets": [], "seconds": 0.0}
     begun = time.monotonic()

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pynetdicom import AE
+from pynetdicom import build_context
 from pynetdicom.sop_class import Verification
 
 from dicom_node import notify
 from dicom_node.store import Store
+from tests.network import call
 
 PROGNODE = Path(sys.executable).with_name("prognode")
 SETTINGS = """
@@ -98,10 +99,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 def echo(port: int) -> bool:
     """C-ECHO with the patience of a PACS."""
-    ae = AE("MODALITY")
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 60
-    ae.add_requested_context(Verification)
-    association = ae.associate("127.0.0.1", port, ae_title="PROGNODE")
+    association = call(port, [build_context(Verification)], seconds=60)
     if not association.is_established:
         return False
     status = association.send_c_echo()

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydicom import dcmread
-from pynetdicom import AE
+from pynetdicom import build_context
 from pynetdicom.sop_class import Verification
 
 from dicom_node.demo_pacs import DemoPacs
+from tests.network import call
 
 RECEIVER, PAGE, PATIENCE_SECONDS = ("127.0.0.1", 104), "http://127.0.0.1:443/health", 600.0
 # After how many objects what happens to which unit.
@@ -29,16 +30,8 @@ RESULT = 6  # objects of a scored study
 KILLS: list[tuple[float, float]] = []  # between when and when: how long the word takes is not known
 
 
-def entity() -> AE:
-    ae = AE("MODALITY")
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 120
-    return ae
-
-
 def echo() -> bool:
-    ae = entity()
-    ae.add_requested_context(Verification)
-    association = ae.associate(*RECEIVER, ae_title="PROGNODE")
+    association = call(RECEIVER[1], [build_context(Verification)], seconds=120)
     status = association.send_c_echo() if association.is_established else None
     association.release()
     return status is not None and status.get("Status") == 0
@@ -53,9 +46,9 @@ def page() -> bool:
 
 
 def stored(path: Path) -> bool:
-    dataset, ae = dcmread(path), entity()
-    ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-    association = ae.associate(*RECEIVER, ae_title="PROGNODE")
+    dataset = dcmread(path)
+    context = build_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    association = call(RECEIVER[1], [context], seconds=120)
     if not association.is_established:
         return False
     status = association.send_c_store(dataset)

@@ -26,7 +26,7 @@ from dicom_node.store import Store
 from dicom_node.ups_events import UpsTeller
 from reports import build
 from reports.evidence import IDENTITY
-from tests.network import NODE, SENDER, receiving, settings_for
+from tests.network import call, receiving, settings_for
 from tests.paths import ROOT
 from tests.report_inputs import BUNDLE, context, objects, part10, scored, small_case
 
@@ -47,7 +47,7 @@ def batches(what: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 @contextmanager
 def calling(port: int, contexts: Sequence[Any], roles: Sequence[Any] = ()) -> Iterator[Association]:
-    made = AE(SENDER).associate("127.0.0.1", port, list(contexts), NODE, ext_neg=list(roles))
+    made = call(port, contexts, roles=roles)
     assert made.is_established or made.acceptor.primitive.result == 0
     try:
         yield made

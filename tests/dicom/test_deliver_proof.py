@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom import AE, build_role
+from pynetdicom import build_context, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from config.settings import Node, Peer, Receive, Settings
@@ -22,7 +22,7 @@ from dicom_node.instance import CT
 from dicom_node.requestor import Checkpoint
 from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, Retryable
-from tests.network import one, receiving, settings_for, storescu
+from tests.network import call, one, receiving, settings_for, storescu
 from tests.synthetic import ct_series, save
 
 PACS = Peer("DEMOPACS", sends=False, receives_results=True)
@@ -140,10 +140,7 @@ def _committed(transaction: str, *instances: str) -> Dataset:
 
 
 def _report(port: int, report: Dataset, roles: list[Any], event_type: int) -> int | None:
-    entity = AE("DEMOPACS")
-    entity.dimse_timeout = entity.acse_timeout = 10
-    entity.add_requested_context(StorageCommitmentPushModel)
-    made = entity.associate("127.0.0.1", port, ae_title="PROGNODE", ext_neg=roles)
+    made = call(port, [build_context(StorageCommitmentPushModel)], calling="DEMOPACS", roles=roles)
     assert made.is_established
     status, _ = made.send_n_event_report(
         report, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from pynetdicom import AE, build_context
+from pynetdicom import build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from config.settings import Tls
@@ -19,17 +19,14 @@ from dicom_node.workitem import ConfigError
 from tests import synthetic
 from tests.certificates import Authority
 from tests.e2e.node import SETTINGS, Node, log_of, peer, serving, store_of, wait_for, write_settings
-from tests.network import settings_for
+from tests.network import call, settings_for
 from tests.web import site
 
 CT = synthetic.ct_series(8, 16, 16, seed=61)
 
 
 def associated(port: int, title: str):  # type: ignore[no-untyped-def]  # pynetdicom is not typed
-    entity = AE(title)
-    entity.acse_timeout = entity.dimse_timeout = 20
-    contexts = [build_context(Verification), build_context(CTImageStorage)]
-    return entity.associate("127.0.0.1", port, contexts, ae_title="PROGNODE")
+    return call(port, [build_context(Verification), build_context(CTImageStorage)], calling=title)
 
 
 def answers(port: int, title: str) -> bool:

@@ -15,17 +15,18 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from pydicom import dcmread
-from pynetdicom import AE
+from pynetdicom import build_context
 
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.workitem import State
-from tests.e2e.node import NODE, PACS, SENDER, destination, write_settings
+from tests.e2e.node import PACS, destination, write_settings
 from tests.faults import child, outcome
 from tests.faults.outcome import Outcome
 from tests.faults.peers import Ris, ris
 from tests.faults.points import Trap
+from tests.network import call
 
 PATIENCE_SECONDS = 90.0
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -112,13 +113,12 @@ class Rig:
 
     def send(self) -> None:
         """One association for what has not been acknowledged yet; stops at the first object that is not taken."""
-        entity = AE(SENDER)
-        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 5
-        entity.connection_timeout = 2
         datasets = [dcmread(path) for path in outcome.unacknowledged(self.study, self.acknowledged)]
-        for dataset in {one.SOPClassUID: one for one in datasets}.values():
-            entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-        association = entity.associate("127.0.0.1", self.port, ae_title=NODE)
+        contexts = [
+            build_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+            for dataset in {one.SOPClassUID: one for one in datasets}.values()
+        ]
+        association = call(self.port, contexts, seconds=5)
         if not association.is_established:
             return
         known = outcome.digests(self.study)
