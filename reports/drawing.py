@@ -43,6 +43,7 @@ class Canvas:
         self.marks: list[Mark] = []
         self._draw = ImageDraw.Draw(self.image)
         self._fonts: dict[tuple[Face, int], ImageFont.FreeTypeFont] = {}
+        self._measured: dict[tuple[str, int, bool], tuple[tuple[Face, str, float], ...]] = {}
         self._faces = {bold: faces(language, bold) for bold in (False, True)}
 
     @property
@@ -105,7 +106,7 @@ class Canvas:
             pen += advance
         near, far = np.floor(np.min(edges, axis=0)), np.ceil(np.max(edges, axis=0))
         ink = Box(int(near[0]), int(near[1]), int(far[2]), int(far[3]))
-        self.marks.append(Ink(shown, ink, style, left, baseline, tuple(parts)))
+        self.marks.append(Ink(shown, ink, style, left, baseline, parts))
         return length
 
     def paragraph(self, x: int, y: int, width: int, text: str, style: Style, lines: int) -> int:
@@ -160,9 +161,14 @@ class Canvas:
 
     # -- fonts -----------------------------------------------------------------------------------------------
 
-    def _runs(self, text: str, style: Style) -> list[tuple[Face, str, float]]:
-        found = runs(text, self._faces[style.bold])
-        return [(face, piece, self._font(face, style.size).getlength(piece)) for face, piece in found]
+    def _runs(self, text: str, style: Style) -> tuple[tuple[Face, str, float], ...]:
+        """The pieces of a text by font, each with its width; most texts are measured before they are drawn."""
+        asked = (text, style.size, style.bold)
+        if asked not in self._measured:
+            found = runs(text, self._faces[style.bold])
+            widths = (self._font(face, style.size).getlength(piece) for face, piece in found)
+            self._measured[asked] = tuple((*piece, width) for piece, width in zip(found, widths, strict=True))
+        return self._measured[asked]
 
     def _font(self, face: Face, size: int) -> ImageFont.FreeTypeFont:
         if (face, size) not in self._fonts:

@@ -58,16 +58,31 @@ def characters(path: Path) -> frozenset[int]:
 
 def runs(text: str, choice: tuple[Face, ...]) -> list[tuple[Face, str]]:
     """`text` cut into pieces, each with the first font that holds all of it."""
+    known = _known(choice)
     pieces: list[tuple[Face, str]] = []
     for character in text:
-        face = next((one for one in choice if ord(character) in characters(one.path)), None)
-        if face is None:
-            face, character = next(one for one in choice if ord(REPLACEMENT) in characters(one.path)), REPLACEMENT
-        if pieces and pieces[-1][0] == face:
-            pieces[-1] = (face, pieces[-1][1] + character)
+        if character not in known:
+            known[character] = _drawn(character, choice)
+        face, drawn = known[character]
+        if pieces and pieces[-1][0] is face:
+            pieces[-1] = (face, pieces[-1][1] + drawn)
         else:
-            pieces.append((face, character))
+            pieces.append((face, drawn))
     return pieces
+
+
+@cache
+def _known(choice: tuple[Face, ...]) -> dict[str, tuple[Face, str]]:
+    """What `_drawn` has said so far: a page asks some ten thousand times."""
+    return {}
+
+
+def _drawn(character: str, choice: tuple[Face, ...]) -> tuple[Face, str]:
+    """The first font that holds a character, and what is drawn for it."""
+    face = next((one for one in choice if ord(character) in characters(one.path)), None)
+    if face is not None:
+        return face, character
+    return next(one for one in choice if ord(REPLACEMENT) in characters(one.path)), REPLACEMENT
 
 
 @cache
