@@ -1,12 +1,13 @@
 """Bounds of single settings, and of pairs: values with which a node would start and then do nothing.
 
-Leaf of `config`; called by `config.settings`.
+Called by `config.settings`.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from config.toml_values import SettingsError
+from config.keeping import Storage
 
 # The least of a value, by table and key.
 _LEAST = {
@@ -19,21 +20,71 @@ _LEAST = {
 }
 _LEAST_PDU_BYTES = 4096
 _PAIRS = ("slice_spacing_mm", "pixel_spacing_mm")
+_MAY_BE_ZERO = frozenset(
+    {
+        "port",
+        "at_once",
+        "reserve_disk_bytes",
+        "missing_instances_hours",
+        "quiet_seconds",
+        "baseline_days_before_therapy",
+        "baseline_days_after_therapy",
+        "commitment_wait_seconds",
+        "used_days_after_ct",
+        "fhir_wait_seconds",
+        "maximum_pdu_bytes",
+        *(key for key in vars(Storage()) if key != "pressure_days"),
+        "keep_days",
+    }
+)
 
 
-def check(settings: Any) -> None:
-    """Raises SettingsError with the key and its bound."""
+def mistakes(settings: Any) -> Iterator[str]:
+    """Each value out of its bounds, with its key. A value that cannot be used at all has its default here."""
+    yield from _ports(settings)
+    yield from _numbers(settings)
     for key, least in _LEAST.items():
         table, _, name = key.partition(".")
-        if (value := getattr(getattr(settings, table), name)) < least:
-            raise SettingsError(f"'{key}' must be at least {least:g}, not {value:g}")
+        if 0 < (value := getattr(getattr(settings, table), name)) < least:
+            yield f"'{key}' must be at least {least:g}, not {value:g}"
     if 0 < settings.receive.maximum_pdu_bytes < _LEAST_PDU_BYTES:
-        raise SettingsError(f"'receive.maximum_pdu_bytes' must be 0 (no limit) or at least {_LEAST_PDU_BYTES}")
+        yield f"'receive.maximum_pdu_bytes' must be 0 (no limit) or at least {_LEAST_PDU_BYTES}"
     for where, plan in _plans(settings):
         for name in _PAIRS:
             least, most = (getattr(plan, f"{end}_{name}") for end in ("minimum", "maximum"))
-            if least > most:
-                raise SettingsError(f"'{where}.minimum_{name}' {least:g} is above maximum_{name} {most:g}: no CT fits")
+            if least > most > 0:
+                yield f"'{where}.minimum_{name}' {least:g} is above maximum_{name} {most:g}: no CT fits"
+
+
+def _ports(settings: Any) -> Iterator[str]:
+    ports = [
+        ("web.port", settings.web.port),
+        ("hl7.port", settings.hl7.port),
+        *((f"hl7_peers {peer.name} port", peer.port) for peer in settings.hl7_peers),
+        ("node.port", settings.node.port),
+        ("tls.port", settings.tls.port),
+        ("audit.syslog.port", settings.audit.syslog.port),
+        *((f"peers {peer.ae_title} port", peer.port) for peer in settings.peers),
+    ]
+    for name, port in ports:
+        if not 0 <= port <= 65535:
+            yield f"'{name}' must be from 0 to 65535, not {port}"
+
+
+def _numbers(settings: Any) -> Iterator[str]:
+    names = ("receive", "tls", "job", "clinical", "deliver", "web", "hl7", "storage", "audit")
+    sections: list[tuple[str, object]] = [(name, getattr(settings, name)) for name in names]
+    sections += [("web.oidc", settings.web.oidc), ("audit.syslog", settings.audit.syslog)]
+    sections += [(f"fhir_servers {server.name}", server) for server in settings.fhir_servers]
+    sections += _plans(settings)
+    for section, table in sections:
+        for key, value in vars(table).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or key == "port":
+                continue
+            if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
+                yield f"'{section}.{key}' must be a number above 0, not {value}"
+            elif key.endswith("_percent") and value >= 100:
+                yield f"'{section}.{key}' must be below 100, not {value}"
 
 
 def _plans(settings: Any) -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,7 @@ def template(*, complete: bool, spool: Path | None = None) -> str:
 
 def values(path: Path | None, environment: Mapping[str, str]) -> tuple[Settings, list[Value]]:
     """The settings in force and each of their values. Raises SettingsError as `config.settings.load` does."""
-    data, settings = document(path, {}), load(path, environment)
+    data, settings = document(path), load(path, environment)
     named = overrides(Settings, environment)
 
     def source(key: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from config.toml_values import SettingsError
+from config.toml_values import Mistake, SettingsError
 
 PREFIX, LEVEL = "PROGNODE_", "__"
 
@@ -27,36 +27,45 @@ def variable(key: str) -> str:
     return PREFIX + key.upper().replace(".", LEVEL)
 
 
-def overrides(settings: type, environment: Mapping[str, str]) -> dict[str, Any]:
+def overrides(settings: type, environment: Mapping[str, str], wrong: list[Mistake] | None = None) -> dict[str, Any]:
     """Dotted key -> value, of the variables that name one.
 
-    A variable without "__" that is no setting at the top (PROGNODE_CONFIG) is none of ours. Raises SettingsError for
-    one with "__" that names nothing, and for a value that cannot be read.
+    A variable without "__" that is no setting at the top (PROGNODE_CONFIG) is none of ours. One with "__" that names
+    nothing, and a value that cannot be read, are added to `wrong`.
     """
     kinds = dict(_kinds(settings, ""))
     known = {variable(key): key for key in kinds}
     found = {}
+    wrong = [] if wrong is None else wrong
     for name in sorted(environment):
         if name in known:
-            found[known[name]] = _value(name, kinds[known[name]], environment[name])
+            try:
+                found[known[name]] = _value(name, kinds[known[name]], environment[name])
+            except SettingsError as error:
+                wrong.append(Mistake(known[name], str(error)))
         elif name.startswith(PREFIX) and LEVEL in name:
-            raise SettingsError(_unknown(name, settings, known))
+            wrong.append(_unknown(name, settings, known))
     return found
 
 
 def merged(data: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """A parsed TOML document with values of `overrides` put into it; the document itself stays as it is."""
+    """A parsed TOML document with values of `overrides` put into it; the document itself stays as it is.
+
+    Where a table is none, it stays as it is: said by whoever builds it.
+    """
     result = dict(data)
     for key, value in found.items():
-        *tables, last = key.split(".")
-        table = result
-        for name in tables:
-            inner = table.get(name, {})
-            if not isinstance(inner, dict):
-                raise SettingsError(f"'{name}' must be a table, as in [{name}]")
-            table[name] = table = dict(inner)
-        table[last] = value
+        _put(result, key.split("."), value)
     return result
+
+
+def _put(table: dict[str, Any], names: list[str], value: Any) -> None:
+    first, *rest = names
+    if not rest:
+        table[first] = value
+    elif isinstance(inner := table.get(first, {}), dict):
+        table[first] = dict(inner)
+        _put(table[first], rest, value)
 
 
 def _kinds(settings: type, before: str) -> list[tuple[str, Any]]:
@@ -88,10 +97,11 @@ def _value(name: str, hint: Any, text: str) -> Any:
         raise SettingsError(f"{name}: is no TOML value; write it as in {name}='{example}'") from None
 
 
-def _unknown(name: str, settings: type, known: Mapping[str, str]) -> str:
+def _unknown(name: str, settings: type, known: Mapping[str, str]) -> Mistake:
     table = name.removeprefix(PREFIX).split(LEVEL)[0].lower()
     kinds = typing.get_type_hints(settings)
     if is_list_of_tables(kinds.get(table)):
-        return f"{name}: [[{table}]] stand in the settings file alone; write them there"
+        return Mistake(table, f"{name}: [[{table}]] stand in the settings file alone; write them there")
     near = difflib.get_close_matches(name, known, n=1)
-    return f"unknown variable {name}" + (f" (did you mean {near[0]}?)" if near else "; prognode config show lists all")
+    hint = f" (did you mean {near[0]}?)" if near else "; prognode config show lists all"
+    return Mistake(known[near[0]] if near else "", f"unknown variable {name}{hint}")

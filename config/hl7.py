@@ -2,12 +2,10 @@
 
 import ipaddress
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-from config.toml_values import SettingsError
 
 
 @dataclass(frozen=True)
@@ -53,31 +51,29 @@ class Hl7Peer:
     receives_results: bool = True
 
 
-def check(hl7: Hl7, peers: Sequence[Hl7Peer]) -> None:
-    """Raises SettingsError for what would only show when somebody calls, naming key and remedy."""
+def mistakes(hl7: Hl7, peers: Sequence[Hl7Peer]) -> Iterator[str]:
+    """What would only show when somebody calls, with key and remedy."""
     for address in hl7.allowed_hosts:
         try:
             ipaddress.ip_network(address, strict=False)
         except ValueError:
-            raise SettingsError(
-                f"[hl7] {address!r} in allowed_hosts is no network; write 10.1.2.3 or 10.1.2.0/24"
-            ) from None
+            yield f"[hl7] {address!r} in allowed_hosts is no network; write 10.1.2.3 or 10.1.2.0/24"
     if (hl7.certificate is None) != (hl7.private_key is None):
-        raise SettingsError("[hl7] certificate and private_key go together; give both or none")
+        yield "[hl7] certificate and private_key go together; give both or none"
     if hl7.client_ca is not None and hl7.certificate is None:
-        raise SettingsError("[hl7] client_ca needs certificate and private_key: only MLLPS asks for a certificate")
+        yield "[hl7] client_ca needs certificate and private_key: only MLLPS asks for a certificate"
     if hl7.listen and not _on_loopback(hl7.host) and not hl7.allowed_hosts and hl7.client_ca is None:
-        raise SettingsError(
+        yield (
             f"[hl7] on {hl7.host!r} anybody could rename patients; name the senders in allowed_hosts, or set client_ca"
         )
     for peer in peers:
         where = f"[[hl7_peers]] {peer.name}"
         if (peer.certificate is None) != (peer.private_key is None):
-            raise SettingsError(f"{where}: certificate and private_key go together; give both or none")
+            yield f"{where}: certificate and private_key go together; give both or none"
         if not peer.tls and (peer.ca or peer.certificate):
-            raise SettingsError(f"{where}: ca and certificate are for MLLPS; set tls = true")
+            yield f"{where}: ca and certificate are for MLLPS; set tls = true"
         if not math.isfinite(peer.timeout_seconds) or peer.timeout_seconds <= 0:
-            raise SettingsError(f"{where}: timeout_seconds must be a number above 0")
+            yield f"{where}: timeout_seconds must be a number above 0"
 
 
 def _on_loopback(host: str) -> bool:

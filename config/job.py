@@ -1,12 +1,11 @@
 """Settings of the analysis: what runs a job, and its limits; and of the cluster, where one runs them."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
-
-from config.toml_values import SettingsError
 
 _RESOURCE = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,31})=(\d+(?:\.\d+)?(?:e\d{1,2})?)")
 _IMAGE = re.compile(r"(?:[a-z0-9][a-z0-9._/:-]{0,200}@)?sha256:[0-9a-f]{64}")
@@ -69,36 +68,37 @@ class Job:
         return self.wall_clock_seconds * (4 if self.executor == "dask" else 1)
 
 
-def check(job: Job) -> None:
-    """Raises SettingsError for an image that is not fixed by its digest, and a cluster unusable or open to anybody."""
+def mistakes(job: Job) -> Iterator[str]:
+    """An image that is not fixed by its digest, and a cluster unusable or open to anybody."""
     if (job.executor == "container" or job.image) and not _IMAGE.fullmatch(job.image):
-        raise SettingsError(
+        yield (
             f"'job.image' {job.image!r} is no digest: write NAME@sha256:... as `podman images --digests` shows it, "
             "or the image's ID as sha256:..."
         )
     dask = job.dask
     for text in dask.resources:
         if not _RESOURCE.fullmatch(text):
-            raise SettingsError(f"'job.dask.resources': {text!r} is no NAME=NUMBER, such as 'gpu=1'")
+            yield f"'job.dask.resources': {text!r} is no NAME=NUMBER, such as 'gpu=1'"
     if job.executor != "dask":
         return
     scheme, host = _address(dask.scheduler)
+    if not scheme:
+        yield f"'job.dask.scheduler' {dask.scheduler!r}: write tls://HOST:PORT"
     files = (dask.certificate, dask.private_key, dask.ca)
     if scheme == "tls" and None in files:
-        raise SettingsError("'job.dask.scheduler' with tls:// needs certificate, private_key and ca in [job.dask]")
+        yield "'job.dask.scheduler' with tls:// needs certificate, private_key and ca in [job.dask]"
     if scheme == "tcp" and host not in ("127.0.0.1", "::1", "localhost") and not dask.insecure:
-        raise SettingsError(
+        yield (
             "'job.dask.scheduler' without TLS: whoever reaches a scheduler runs code on it and sees the images; "
             "use tls:// with certificates, or set insecure = true on a network that is yours alone"
         )
 
 
 def _address(text: str) -> tuple[str, str]:
+    """Scheme and host of a scheduler's address, or nothing."""
     try:
         parts = urlsplit(text)
         scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
-        scheme, host, port = "", None, None
-    if scheme not in ("tls", "tcp") or not host or not port:
-        raise SettingsError(f"'job.dask.scheduler' {text!r}: write tls://HOST:PORT")
-    return scheme, host
+        return "", ""
+    return (scheme, host) if scheme in ("tls", "tcp") and host and port else ("", "")

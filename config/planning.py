@@ -4,12 +4,10 @@ Leaf of `config`; read through `config.settings`.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-from config.toml_values import SettingsError
 
 ANY = "*"
 
@@ -83,29 +81,29 @@ def inherited(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"plan": plan, **data, "rules": [whole(rule) for rule in rules]}  # a slip in [plan] is named as such
 
 
-def check(rules: Sequence[Rule], receiving: Collection[str]) -> None:
-    """Raises SettingsError for a rule that could not do what it says; `receiving` are the destinations there are."""
+def mistakes(rules: Sequence[Rule], receiving: Collection[str]) -> Iterator[str]:
+    """Rules that could not do what they say; `receiving` are the destinations there are."""
     every = ""
     for rule in rules:
         where = f"[[rules]] {rule.name!r}"
         if not re.fullmatch(r"[\w .-]{1,64}", rule.name):
-            raise SettingsError(f"{where}: use a name of 1 to 64 letters, digits, blanks, '-', '_' or '.'")
+            yield f"{where}: use a name of 1 to 64 letters, digits, blanks, '-', '_' or '.'"
         if every:
-            raise SettingsError(f"{where} is never reached: {every!r} before it takes every AE title; put it first")
+            yield f"{where} is never reached: {every!r} before it takes every AE title; put it first"
         for title in rule.calling_ae_titles or ("",):
             if not 1 <= len(title.strip()) <= 16 or not title.isascii() or "\\" in title or not title.isprintable():
-                raise SettingsError(f'{where}: calling_ae_titles {title!r}: use AE titles, with * and ?; ["*"] is any')
+                yield f'{where}: calling_ae_titles {title!r}: use AE titles, with * and ?; ["*"] is any'
         if rule.shadow and rule.destinations:
-            raise SettingsError(f"{where}: shadow = true sends nothing; take out destinations, or shadow")
+            yield f"{where}: shadow = true sends nothing; take out destinations, or shadow"
         for name in rule.destinations or ():
             if name not in receiving:
                 known = ", ".join(sorted(receiving)) or "none"
-                raise SettingsError(
+                yield (
                     f"{where}: destination {name!r} gets no results; give it receives_results = true in [[peers]], "
                     f"[[hl7_peers]] (hl7:NAME) or [[fhir_servers]] (fhir:NAME); those that do: {known}"
                 )
-        every = rule.name if ANY in rule.calling_ae_titles else ""
+        every = every or (rule.name if ANY in rule.calling_ae_titles else "")
     names = [rule.name for rule in rules]
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
-        raise SettingsError(f"[[rules]] names {', '.join(doubles)} more than once; give each a name of its own")
+        yield f"[[rules]] names {', '.join(doubles)} more than once; give each a name of its own"

@@ -4,11 +4,10 @@ The commented default stands beside this module in `prognode.toml`; a test holds
 """
 
 import ipaddress
-import math
 import re
 import tomllib
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,26 +21,8 @@ from config.job import Job as Job
 from config.keeping import AuditTrail, Storage
 from config.planning import Planning as Planning
 from config.planning import Rule as Rule
+from config.toml_values import Mistake, build
 from config.toml_values import SettingsError as SettingsError
-from config.toml_values import build
-
-_MAY_BE_ZERO = frozenset(
-    {
-        "port",
-        "at_once",
-        "reserve_disk_bytes",
-        "missing_instances_hours",
-        "quiet_seconds",
-        "baseline_days_before_therapy",
-        "baseline_days_after_therapy",
-        "commitment_wait_seconds",
-        "used_days_after_ct",
-        "fhir_wait_seconds",
-        "maximum_pdu_bytes",
-        *(key for key in vars(Storage()) if key != "pressure_days"),
-        "keep_days",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -256,14 +237,24 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Set
 
     Relative paths are taken from the file's folder. Raises SettingsError naming file, key and remedy.
     """
-    data = document(path, environment or {})
+    settings, mistakes = read(path, environment or {})
+    if mistakes:
+        raise SettingsError(*mistakes)
+    return settings
+
+
+def read(path: Path | None, environment: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
+    """The settings as far as they can be used, and what cannot be: each mistake with file, key and remedy."""
+    wrong: list[Mistake] = []
+    named = overrides(Settings, environment, wrong)
+    said = [mistake.text for mistake in wrong]
     try:
-        return parse(data, folder_of(path))
+        data = document(path)
     except SettingsError as error:
-        if path is None:
-            raise
-        variables = " and variables of the environment" if overrides(Settings, environment or {}) else ""
-        raise SettingsError(f"{path}{variables}: {error}") from error
+        return Settings(), (*error.mistakes, *said)
+    where = f"{path}{' and variables of the environment' if named else ''}: " if path else ""
+    settings, of_file = _parsed(merged(data, named), folder_of(path), {mistake.table for mistake in wrong})
+    return settings, (*said, *(f"{where}{text}" for text in of_file))
 
 
 def folder_of(path: Path | None) -> Path:
@@ -271,16 +262,14 @@ def folder_of(path: Path | None) -> Path:
     return path.resolve().parent if path else Path()
 
 
-def document(path: Path | None, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The parsed file, if there is one, with the variables put into it. Raises SettingsError."""
-    data: dict[str, Any] = {}
+def document(path: Path | None) -> dict[str, Any]:
+    """The parsed file, if there is one. Raises SettingsError."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+        return tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); give the file with --config") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise SettingsError(f"{path}: is not TOML: {error}") from error
-    return merged(data, overrides(Settings, environment))
 
 
 def parse(data: dict[str, Any], folder: Path) -> Settings:
@@ -291,94 +280,84 @@ def parse(data: dict[str, Any], folder: Path) -> Settings:
     ...
     config.toml_values.SettingsError: unknown key 'node.prot' (did you mean 'port'?)
     """
-    settings = cast(Settings, build(Settings, planning.inherited(data), "", folder))
-    titles = [peer.ae_title for peer in settings.peers]
-    _check_names(settings)
-    for title in [settings.node.ae_title, *titles]:
-        if not 1 <= len(title.strip()) <= 16 or not title.isascii() or "\\" in title or not title.isprintable():
-            raise SettingsError(f"AE title {title!r}: use 1 to 16 printable ASCII characters, no backslash")
-    if settings.node.time_zone and settings.node.time_zone not in zoneinfo.available_timezones():
-        raise SettingsError(
-            f"'node.time_zone' {settings.node.time_zone!r} is no IANA time zone; see timedatectl list-timezones"
-        )
-    _check_ranges(settings)
-    bounds.check(settings)
-    _check_lists(settings)
-    _check_network(settings)
-    hl7.check(settings.hl7, settings.hl7_peers)
-    planning.check(settings.rules, settings.every_destination())
-    job.check(settings.job)
-    doubles = sorted({title for title in titles if titles.count(title) > 1})
-    if doubles:
-        raise SettingsError(f"[[peers]] names {', '.join(doubles)} more than once; merge the entries")
+    settings, mistakes = _parsed(data, folder, set())
+    if mistakes:
+        raise SettingsError(*mistakes)
     return settings
 
 
-def _check_names(settings: Settings) -> None:
-    """Names of message destinations stand in rows, logs and pages; an AE title must not look like one of them."""
+def _parsed(data: dict[str, Any], folder: Path, broken: set[str]) -> tuple[Settings, list[str]]:
+    """Settings without what is wrong in them, and what is; `broken`: tables in which something is wrong already.
+
+    What several values say together is not asked of a table with a slip in it: it might only follow from that.
+    """
+    wrong: list[Mistake] = []
+    settings = cast(Settings, build(Settings, planning.inherited(data), "", folder, wrong))
+    broken = broken | {mistake.table for mistake in wrong}
+    said = [mistake.text for mistake in wrong]
+    said += [*_peers(settings), *_names(settings), *_values(settings), *bounds.mistakes(settings)]
+    together: tuple[tuple[set[str], Iterator[str]], ...] = (
+        ({"tls"}, _tls(settings.tls)),
+        ({"hl7", "hl7_peers"}, hl7.mistakes(settings.hl7, settings.hl7_peers)),
+        (
+            {"rules", "peers", "hl7_peers", "fhir_servers"},
+            planning.mistakes(settings.rules, settings.every_destination()),
+        ),
+        ({"job"}, job.mistakes(settings.job)),
+    )
+    for tables, mistakes in together:
+        said += () if tables & broken else mistakes
+    return settings, _once(said)
+
+
+def _once(said: list[str]) -> list[str]:
+    """A slip in [plan] is in the plan of each rule, too."""
+    first: dict[str, str] = {}
+    for text in said:
+        first.setdefault(re.sub(r"rules(\[\d+\]\.| .* )plan\b", "plan", text), text)
+    return [*first.values()]
+
+
+def _peers(settings: Settings) -> Iterator[str]:
+    """AE titles that DICOM does not allow or that look like a message destination, and addresses that are none."""
+    titles = [peer.ae_title for peer in settings.peers]
+    for where, title in [("[node]", settings.node.ae_title), *(("[[peers]]", title) for title in titles)]:
+        if not 1 <= len(title.strip()) <= 16 or not title.isascii() or "\\" in title or not title.isprintable():
+            yield f"{where} ae_title {title!r}: use 1 to 16 printable ASCII characters, no backslash"
+        elif where == "[[peers]]" and title.startswith(("hl7:", "fhir:")):
+            yield f"{where} ae_title {title!r}: must not begin with 'hl7:' or 'fhir:'"
+    doubles = sorted({title for title in titles if titles.count(title) > 1})
+    if doubles:
+        yield f"[[peers]] names {', '.join(doubles)} more than once; merge the entries"
+    for peer in settings.peers:
+        where = f"[[peers]] {peer.ae_title}"
+        for address in peer.addresses:
+            try:
+                ipaddress.ip_network(address, strict=False)
+            except ValueError:
+                yield f"{where}: {address!r} in addresses is no network; write 10.1.2.3 or 10.1.2.0/24"
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    """Names of message destinations stand in rows, logs and pages."""
     for key, names in (
         ("hl7_peers", [peer.name for peer in settings.hl7_peers]),
         ("fhir_servers", [server.name for server in settings.fhir_servers]),
     ):
         for name in names:
             if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", name):
-                raise SettingsError(f"[[{key}]] name {name!r}: use 1 to 32 letters, digits, '-', '_' or '.'")
+                yield f"[[{key}]] name {name!r}: use 1 to 32 letters, digits, '-', '_' or '.'"
         if len(set(names)) < len(names):
-            raise SettingsError(f"[[{key}]] has a name more than once; give each entry a name of its own")
-    for peer in settings.peers:
-        if peer.ae_title.startswith(("hl7:", "fhir:")):
-            raise SettingsError(f"AE title {peer.ae_title!r}: must not begin with 'hl7:' or 'fhir:'")
+            yield f"[[{key}]] has a name more than once; give each entry a name of its own"
 
 
-def _check_network(settings: Settings) -> None:
-    """Addresses that are none, and TLS without what it needs, would only show when somebody calls."""
-    for peer in settings.peers:
-        for address in peer.addresses:
-            try:
-                ipaddress.ip_network(address, strict=False)
-            except ValueError:
-                raise SettingsError(
-                    f"[[peers]] {peer.ae_title}: {address!r} in addresses is no network; write 10.1.2.3 or 10.1.2.0/24"
-                ) from None
-    tls = settings.tls
-    if (tls.certificate is None) != (tls.private_key is None):
-        raise SettingsError("[tls] certificate and private_key go together; give both or none")
-    if tls.listen != "off" and tls.certificate is None:
-        raise SettingsError(f"[tls] listen = {tls.listen!r} needs certificate and private_key")
-
-
-def _check_ranges(settings: Settings) -> None:
-    ports = [
-        ("web.port", settings.web.port),
-        ("hl7.port", settings.hl7.port),
-        *((f"hl7_peers {peer.name} port", peer.port) for peer in settings.hl7_peers),
-        ("node.port", settings.node.port),
-        ("tls.port", settings.tls.port),
-        ("audit.syslog.port", settings.audit.syslog.port),
-        *((f"peers {peer.ae_title} port", peer.port) for peer in settings.peers),
-    ]
-    for name, port in ports:
-        if not 0 <= port <= 65535:
-            raise SettingsError(f"'{name}' must be from 0 to 65535, not {port}")
-    names = ("receive", "tls", "plan", "job", "clinical", "deliver", "web", "hl7", "storage", "audit")
-    sections: list[tuple[str, object]] = [(name, getattr(settings, name)) for name in names]
-    sections += [("web.oidc", settings.web.oidc), ("audit.syslog", settings.audit.syslog)]
-    sections += [(f"fhir_servers {server.name}", server) for server in settings.fhir_servers]
-    sections += [(f"rules {rule.name} plan", rule.plan) for rule in settings.rules]
-    for section, table in sections:
-        for key, value in vars(table).items() if table is not None else ():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
-                raise SettingsError(f"'{section}.{key}' must be a number above 0, not {value}")
-            if key.endswith("_percent") and value >= 100:
-                raise SettingsError(f"'{section}.{key}' must be below 100, not {value}")
-
-
-def _check_lists(settings: Settings) -> None:
+def _values(settings: Settings) -> Iterator[str]:
+    zone = settings.node.time_zone
+    if zone and zone not in zoneinfo.available_timezones():
+        yield f"'node.time_zone' {zone!r} is no IANA time zone; see timedatectl list-timezones"
     classes = settings.report.sr_sop_classes
     if not classes or set(classes) - set(Report().sr_sop_classes):
-        raise SettingsError(f"'report.sr_sop_classes' must hold some of {', '.join(Report().sr_sop_classes)}")
+        yield f"'report.sr_sop_classes' must hold some of {', '.join(Report().sr_sop_classes)}"
     for name, path in (
         ("node.spool", settings.node.spool),
         ("bundle", settings.bundle),
@@ -386,4 +365,12 @@ def _check_lists(settings: Settings) -> None:
         ("clinical.codes", settings.clinical.codes),
     ):
         if path is not None and "\0" in str(path):
-            raise SettingsError(f"'{name}' holds a NUL character; it is no path")
+            yield f"'{name}' holds a NUL character; it is no path"
+
+
+def _tls(tls: Tls) -> Iterator[str]:
+    """What it lacks would only show when somebody calls."""
+    if (tls.certificate is None) != (tls.private_key is None):
+        yield "[tls] certificate and private_key go together; give both or none"
+    elif tls.listen != "off" and tls.certificate is None:
+        yield f"[tls] listen = {tls.listen!r} needs certificate and private_key"

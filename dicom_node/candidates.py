@@ -90,7 +90,8 @@ def _compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
             compiled.append(re.compile(pattern, re.IGNORECASE))
         except re.error as error:
             raise ConfigError(
-                f"[plan] roi_name_patterns or roi_exclude_patterns: {pattern!r} is not a regular expression ({error})"
+                f"[plan] roi_name_patterns or roi_exclude_patterns: {pattern!r} is not a regular expression ({error}); "
+                "correct it: a bracket or point that is meant as such has a backslash before it"
             ) from error
     return compiled
 

@@ -1,6 +1,8 @@
 """`prognode config`: a settings file to begin with, what is in force, what differs from the defaults, what is wrong."""
 
 import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,31 +78,57 @@ def config_diff(config: Config = None) -> None:
 
 @config_app.command("check")
 def config_check(config: Config = None) -> None:
-    """Read the settings and say whether the node can use them; `prognode check` looks at the machine and peers too.
+    """Read the settings and name every mistake in them; `prognode check` looks at the machine and peers too.
+
+    Also said: files that the settings name and that are not there. Ends with 78 where anything is wrong.
 
     Example: prognode config check --config /etc/prognode/prognode.toml
+    """
+    from config.settings import read
+
+    settings, mistakes = read(config, os.environ)
+    slip_in_web = any("'web." in mistake or "PROGNODE_WEB__" in mistake for mistake in mistakes)
+    where = f"{config}: " if config else ""
+    beyond = (f"{where}{mistake}" for mistake in _beyond_the_file(settings, web=not slip_in_web))
+    if mistakes := (*mistakes, *beyond):
+        for mistake in mistakes:
+            print(f"FAIL {mistake}")
+        raise typer.Exit(os.EX_CONFIG)
+    found = _values(config)[1]
+    changed = [one for one in found if one.changed]
+    variables = sum(one.source.startswith("PROGNODE_") for one in found)
+    used, remedy = settings_file(config)
+    differ = f"{counted(len(changed), 'value')} {'differs' if len(changed) == 1 else 'differ'} from the defaults"
+    print(f"ok  {used}; {differ}, {variables} from the environment")
+    if remedy:
+        print(f"     to do: {remedy}")
+
+
+def _beyond_the_file(settings: Settings, *, web: bool) -> Iterator[str]:
+    """What reading the file alone does not show; a value that is wrong already has its default in `settings`.
+
+    `web`: also what [web] says as a whole.
     """
     from config.effective import not_there
     from dicom_node import clinical_codes
     from dicom_node.candidates import choose
     from dicom_node.web.server import check as check_web
+    from dicom_node.workitem import ConfigError
 
-    settings, found = _values(config)
-    if missing := not_there(settings):
-        for key, path in missing:
-            print(f"FAIL {key}: {path} is not there, or not to be read; put the file there, or correct the setting")
-        raise typer.Exit(os.EX_CONFIG)
-    for plan in (settings.plan, *(rule.plan for rule in settings.rules)):
-        choose((), plan)  # these raise ConfigError, which ends the program in words
-    clinical_codes.load(settings.clinical.codes)
-    check_web(settings.web)
-    changed = [one for one in found if one.changed]
-    variables = sum(one.source.startswith("PROGNODE_") for one in found)
-    where, remedy = settings_file(config)
-    differ = f"{counted(len(changed), 'value')} {'differs' if len(changed) == 1 else 'differ'} from the defaults"
-    print(f"ok  {where}; {differ}, {variables} from the environment")
-    if remedy:
-        print(f"     to do: {remedy}")
+    missing = not_there(settings)
+    for key, path in missing:
+        yield f"{key}: {path} is not there, or not to be read; put the file there, or correct the setting"
+    plans = dict.fromkeys([settings.plan, *(rule.plan for rule in settings.rules)])
+    looks: list[Callable[[], object]] = [partial(choose, (), plan) for plan in plans]
+    if "clinical.codes" not in dict(missing):
+        looks.append(partial(clinical_codes.load, settings.clinical.codes))
+    if web:
+        looks.append(partial(check_web, settings.web))
+    for look in looks:
+        try:
+            look()
+        except ConfigError as error:
+            yield str(error)
 
 
 @config_app.command("rule")

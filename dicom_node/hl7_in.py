@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from config.hl7 import check
-from config.settings import Hl7, Settings, Tls
+from config.hl7 import mistakes
+from config.settings import Hl7, Settings, SettingsError, Tls
 from dicom_node import notify, tls
 from dicom_node.clinical_codes import load
 from dicom_node.elements import escaped
@@ -90,7 +90,7 @@ class Listener:
             where = (self._hl7.host, self._hl7.port)
             self._server = self._passed or socket.create_server(where, family=family, backlog=128)
             if self._passed:
-                check(replace(self._hl7, host=self._passed.getsockname()[0]), ())  # where systemd listens counts
+                _refuse_if_open(self._hl7, self._passed)
                 self._passed.settimeout(1.0)  # it is never shut down: the thread looks up by itself
         except BaseException:
             self.stop()
@@ -104,7 +104,7 @@ class Listener:
         """As `reload.Reloadable`: who calls from now on meets these settings."""
         hl7 = settings.hl7
         if self._passed:
-            check(replace(hl7, host=self._passed.getsockname()[0]), ())
+            _refuse_if_open(hl7, self._passed)
         office, context = Office(hl7, load(settings.clinical.codes)), server_context(hl7)
         if (context is None) != (self._context is None):
             raise ConfigError("[hl7] certificate: from MLLP in clear to MLLPS, and back, takes a restart")
@@ -310,6 +310,12 @@ class Listener:
             LOGGER.info("hl7.taken %s from %s at %s: %s", kind, sender, address, reply.text)
         elif reply.code == "AR":
             LOGGER.warning("hl7.refused %s from %s at %s: %s", kind, sender, address, reply.text)
+
+
+def _refuse_if_open(hl7: Hl7, passed: socket.socket) -> None:
+    """Where systemd listens counts, not `hl7.host`. Raises SettingsError."""
+    if said := [*mistakes(replace(hl7, host=passed.getsockname()[0]), ())]:
+        raise SettingsError(*said)
 
 
 def server_context(hl7: Hl7) -> ssl.SSLContext | None:

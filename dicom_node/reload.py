@@ -94,7 +94,7 @@ class Reloader:
     def _refuse_what_is_half_written(self, new: Settings) -> None:
         """An empty file, or the first half of one, is good TOML that turns every sender away. Raises SettingsError."""
         beside = "the settings in force stay; write the new file beside it and rename it"
-        if self._config and new != self._settings and not document(self._config, {}):
+        if self._config and new != self._settings and not document(self._config):
             raise SettingsError(f"{self._config}: the file is empty: {beside}")
         if self._settings.peers and not new.peers:
             raise SettingsError(f"{self._config}: no [[peers]] is left: {beside}, or restart if no peer is meant")
