@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from config.settings import Settings
-from dicom_node.cli_common import LARGEST_NUMBER, Config, caller, counted, log, settings_of, stop, store_of
+from dicom_node.cli_common import LARGEST_NUMBER, Config, Whole, caller, counted, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundles_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from dicom_node.clinical_values import StoredValue, Verdict
 
 LOGGER = logging.getLogger(__name__)
-clinical_app = typer.Typer(no_args_is_help=True, help="Clinical values for the model.")
+clinical_app = typer.Typer(
+    cls=Whole, no_args_is_help=True, help="Import, print, withdraw and export clinical values for the model."
+)
 LINES_SHOWN = 20
 EXPORTED = (
     "patient_id", "issuer_of_patient_id", "name", "value", "unit", "observed_on", "stated", "source", "recorded_by",

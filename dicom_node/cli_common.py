@@ -31,17 +31,27 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class InSections(typer.core.TyperGroup):
-    """A program whose help groups its commands and cuts no summary."""
+class Whole(typer.core.TyperGroup):
+    """Commands whose help cuts no summary."""
+
+    def sections(self, names: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+        """Title -> names of commands."""
+        return {"Commands": names}
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The commands by section, each with the first sentences of its help."""
-        named = {name for names in SECTIONS.values() for name in names}
-        others = tuple(name for name in self.list_commands(ctx) if name not in named)
-        for title, names in {**SECTIONS, "More": others}.items():
+        for title, names in self.sections(tuple(self.list_commands(ctx))).items():
             if rows := [(name, _summary(self.commands[name].help)) for name in names if name in self.commands]:
                 with formatter.section(title):
                     formatter.write_dl(rows)
+
+
+class InSections(Whole):
+    """A program whose help groups its commands."""
+
+    def sections(self, names: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+        named = {name for some in SECTIONS.values() for name in some}
+        return {**SECTIONS, "More": tuple(name for name in names if name not in named)}
 
 
 def _summary(text: str | None) -> str:

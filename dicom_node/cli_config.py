@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from config.settings import Settings, SettingsError
-from dicom_node.cli_common import Config, counted, settings_file, stop
+from dicom_node.cli_common import Config, Whole, counted, settings_file, stop
 
 if TYPE_CHECKING:
     from config.effective import Value
 
-config_app = typer.Typer(no_args_is_help=True, help="Write, look at and check the settings.")
+config_app = typer.Typer(cls=Whole, no_args_is_help=True, help="Write, print and check the settings.")
 
 
 def add_to(app: typer.Typer) -> None:

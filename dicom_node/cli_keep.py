@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.cli_common import Config, caller, counted, settings_of, stop, store_of
+from dicom_node.cli_common import Config, Whole, caller, counted, settings_of, stop, store_of
 
 if TYPE_CHECKING:
     from dicom_node.restore import Restored
     from dicom_node.storage_report import Report
 
-audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
-storage_app = typer.Typer(help="What lies in the spool.")
+audit_app = typer.Typer(cls=Whole, no_args_is_help=True, help="Verify and export the audit trail.")
+storage_app = typer.Typer(cls=Whole)
 Json = Annotated[bool, typer.Option("--json", help="For monitoring.")]
 FINDINGS = 1  # what `verify` and `fsck` end with when they find something; no sysexits code says it
 

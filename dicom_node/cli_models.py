@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from config.settings import Settings
-from dicom_node.cli_common import Config, counted, settings_of, stop
+from dicom_node.cli_common import Config, Whole, counted, settings_of, stop
 
 if TYPE_CHECKING:
     from models.manifest import Manifest, Predictor
 
-bundle_app = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
-cohort_app = typer.Typer(no_args_is_help=True, help="Make cohorts.")
+bundle_app = typer.Typer(cls=Whole, no_args_is_help=True, help="Print what a model bundle is; verify it.")
+cohort_app = typer.Typer(cls=Whole, no_args_is_help=True, help="Make a cohort to try things on.")
 # The tool behind the command knows the options, and `--help` too.
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
 
@@ -134,7 +134,7 @@ def bundle_verify(folder: Folder = None, config: Config = None) -> None:
 
 
 def train(context: typer.Context) -> None:
-    """Train a bundle on a cohort.
+    """Train a bundle on a cohort: a folder with the model, its report and its model card.
 
     Example: prognode train cohort.toml --out bundle/
     """
@@ -142,7 +142,7 @@ def train(context: typer.Context) -> None:
 
 
 def evaluate(context: typer.Context) -> None:
-    """Validate an installed bundle on a cohort of elsewhere.
+    """Validate a bundle on a cohort of elsewhere: a folder with a report and a prediction for each patient.
 
     Example: prognode evaluate bundle/ cohort.toml --out evaluation/
     """
@@ -150,7 +150,7 @@ def evaluate(context: typer.Context) -> None:
 
 
 def pretrain(context: typer.Context) -> None:
-    """Pretrain the encoder of the deep features on images of a cohort.
+    """Pretrain the encoder of the deep features on images of a cohort: an ONNX file.
 
     Example: prognode pretrain cohort/ --out encoder.onnx --checkpoint pretraining/
     """

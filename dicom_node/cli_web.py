@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from dicom_node import notify
-from dicom_node.cli_common import Config, caller, counted, log, settings_of, stop, store_of
+from dicom_node.cli_common import Config, Whole, caller, counted, log, settings_of, stop, store_of
 
 if TYPE_CHECKING:
     from dicom_node.accounts import Role
     from dicom_node.store import Store
 
-user_app = typer.Typer(no_args_is_help=True, help="Local users of the worklist page.")
-token_app = typer.Typer(no_args_is_help=True, help="Tokens of programs that use the JSON API.")
+user_app = typer.Typer(cls=Whole, no_args_is_help=True, help="Add, change and remove local users of the worklist page.")
+token_app = typer.Typer(
+    cls=Whole, no_args_is_help=True, help="Make and revoke tokens of programs that use the JSON API."
+)
 
 Name = Annotated[str, typer.Argument(help="Name of the user.")]
 RoleName = Annotated[str, typer.Option("--role", help="viewer (may look) or operator (may act).")]

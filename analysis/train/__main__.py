@@ -12,7 +12,58 @@ from analysis.train.place import PlaceTaken
 from analysis.train.synth.synth import SynthConfig, SynthError, make_cohort
 from analysis.train.synth.synth_options import SYNTH_DESCRIPTION, SYNTH_EXAMPLES, add_synth_arguments
 
+COHORT = """\
+  COHORT.toml    names a table (CSV in UTF-8, one row per patient) and its
+                 columns: patient identifier; time and event of OS and PFS
+                 (1 event, 0 censored); clinical predictors; folder of the CT
+                 and file of the contour (RTSTRUCT or SEG), or features that
+                 are measured already. Every key: docs/science.md, The cohort
+                 file. `prognode cohort synth` makes one to look at."""
+TRAIN = f"""\
+Train a model bundle on a cohort: nested cross-validation, calibration, and what it
+is held against. Needs 40 patients and 20 events.
+
+in:
+{COHORT}
+
+out, a new folder:
+  report.html    how good it is, for people: read it before anything else
+  metrics.json   every figure of it; model_card.md, tripod_ai.md: to be completed
+  manifest.json  and the model: the folder as a whole is what a node installs
+
+The way from a cohort to a node: docs/bundles.md.
+"""
+EVALUATE = f"""\
+Validate a bundle on patients that it was not trained on: each is scored as a node
+would, and held against what happened. Trains and changes nothing.
+
+in:
+  bundle         folder that `prognode train` wrote
+{COHORT}
+                 Units and categories as the bundle's cohort had them.
+
+out, a new folder:
+  report.html    how good it is here, who could not be scored, how far these
+                 patients lie from those it was trained on
+  metrics.json   every figure of it; tripod_ai.md
+  predictions.csv  a row per patient, by its row in the table
+"""
+PRETRAIN = """\
+Pretrain the encoder of the deep features on images; outcomes are not looked at.
+Takes hours.
+
+in, one or several:
+  COHORT.toml    its table's columns with CT and contour, as `prognode train` has it
+  folder         each folder `ct` of DICOM files in it, at any depth, with one
+                 contour file (*.dcm, RTSTRUCT or SEG) beside it
+
+out:
+  an ONNX file, for `[deep] encoder` of the cohort file (docs/science.md, Deep
+  features); facts of the training on standard output
+"""
 EXTRA = ("scipy", "sklearn", "sksurv", "onnx")  # of `train`; a node comes without
+CACHE = "folder of extracted features (default: features-cache beside the cohort file)"
+WORKERS = "processes that measure images (default: %(default)s)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +86,15 @@ def _count(text: str) -> int:
     return number
 
 
+def _words(description: str, example: str) -> dict[str, Any]:
+    """What a parser says before and after its options, as it stands."""
+    return {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "description": description,
+        "epilog": example,
+    }
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis.train", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -43,22 +103,20 @@ def _parser() -> argparse.ArgumentParser:
             "synth",
             prog="prognode cohort synth",
             help="make a synthetic cohort whose truth is known",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            description=SYNTH_DESCRIPTION,
-            epilog=SYNTH_EXAMPLES,
+            **_words(SYNTH_DESCRIPTION, SYNTH_EXAMPLES),
         )
     ).set_defaults(command=_synth)
     train = commands.add_parser(
         "train",
         prog="prognode train",
         help="train a bundle on a cohort",
-        epilog="Example: prognode train cohort.toml --out bundle/",
+        **_words(TRAIN, "Example: prognode train cohort.toml --out bundle/"),
     )
     train.add_argument("cohort", type=Path, help="COHORT.toml")
-    train.add_argument("--out", type=Path, required=True, help="new folder of the bundle")
-    train.add_argument("--cache", type=Path, help="folder of extracted features (default: beside the cohort file)")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder of the bundle")
+    train.add_argument("--cache", type=Path, metavar="DIR", help=CACHE)
     train.add_argument("--replace", action="store_true", help="replace the bundle that stands at --out")
-    train.add_argument("--workers", type=_count, default=2)
+    train.add_argument("--workers", type=_count, default=2, help=WORKERS)
     train.set_defaults(command=_train)
     _add_pretrain(commands)
     _add_evaluate(commands)
@@ -70,18 +128,21 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "pretrain",
         prog="prognode pretrain",
         help="pretrain the encoder of deep features",
-        epilog="Example: prognode pretrain cohort/ --out encoder.onnx --checkpoint pretraining/",
+        **_words(PRETRAIN, "Example: prognode pretrain cohort/ --out encoder.onnx --checkpoint pretraining/"),
     )
     pretrain.add_argument(
         "images", type=Path, nargs="+", help="COHORT.toml, or a folder: each `ct` in it with one contour file beside it"
     )
-    pretrain.add_argument("--out", type=Path, required=True, help="the encoder, an ONNX file")
-    pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--steps", type=int, default=1500)
-    pretrain.add_argument("--checkpoint", type=Path, help="folder: an interrupted run goes on from there")
-    pretrain.add_argument("--cache", type=Path, help="folder of cut patches (default: patch-cache beside --out)")
-    pretrain.add_argument("--workers", type=_count, default=2, help="processes that cut patches")
-    pretrain.add_argument("--threads", type=int, default=1, help="of the training; another number, other last bits")
+    pretrain.add_argument("--out", type=Path, required=True, metavar="FILE", help="the encoder, an ONNX file")
+    add = pretrain.add_argument
+    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    add("--steps", type=int, default=1500, help="of the training (default: %(default)s)")
+    add("--checkpoint", type=Path, metavar="DIR", help="folder: an interrupted run goes on from there")
+    add("--cache", type=Path, metavar="DIR", help="folder of cut patches (default: patch-cache beside --out)")
+    add("--workers", type=_count, default=2, help="processes that cut patches (default: %(default)s)")
+    add(
+        "--threads", type=int, default=1, help="of the training; another number, other last bits (default: %(default)s)"
+    )
     pretrain.set_defaults(command=_pretrain)
 
 
@@ -90,14 +151,14 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "evaluate",
         prog="prognode evaluate",
         help="validate a bundle on a cohort of elsewhere",
-        epilog="Example: prognode evaluate bundle/ cohort.toml --out evaluation/",
+        **_words(EVALUATE, "Example: prognode evaluate bundle/ cohort.toml --out evaluation/"),
     )
     evaluate.add_argument("bundle", type=Path, help="folder of the bundle")
     evaluate.add_argument("cohort", type=Path, help="COHORT.toml")
-    evaluate.add_argument("--out", type=Path, required=True, help="new folder of figures and report")
-    evaluate.add_argument("--cache", type=Path, help="folder of extracted features (default: beside the cohort file)")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder of figures and report")
+    evaluate.add_argument("--cache", type=Path, metavar="DIR", help=CACHE)
     evaluate.add_argument("--replace", action="store_true", help="replace the evaluation that stands at --out")
-    evaluate.add_argument("--workers", type=_count, default=2)
+    evaluate.add_argument("--workers", type=_count, default=2, help=WORKERS)
     evaluate.set_defaults(command=_evaluate)
 
 

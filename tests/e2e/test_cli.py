@@ -66,11 +66,15 @@ def prognode(*arguments: str | Path) -> tuple[int, str]:
 
 def _commands(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Commands with their full names; typer brings a click of its own, so groups are known by what they have."""
-    if hasattr(command, "commands"):
+    if _is_group(command):
         for key, one in command.commands.items():
             yield from _commands(one, f"{name} {key}".strip())
     else:
         yield name, command
+
+
+def _is_group(command: Any) -> bool:
+    return hasattr(command, "commands")
 
 
 def test_every_command_of_the_road_is_there() -> None:
@@ -91,6 +95,15 @@ def test_every_command_has_help_with_an_example_that_its_parser_takes(name: str)
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     used = {word for word in words if word.startswith("--")}
     assert used <= known or hands_on
+    if hands_on:
+        assert re.search(r"COHORT\.toml|clinical table", text), "what goes in, and what comes out"
+        assert re.search(r"(?m)^out|truth\.json", text)
+
+
+@pytest.mark.parametrize("group", sorted(name for name, one in get_command(app).commands.items() if _is_group(one)))
+def test_the_help_of_a_group_cuts_no_summary(group: str) -> None:
+    code, text = run(group, "--help")
+    assert (code, "..." in text.split("\n", 1)[1]) == (0, False)
 
 
 # -- exit codes ----------------------------------------------------------------------------------------------
