@@ -123,8 +123,10 @@ class Forwarder:
     def settle(self, seconds: float = SETTLED_SECONDS) -> None:
         """Before the end: wait until what was sent is certain, but not long."""
         end = time.monotonic() + seconds + 0.5
-        while self._sent and time.monotonic() < end and self._clock() >= self._next_attempt:
+        over = False
+        while self._sent and not over and self._clock() >= self._next_attempt:
             time.sleep(0.05)
+            over = time.monotonic() >= end  # looked at before: a machine that stood still meanwhile asks once more
             with contextlib.suppress(OSError):
                 self._confirm()
         self.close()

@@ -43,6 +43,7 @@ class Collector:
         self.connections = 0
         self.deaf = False
         self.drop_after: int | None = None  # so many messages of a connection are taken, then it is reset
+        self.dropped = 0
         self._listener: socket.socket | None = None
         self._open: list[socket.socket] = []
         self.port = 0
@@ -66,7 +67,7 @@ class Collector:
         for connection in self._open:
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-                connection.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # ssl's own pulls its state from under the reader
                 connection.close()
         self._open.clear()
 
@@ -93,8 +94,11 @@ class Collector:
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
                         stream.close()
                         connection.close()
+                        self.dropped += 1
                         return
-                    self.messages.append(parsed(stream.read(length)))
+                    if len(data := stream.read(length)) < length:  # the connection broke
+                        return
+                    self.messages.append(parsed(data))
                     taken += 1
 
     @staticmethod

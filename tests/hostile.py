@@ -94,7 +94,7 @@ def kept(way: Way) -> dict[str, Any]:
     if way.user != os.geteuid() and (os.geteuid() != 0 or not SYSTEM_PYTHON.exists()):
         return {}
     runner = way.runner(Path("/"), "")
-    out, err = runner.communicate(timeout=60)
+    out, err = runner.communicate(timeout=120)
     assert runner.returncode == 0, err
     found = dict(json.loads(out))
     return found if found["wrap"] else {}
@@ -144,7 +144,7 @@ def running(token: str) -> list[int]:
     return found
 
 
-def gone(token: str, seconds: float = 10.0) -> bool:
+def gone(token: str, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while running(token):
         if time.monotonic() > end:

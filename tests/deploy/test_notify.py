@@ -41,7 +41,7 @@ class Manager:
         self.folder = folder
         self.heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.heard.bind(str(folder / "notify"))
-        self.heard.settimeout(60.0)
+        self.heard.settimeout(120.0)
         self.listening = {name: socket.create_server(("127.0.0.1", 0)) for name in ("dicom", "hl7", "web")}
         (folder / "prognode.toml").write_text(SETTINGS)
 
@@ -121,7 +121,7 @@ def test_no_caller_is_refused_while_a_socket_activated_receiver_is_restarted(man
     caller = threading.Thread(target=lambda: answers.append(echo(manager.port("dicom"))))
     caller.start()  # nobody is there now: it waits in systemd's socket
     with manager.process("receive", "dicom", "hl7"):
-        caller.join(60)
+        caller.join(120)
         assert answers == [True]
     (received,) = Store.open(manager.folder / "spool" / "store.sqlite").vitals.components()
     assert received.facts["peers"] == {"MODALITY": {"associations": 1}}
@@ -213,7 +213,7 @@ def test_a_worker_is_stuck_when_its_clock_stands_or_a_single_stage_does_not_end(
     assert loop.pulse() == (True, "work items: none yet")
     stage = threading.Thread(target=loop.drain, args=[step_analyse, "analyse-1"])
     stage.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     now[0] += notify.STUCK_SECONDS
     assert loop.pulse() == (False, "no stage has had a turn for 60 s; work items: none yet")
     loop.drain(step_plan, "plan")

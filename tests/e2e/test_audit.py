@@ -46,6 +46,7 @@ def test_start_callers_objects_and_end_reach_the_collector_and_the_trail_is_whol
         send(node.port, save_all(ct, tmp_path / "ct"))
         wait_for(lambda: ("110104", "C", "0") in kinds(collector), "the objects are heard of", folder=folder)
         node.stop()
+    wait_for(lambda: kinds(collector).count(("110100", "E", "0")) == 2, "the end is heard of", folder=folder)
     assert kinds(collector)[0] == ("110100", "E", "0")
     assert ("110113", "E", "0") in kinds(collector), "the caller was let in"
     assert kinds(collector)[-1] == ("110100", "E", "0")

@@ -41,7 +41,8 @@ async def serve(folder: Path, port: int, files: list[str]) -> None:
             except asyncio.IncompleteReadError:
                 break
             number = len(list(folder.glob("*.hl7"))) + 1
-            (folder / f"{number:04d}.hl7").write_bytes(str(message).encode())
+            (folder / "coming").write_bytes(str(message).encode())  # seen whole or not at all
+            (folder / "coming").rename(folder / f"{number:04d}.hl7")
             mode = (folder / "mode").read_text()
             if mode == "silent":
                 await asyncio.sleep(3600)
@@ -78,7 +79,7 @@ class Ris:
         (self.folder / "port").unlink(missing_ok=True)
         command = [sys.executable, __file__, str(self.folder), str(self.port), *map(str, self._files)]
         self.process = subprocess.Popen(command)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end and self.process.poll() is None:
             if (self.folder / "port").is_file() and (text := (self.folder / "port").read_text()):
                 self.port = int(text)
@@ -101,7 +102,7 @@ class Ris:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 @contextmanager

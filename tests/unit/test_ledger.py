@@ -42,13 +42,13 @@ def together(ledger: Ledger, works: list) -> list:
     def hold(store: Store) -> None:
         store._db.connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
         entered.set()
-        go_on.wait(10)
+        go_on.wait(120)
 
     with ThreadPoolExecutor(len(works) + 1) as threads:
         holding = threads.submit(ledger.call, hold)
-        entered.wait(10)
+        assert entered.wait(60)
         waiting = [threads.submit(ledger.commit, work) for work in works]
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while len(ledger._waiting) < len(works) and time.monotonic() < end:
             time.sleep(0.001)
         go_on.set()

@@ -22,6 +22,11 @@ from tests.road import road
 from tests.synthetic import ct_series, drop_slice, rtstruct
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "EXPORT_SECONDS", 60.0)  # what is not sent within three is let go
+
+
 @contextmanager
 def collector() -> Iterator[tuple[str, list[Any]]]:
     """An OTLP/HTTP endpoint, and the requests that it has got, decoded."""
