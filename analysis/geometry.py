@@ -4,6 +4,7 @@ Part of the job's first step (receive -> plan -> analyse): the planner looks at 
 last line of defence inside the sandbox. Headers only; no pixel is read here.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -109,6 +110,7 @@ def _refuse_localizers(planes: Sequence[Plane]) -> None:
 
 
 def _check_numbers(planes: Sequence[Plane]) -> None:
+    orthonormal: set[tuple[float, ...]] = set()  # what was looked at: as a rule a series has one orientation
     for number, plane in enumerate(planes, start=1):
         where = f"image {number} of {len(planes)}"
         if not plane.frame_of_reference_uid:
@@ -119,24 +121,29 @@ def _check_numbers(planes: Sequence[Plane]) -> None:
             ("pixel spacing", plane.pixel_spacing, 2),
         )
         for what, values, count in wanted:
-            if len(values) != count or not np.isfinite(values).all():
+            if len(values) != count or not all(map(math.isfinite, values)):
                 raise NotScorable(Reason.GEOMETRY_INVALID, f"{where} has no usable {what}")
         if min(plane.pixel_spacing) <= 0 or min(plane.rows, plane.columns) <= 0:
             raise NotScorable(Reason.GEOMETRY_INVALID, f"{where} has pixel spacing or matrix size 0")
+        if plane.orientation in orthonormal:
+            continue
         row, column = np.reshape(plane.orientation, (2, 3))
         lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
         if np.abs(lengths - 1).max() > ORIENTATION_TOLERANCE or abs(row @ column) > ORIENTATION_TOLERANCE:
             raise NotScorable(Reason.GEOMETRY_INVALID, f"{where} has axes that are not orthogonal unit vectors")
+        orthonormal.add(plane.orientation)
 
 
 def _check_uniform(planes: Sequence[Plane]) -> None:
     first = planes[0]
     for plane in planes:
-        if np.abs(np.subtract(plane.orientation, first.orientation)).max() > ORIENTATION_TOLERANCE:
+        pairs = zip(plane.orientation, first.orientation, strict=True)
+        if max(abs(cosine - wanted) for cosine, wanted in pairs) > ORIENTATION_TOLERANCE:
             raise NotScorable(Reason.ORIENTATION_DIFFERS)
         if (plane.rows, plane.columns) != (first.rows, first.columns):
             raise NotScorable(Reason.PIXEL_SPACING_DIFFERS, "matrix sizes differ")
-        if not np.allclose(plane.pixel_spacing, first.pixel_spacing, rtol=PIXEL_SPACING_RTOL, atol=0):
+        pairs = zip(plane.pixel_spacing, first.pixel_spacing, strict=True)
+        if any(abs(spacing - wanted) > PIXEL_SPACING_RTOL * wanted for spacing, wanted in pairs):
             low, high = sorted((plane.pixel_spacing[0], first.pixel_spacing[0]))
             raise NotScorable(Reason.PIXEL_SPACING_DIFFERS, f"{low:.4f} mm and {high:.4f} mm")
     if len({plane.frame_of_reference_uid for plane in planes}) > 1:
@@ -149,7 +156,7 @@ def _check_rescale(planes: Sequence[Plane]) -> None:
         if plane.rescale_type not in ("", "HU"):
             raise NotScorable(Reason.RESCALE_NOT_HU, f"rescale type {plane.rescale_type[:16]}")
         pair = (plane.rescale_slope, plane.rescale_intercept)
-        bare += any(value is None or not np.isfinite(value) for value in pair) or plane.rescale_slope == 0
+        bare += any(value is None or not math.isfinite(value) for value in pair) or plane.rescale_slope == 0
     if bare:
         raise NotScorable(Reason.RESCALE_MISSING, f"{bare} of {len(planes)} images")
 
