@@ -60,7 +60,7 @@ def create_app(settings: Settings, spool: Spool) -> FastAPI:
     app.state.oidc = signin.provider_of(settings)
     app.state.stopping = threading.Event()  # set when the process is told to end: for streams
     app.add_middleware(Guard, web=settings.web)
-    errors.add_to(app)
+    errors.add_to(app, deps.seen)
     for router in (monitoring, signin.router, metrics.router):  # the last asks for its own role
         app.include_router(router)
     behind_signin = [Depends(deps.viewer)]

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ from dicom_node.operations import Actor
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.web.errors import NotSignedIn, Problem
-from dicom_node.workitem import ConfigError
+from dicom_node.workitem import ConfigError, StageError
 
 TEMPLATES = Path(__file__).with_name("templates")
 STATIC = Path(__file__).with_name("static")
@@ -144,6 +144,13 @@ def who(request: Request, store: Store, *, touch: bool = False) -> Signed | None
     if touch:
         store.accounts.touch_session(session, now)
     return Signed(session.account, session.role, "web", session.csrf, address(request))
+
+
+def seen(request: Request) -> Signed | None:
+    """Who has asked for an address that is no endpoint: the page that says so is for them, with its navigation."""
+    with suppress(Problem, StageError), open_store(request.app) as opened:
+        return who(request, opened)
+    return None
 
 
 def _signed(request: Request, store: StoreDep, _: Annotated[Any, Depends(HTTPBearer(auto_error=False))]) -> Signed:

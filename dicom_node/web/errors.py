@@ -1,6 +1,7 @@
 """Errors that people and programs see: a sentence, a remedy and a status; as a page, or as JSON for the API."""
 
 import logging
+from collections.abc import Callable
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
@@ -68,10 +69,12 @@ def answer(request: Request, problem: Problem) -> Response:
         return PlainTextResponse(f"{problem.detail}\n{problem.remedy}\n", problem.status, headers=problem.headers)
 
 
-def add_to(app: FastAPI) -> None:
-    """Hang the handlers on the application."""
+def add_to(app: FastAPI, seen: Callable[[Request], object]) -> None:
+    """Hang the handlers on the application; `seen`: who is signed in, where no endpoint has asked."""
 
-    async def problem(request: Request, error: Exception) -> Response:
+    def problem(request: Request, error: Exception) -> Response:  # reads the store, so not in the event loop
+        if wants_page(request) and not hasattr(request.state, "signed"):
+            request.state.signed = seen(request)
         return answer(request, _problem_of(error))
 
     for kind in (Problem, StageError, RequestValidationError, HTTPException):

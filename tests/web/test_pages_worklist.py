@@ -259,6 +259,15 @@ def test_a_study_has_an_address_of_its_own(client: httpx.Client, site: Site) -> 
     assert client.get("/items/99999").status_code == 404
 
 
+def test_the_page_of_an_unknown_address_has_the_navigation_for_whoever_is_signed_in(site: Site) -> None:
+    answer = site.signed_in().get("/nothing", headers=PAGE)
+    assert (answer.status_code, "Nothing is at this address" in answer.text) == (404, True)
+    assert all(f'<a href="{address}"' in answer.text for address in ("/models", "/system", "/audit"))
+    assert 'action="/signout"' in answer.text
+    answer = site.client().get("/nothing", headers=PAGE)
+    assert (answer.status_code, "<nav" in answer.text, "signout" in answer.text) == (404, False, False)
+
+
 @pytest.mark.parametrize(
     ("where", "goes"), [("/system", "/system"), ("//evil.example", "/"), ("https://evil.example", "/")]
 )
