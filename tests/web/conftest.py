@@ -33,7 +33,7 @@ def chromium() -> Iterator[object]:
         pytest.skip("needs Debian's chromium: run scripts/deps test")
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=20_000)  # two cores, and a browser, a server and a worker on them
+    expect.set_options(timeout=60_000)  # two cores, and a browser, a server and a worker on them
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=str(CHROMIUM),

@@ -43,9 +43,13 @@ class Site:
         return log_of(self.folder)
 
     def client(self, **more: Any) -> httpx.Client:
-        """A browser without cookies; redirects are looked at, not followed."""
+        """A browser without cookies; redirects are looked at, not followed.
+
+        It keeps no connection: the server closes idle ones after 15 s, and a request at that very moment fails.
+        """
+        limits = httpx.Limits(max_keepalive_connections=0)
         verify = self.verify if self.url.startswith("https:") else False  # loading authorities takes its time
-        return httpx.Client(base_url=self.url, verify=verify, timeout=30.0, trust_env=False, **more)
+        return httpx.Client(base_url=self.url, verify=verify, timeout=60.0, trust_env=False, limits=limits, **more)
 
     def signed_in(self, name: str = OPERATOR, password: str = PASSWORD) -> httpx.Client:
         client = self.client()
@@ -58,7 +62,7 @@ class Site:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
 
 def form_of(page: str, name: str = "csrf") -> str:
@@ -127,7 +131,7 @@ def started(folder: Path, *, verify: ssl.SSLContext | bool = True, by_command: b
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

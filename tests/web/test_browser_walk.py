@@ -17,7 +17,7 @@ PAGES = ("/", "/?q=nobody-of-that-name", "/models", "/system", "/audit")
 def context(chromium: Browser, address: str) -> BrowserContext:
     """A fresh browser profile; a page that logs an error or is refused something by the policy fails the test."""
     made = chromium.new_context(base_url=address, viewport=DESK)
-    made.set_default_timeout(15_000)
+    made.set_default_timeout(60_000)
     problems: list[str] = []
     made.on("weberror", lambda error: problems.append(str(error.error)))
     made.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)

@@ -117,7 +117,7 @@ def test_a_password_comes_from_a_file_or_standard_input_and_is_long_enough(node:
     command = [str(PROGNODE), "user", "add", "anna", "--config", str(node.settings)]
 
     def made(*more: str, given: str) -> tuple[int, str]:
-        done = subprocess.run([*command, *more], input=given, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([*command, *more], input=given, capture_output=True, text=True, timeout=120, check=False)
         return done.returncode, done.stdout + done.stderr
 
     code, text = made(given=PASSWORD)
