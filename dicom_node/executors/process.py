@@ -6,6 +6,7 @@ outlives a killed node. What confines it, and what of that is to be had here, st
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -203,14 +204,30 @@ def wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job, ask_to
     end = time.monotonic() + limits.wall_clock_seconds
     code = None
     while code is None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = child.wait(timeout=LOOK_SECONDS)
+        code = _status(child, LOOK_SECONDS)
         if harvest.used(folder_out, limits.output_bytes) > limits.output_bytes:
             return Ended(code, f"wrote more than {limits.output_bytes} bytes or {sandbox.MAXIMUM_FILES} files")
         if code is None and time.monotonic() > end:
             ask_to_end()
             return Ended(None)
     return Ended(code)
+
+
+def _status(child: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    """The exit status, the moment it is there; None after so many seconds. `Popen.wait` looks 20 times a second."""
+    try:
+        descriptor = os.pidfd_open(child.pid)
+    except OSError:  # a kernel before 5.3 has none
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(seconds)
+        return None
+    try:
+        ended = select.poll()  # select.select takes no descriptor above 1023
+        ended.register(descriptor, select.POLLIN)
+        ended.poll(seconds * 1000)
+    finally:
+        os.close(descriptor)
+    return child.poll()
 
 
 def _ask_to_end(child: "subprocess.Popen[bytes]") -> None:
@@ -336,8 +353,11 @@ def _group(limits: Job, isolation: Isolation) -> Iterator[cgroup.Cgroup | None]:
 def remove(folder: Path) -> None:
     """Remove a job's folder, whatever the job has made of its OUT: closed folders, or ones too deep for a path."""
     out, all_ = folder / "out", str(folder)
+    gone = ["rm", "-rf", "--one-file-system", "--", all_]
     opened = [] if out.is_symlink() else [["chmod", "-R", "u+rwX", "--", str(out)]]  # chmod would follow this one
-    for command in (*opened, ["rm", "-rf", "--one-file-system", "--", all_]):
+    for command in (gone, *opened, gone):
+        if not os.path.lexists(folder):
+            return
         subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)
 
 

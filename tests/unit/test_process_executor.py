@@ -146,6 +146,25 @@ def test_the_exit_status_is_the_job_s_own(folder: Path, way: Way) -> None:
 # -- its end -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kernel", ["5.3", "4.18"])
+def test_the_exit_status_is_known_when_it_is_there_and_none_is_made_up(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_here(_: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if kernel == "4.18":
+        monkeypatch.setattr(os, "pidfd_open", none_here, raising=False)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with subprocess.Popen(["sh", "-c", "read line; exit 75"], stdin=subprocess.PIPE) as child:
+        assert process._status(child, 0.01) is None
+        assert child.stdin is not None
+        child.stdin.close()
+        assert process._status(child, 60.0) == 75
+        assert process._status(child, 60.0) == 75
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
 def test_a_job_past_its_wall_clock_is_asked_to_end_and_may_tidy_up(folder: Path, way: Way) -> None:
     code = "import time\ntry: print('begun', flush=True); time.sleep(60)\nfinally: print('ended by itself', flush=True)"
     code = f"import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n{code}"
