@@ -18,6 +18,7 @@ from pydicom.uid import CTImageStorage
 
 from analysis import nifti
 from analysis.contract import MASK_FILE, PICTURES_FILE, RESULT_FILE, JobResult, Outcome
+from dicom_node import evidence_header
 from dicom_node.decision import NotEligible, Plan
 from dicom_node.overlay import Overlay, with_identity
 from dicom_node.spool import Spool
@@ -170,21 +171,19 @@ def _build(
     with ThreadPoolExecutor(1, "mask") as beside:
         mask = beside.submit(_mask, analysis / MASK_FILE)
         ct = [header_of(uid) for uid in ordered]
-        voxels, digest = mask.result()
-    return build.scored(ct, roi, voxels, pictures, result, *how, frames, order.optional, digest)
+        return build.scored(ct, roi, mask.result, pictures, result, *how, frames, order.optional)
 
 
-def _mask(path: Path) -> tuple[NDArray[np.bool_], str]:
-    """The mask and its digest: 80 MB of a chest, unpacked and hashed without the interpreter."""
-    voxels = nifti.read(path, MAXIMUM_UNPACKED_BYTES)
-    return voxels, build.digest(voxels)
+def _mask(path: Path) -> build.Mask:
+    """80 MB of a chest, unpacked and hashed without the interpreter, beside all that can be made without them."""
+    return build.Mask.of(nifti.read(path, MAXIMUM_UNPACKED_BYTES))
 
 
 def _headers(path_of: Callable[[str], Path], overlay: Overlay) -> Callable[[str], Dataset]:
     """Headers of the evidence by SOP Instance UID, under the current identity."""
 
     def header_of(uid: str) -> Dataset:
-        return with_identity(dcmread(path_of(uid), stop_before_pixels=True, force=True), overlay)
+        return with_identity(evidence_header.read(path_of(uid)), overlay)
 
     return header_of
 

@@ -1,9 +1,9 @@
 """The report stage's one door: result, pictures and evidence headers in; DICOM objects out. Pure: no I/O, no clock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,11 @@ from reports.uids import content_parts, derive, digest
 __all__ = [
     "NOTHING_MORE",
     "Documents",
+    "Mask",
     "Optional",
     "Page",
     "Refusal",
     "ReportError",
-    "digest",
     "not_scored",
     "refusal_of",
     "scored",
@@ -67,17 +67,27 @@ class Documents:
     presentation_state: Dataset | None = None
 
 
+class Mask(NamedTuple):
+    """What was scored, bool (slices, rows, columns), and its digest, which enters the UIDs of all objects."""
+
+    voxels: NDArray[np.bool_]
+    digest: str
+
+    @staticmethod
+    def of(voxels: NDArray[np.bool_]) -> "Mask":
+        return Mask(voxels, digest(voxels))
+
+
 def scored(
     ct: Sequence[Dataset],
     roi: Dataset,
-    mask: NDArray[np.bool_],
+    mask: NDArray[np.bool_] | Callable[[], Mask],
     pictures: Pictures | None,
     result: JobResult,
     context: ReportContext,
     sr_sop_class: str = SR_SOP_CLASSES[0],
     frame_numbers: Sequence[int] | None = None,
     optional: Optional = NOTHING_MORE,
-    mask_digest: str = "",
 ) -> Documents:
     """All objects of a scored study, in the study of the CT.
 
@@ -87,7 +97,7 @@ def scored(
         Headers in the order of the mask's slices; one header where the CT is multi-frame.
     roi : Dataset
         Header of the RTSTRUCT or SEG that was scored.
-    mask : bool array, (slices, rows, columns)
+    mask : bool array, (slices, rows, columns); or who gives it, asked when all that needs no mask has been made
     pictures : mapping of arrays, optional
         As in OUT/pictures.npz; a missing view is left out of the page.
     sr_sop_class : str
@@ -96,8 +106,6 @@ def scored(
         Multi-frame CT only: frame (from 1) of each mask slice; default: what the result says (geometry.frames).
     optional : Optional
         A presentation state is not made where one cannot show the slices (`gsps.build`).
-    mask_digest : str, optional
-        `digest` of the mask, where it was made already.
 
     Raises
     ------
@@ -108,30 +116,26 @@ def scored(
         raise ReportError("a scored report needs CT headers, a ROI and scores; use not_scored for anything else")
     if frame_numbers is None and result.geometry is not None and frame_count(ct[0]) > 1:
         frame_numbers = result.geometry.frames
-    parts = content_parts(local(context, ct[0]), result, *_evidence_uids([*ct, roi]), mask_digest or digest(mask))
-    synthetic = result.bundle.synthetic
+    synthetic, evidence = result.bundle.synthetic, [*ct, roi]
     key_image = _key_image(ct, result.roi.largest_slice, frame_numbers)
     tracking_uid = _tracking_uid(roi, result.roi.numbers)
+    seen = _seen(key_image)
+    drawn = page.pages(result, pictures, local(context, ct[0]), page.key_slice(key_image.dataset))
+    risk = sr_risk.scored(result, seen, derive("finding", tracking_uid), context)
+    voxels, mask_digest = mask() if callable(mask) else Mask.of(mask)
+    parts = content_parts(local(context, ct[0]), result, *_evidence_uids(evidence), mask_digest)
     slot = _slot("SEG", 3, synthetic, context, parts)
-    segmentation = seg.build(ct, mask, tracking_uid, slot, context, frame_numbers, result.roi.names)
-    evidence = [*ct, roi]
-    risk_sr = document(
-        sr_sop_class,
-        sr_risk.scored(result, _seen(key_image), derive("finding", tracking_uid), context),
-        evidence,
-        _slot("Risk report", 0, synthetic, context, (*parts, sr_sop_class)),
-        context.previous_risk_sr,
-        context,
-    )
+    segmentation = seg.build(ct, voxels, tracking_uid, slot, context, frame_numbers, result.roi.names)
+    slot = _slot("Risk report", 0, synthetic, context, (*parts, sr_sop_class))
+    risk_sr = document(sr_sop_class, risk, evidence, slot, context.previous_risk_sr, context)
     radiomics_sr = document(
         sr_sop_class,
-        sr_radiomics.content(result, segmentation, str(ct[0].SeriesInstanceUID), _seen(key_image).dataset, context),
+        sr_radiomics.content(result, segmentation, str(ct[0].SeriesInstanceUID), seen.dataset, context),
         [*ct, segmentation, roi],
         _slot("Radiomics", 2, synthetic, context, (*parts, sr_sop_class)),
         context.previous_radiomics_sr,
         context,
     )
-    drawn = page.pages(result, pictures, local(context, ct[0]), page.key_slice(key_image.dataset))
     pages = _pages("Pages", drawn, ct, (key_image.dataset, key_image.frame), risk_sr, synthetic, context, parts)
     document_pdf = presentation_state = None
     if optional.encapsulated_pdf:
@@ -140,7 +144,7 @@ def scored(
         segment = segmentation.SegmentSequence[0]
         slot = _slot("Contour", 5, synthetic, context, parts)
         tracking = (str(segment.TrackingID), str(segment.TrackingUID))
-        presentation_state = gsps.build(ct, mask, tracking, slot, context, frame_numbers)
+        presentation_state = gsps.build(ct, voxels, tracking, slot, context, frame_numbers)
     return Documents(risk_sr, pages, radiomics_sr, segmentation, document_pdf, presentation_state)
 
 
