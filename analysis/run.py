@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import resource
 import sys
 import threading
 import time
@@ -45,7 +46,7 @@ from analysis.contract import (
 )
 from analysis.roi import RoiMask, mask_from_rtstruct
 from analysis.settings import ExtractionSettings
-from analysis.volume import Volume, read_ct
+from analysis.volume import Volume, keep_room, read_ct
 from models.bundle import Bundle, BundleError, load
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("analysis.run")
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM)
+ROOM_SHARE = 8  # of the limit of memory: so much of it at most is taken for a CT before there is one
 DEEP_FAMILY = "Deep radiomics"
 _SOFTWARE = (
     "prognode",
@@ -124,12 +126,15 @@ def _import_what_computes() -> None:
 
 
 def _told() -> bool:
-    """Import what every job needs while there is none yet, and wait for it; False where the runner is gone instead."""
+    """Fetch what every job needs while there is none yet, and wait for it; False where the runner is gone instead."""
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
     _import_what_computes()
     with suppress(Exception):  # as above
         importlib.import_module("onnxruntime")
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    with suppress(MemoryError):  # then it is looked for when it is needed
+        keep_room(sys.maxsize if limit == resource.RLIM_INFINITY else limit // ROOM_SHARE)
     return bool(sys.stdin.readline())
 
 

@@ -1,5 +1,7 @@
 """CT files -> one volume in Hounsfield units; the first step of the job (receive -> plan -> analyse)."""
 
+import math
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,8 @@ from analysis.native import Stored, read_header, read_pixels
 
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _LARGEST = 32767
+ROOM_BYTES = 168_000_000  # that a chest of 320 slices of 512x512 needs
+_room_kept: list[NDArray[np.uint8]] = []  # one at most, until the first volume takes it
 # What pydicom and its decoders raise on a file that is cut, damaged or lies about itself.
 UNREADABLE = (
     InvalidDicomError,
@@ -82,6 +86,17 @@ class Volume:
         """LPS mm, shape (n, 3) -> continuous (slice, row, column) index, shape (n, 3)."""
         index: NDArray[np.float64] = (points - self.origin) @ self.direction / np.asarray(self.spacing)
         return index
+
+
+def keep_room(most: int) -> None:
+    """Have the memory of a usual CT, but `most` bytes, at hand before there is one. Raises MemoryError.
+
+    Memory that is touched for the first time has to be found and zeroed, by the host too where the machine is a virtual
+    one: that can take longer than reading the files into it.
+    """
+    room = np.empty(min(ROOM_BYTES, most), dtype=np.uint8)
+    room[:: mmap.PAGESIZE] = 0
+    _room_kept[:] = [room]
 
 
 def read_ct(paths: Sequence[Path]) -> Volume:
@@ -233,6 +248,12 @@ def _read_pixels(geometry: Geometry, native: dict[Path, Stored]) -> NDArray[np.i
 
 def _room(geometry: Geometry, kind: type[Any]) -> NDArray[Any]:
     shape = (len(geometry.planes), geometry.planes[0].rows, geometry.planes[0].columns)
+    kept = _room_kept.pop() if _room_kept else None
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    if kept is not None and size <= kept.size:
+        room: NDArray[Any] = kept[:size].view(kind).reshape(shape)
+        return room
+    del kept
     try:
         return np.empty(shape, dtype=kind)
     except MemoryError:  # a header may claim 65,535 rows

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from analysis.contract import NotScorable, Reason
-from analysis.volume import read_ct
+from analysis.volume import keep_room, read_ct
 from tests.paths import shared
 from tests.synthetic import (
     INTERCEPT,
@@ -48,6 +48,24 @@ def test_stored_values_become_hounsfield_units_in_slice_order(ct: list[Dataset],
     assert volume.sop_instance_uids == tuple(instance.SOPInstanceUID for instance in ct)
     assert volume.spacing == pytest.approx((2.5, 0.7, 0.9))
     assert (volume.slice_thickness, volume.convolution_kernel, volume.contrast) == (2.5, "B30f", False)
+
+
+@pytest.mark.parametrize("half", [0.0, 0.5])
+@pytest.mark.parametrize("most", [100, 4096, 1 << 40])
+def test_room_that_was_kept_changes_no_value_and_serves_one_volume(
+    half: float, most: int, ct: list[Dataset], tmp_path: Path
+) -> None:
+    for instance in ct:
+        instance.RescaleIntercept = INTERCEPT + half
+    paths = save_all(ct, tmp_path)
+    keep_room(most)
+    first, second = read_ct(paths).array, read_ct(paths).array
+    assert first.dtype == second.dtype == (np.float32 if half else np.int16)
+    assert first.flags.c_contiguous
+    assert first.flags.aligned
+    assert np.array_equal(first, stored(ct) + INTERCEPT + half)
+    assert np.array_equal(second, first)
+    assert not np.may_share_memory(first, second)
 
 
 def test_an_intercept_and_slope_that_vary_by_slice_are_applied_by_slice(ct: list[Dataset], tmp_path: Path) -> None:
