@@ -209,6 +209,8 @@ def _process(name: str, one: Component, well: str) -> Finding:
             "node.process", True, text, f"start it: systemctl start prognode-{name}, or prognode {name}", name
         )
     text = f"is not heard of since {_day(one.seen_at)}, and nobody has stopped it"
+    if one.gone:
+        text = f"has ended without a word, last heard of {_day(one.seen_at)}"
     remedy = f"see why it ended (its log; systemctl status prognode-{name}), and start it"
     return Finding("node.process", False, text, remedy, name)
 

@@ -1,6 +1,7 @@
 """What the node's processes say of themselves, and when each peer was last heard of. Reached as `store.vitals`."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,8 +28,26 @@ class Component:
         """When it said that it ends; None where it runs, or went without a word."""
         return self.facts.get("ended")
 
+    @property
+    def gone(self) -> bool:
+        """Whether it can be seen from here that it is not there any more.
+
+        Its facts say where it runs, and under which number: whoever asks from the same place need not wait. Another
+        container has numbers of its own, and says nothing.
+        """
+        where, _, number = str(self.facts.get("process", "")).rpartition(" ")
+        if not where or where != _place() or not number.isdecimal():
+            return False
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):  # it is there, and of another user
+            pass
+        return False
+
     def alive(self, now: float) -> bool:
-        return self.ended_at is None and now - self.seen_at < GONE_SECONDS
+        return self.ended_at is None and now - self.seen_at < GONE_SECONDS and not self.gone
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,14 @@ class Contact:
     at: float
     well: bool
     detail: str
+
+
+def _place() -> str:
+    """Host and PID namespace; "" where they cannot be told. Not /proc/PID nor the boot's ID: units hide both."""
+    try:
+        return f"{os.uname().nodename} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 _INSTEAD = {"serve": ("receive", "work", "run"), **dict.fromkeys(("receive", "work", "run"), ("serve",))}
@@ -55,7 +82,9 @@ class Vitals:
 
     def beat(self, component: str, version: str, started_at: float, now: float, facts: Mapping[str, Any]) -> None:
         """Say that a process is alive, and what it knows of itself."""
-        text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
+        place = _place()
+        here = {"process": f"{place} {os.getpid()}"} if place else {}
+        text = json.dumps({**facts, **here}, ensure_ascii=False, sort_keys=True)
         self._db.execute(
             f"INSERT OR REPLACE INTO node_status ({_COMPONENT}) VALUES (?, ?, ?, ?, ?)",
             [component, version, started_at, now, text],

@@ -1,8 +1,10 @@
 """`prognode check`: what it says of the machine, of certificates, and of the other way; and that its list is whole."""
 
 import contextlib
+import os
 import re
 import socket
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Node, Peer, Settings, Tls, Web
-from dicom_node import check_machine, check_peers, keeper, status
+from dicom_node import check_machine, check_peers, keeper, status, vitals
 from dicom_node.finding import TITLES, Finding
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -90,6 +92,34 @@ def test_what_runs_was_stopped_or_went_without_a_word_is_said_of_each_process(tm
         assert said()["work"] == ("note", "does not run")
         assert said()["run"][0] == "ok", "it runs apart"
         assert "work does not run: it was stopped" in status.overview(store, False)
+
+
+def test_a_process_that_was_killed_is_missed_at_once_by_whoever_sees_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = node(tmp_path)
+    spool = Spool(settings.node.spool)
+    spool.create()
+    now = time.time()
+    with contextlib.closing(Store.open(spool.store)) as store, subprocess.Popen(["sleep", "600"]) as child:
+
+        def alive() -> bool:
+            found = store.vitals.component("work")
+            return found is not None and found.alive(now)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: child.pid)
+            store.vitals.beat("work", "1", now, now, {})
+        assert alive()
+        child.kill()
+        child.wait()
+        assert not alive()
+        (_, work, _) = (one for one in check_machine.running(settings) if one.id == "node.process")
+        assert (work.level, work.text.partition(",")[0]) == ("failed", "has ended without a word")
+        assert "work does not run: it has ended without a word" in status.overview(store, False)
+        with monkeypatch.context() as patch:  # a container of its own: the same number is another process there
+            patch.setattr(vitals, "_place", lambda: "elsewhere pid:[1]")
+            assert alive()
 
 
 def test_a_refused_reload_is_said_until_the_process_has_read_its_settings_again(tmp_path: Path) -> None:
