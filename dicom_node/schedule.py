@@ -23,6 +23,25 @@ from dicom_node.ticket import Ticket
 from dicom_node.workitem import PRIORITIES, StageError
 
 LOGGER = logging.getLogger(__name__)
+LOOK_SECONDS = 0.02  # between two looks at whether something has come, which cost nothing
+PACE_SECONDS = 0.2  # between two turns while objects come: each flushes the disk, which the receiver needs
+
+
+class Lull:
+    """When to plan: as soon as what has come is followed by nothing for a moment, and at a steady pace otherwise."""
+
+    def __init__(self) -> None:
+        self._seen = self._planned = -1  # the newest arrival: of the last look, and of the last turn
+        self._turned = -math.inf
+
+    def is_due(self, newest: int, now: float) -> bool:
+        """Whether it is time for a turn, which is taken then. `newest`: a number that grows with each arrival."""
+        lull = newest == self._seen != self._planned
+        self._seen = newest
+        if not lull and 0 <= now - self._turned < PACE_SECONDS:
+            return False
+        self._planned, self._turned = newest, now
+        return True
 
 
 class Scheduler:

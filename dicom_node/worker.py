@@ -18,7 +18,7 @@ from dicom_node.keeper import Keeper
 from dicom_node.loop import Loop, Stage
 from dicom_node.messages import MESSAGE, is_message
 from dicom_node.readiness import Readiness
-from dicom_node.schedule import Scheduler
+from dicom_node.schedule import LOOK_SECONDS, Lull, Scheduler
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.ticket import Ticket
@@ -55,7 +55,7 @@ class Worker:
         self._loop = Loop(settings, spool, clock, timer)
         self.analyst = Analyst(settings, spool, self._bundles, runner, self._loop, prove=prove) if runner else None
         self._locked = ExitStack()
-        self._looked = 0.0
+        self._looked, self._lull, self._timer = 0.0, Lull(), timer
         self._identified = self._running = False
         self._readiness = Readiness(timer)
         self._fetch = ClinicalFetch(settings, clock)  # raises ConfigError for a bad mapping of codes
@@ -75,6 +75,12 @@ class Worker:
             self._readiness.needed()
         self._loop.wake(State.SCHEDULED)
         return more
+
+    def _plan_in_a_lull(self) -> bool:
+        """False even where more may have come: that is seen in the next look."""
+        if self._lull.is_due(self._store.arrivals.newest(), self._timer()):
+            self.step_plan()
+        return False
 
     def step_fetch(self) -> bool:
         """Clinical values of FHIR servers, for the studies that wait for them. False also where there is none."""
@@ -128,7 +134,7 @@ class Worker:
     @property
     def _stages(self) -> list[Stage]:
         return [
-            Stage("plan", self.step_plan),
+            Stage("plan", self._plan_in_a_lull, LOOK_SECONDS),
             Stage("fetch", self.step_fetch),
             *(self.analyst.stages if self.analyst else ()),
             Stage("report", self.step_report, of=State.ANALYSED),
