@@ -164,6 +164,7 @@ class Now(Collector):
 
     def _peers(self) -> Iterator[Metric]:
         known = {peer.ae_title.strip() for peer in self.settings.peers} | {*self.settings.message_destinations()}
+        asked = {peer.ae_title.strip() for peer in self.settings.destinations()}  # others not any more: old answers
         contact = _gauge(
             "peer_last_success_timestamp_seconds", "When this last went well with a peer.", ["peer", "kind"]
         )
@@ -173,14 +174,18 @@ class Now(Collector):
             peer = one.peer.strip() if one.peer.strip() in known else OTHERS
             if one.well:
                 latest[peer, one.kind] = max(one.at, latest.get((peer, one.kind), 0.0))
-            if one.kind == "echo" and peer != OTHERS:
+            if one.kind == "echo" and peer in asked:
                 answers.add_metric([peer], int(one.well))
         for (peer, kind), at in latest.items():
             contact.add_metric([peer, kind], at)
         yield from (contact, answers)
 
     def _processes(self, now: float) -> Iterator[Metric]:
-        alive = _gauge("process_up", "1: the process has said something within three minutes.", ["process"])
+        alive = _gauge(
+            "process_up",
+            "1: the process has said something within three minutes, and is not seen to be gone.",
+            ["process"],
+        )
         begun = _gauge("process_start_timestamp_seconds", "When it began.", ["process"])
         isolated = _gauge("jobs_isolated", "1: every promise about jobs is kept on this machine.", [])
         for one in self.store.vitals.components():

@@ -175,6 +175,13 @@ def test_what_came_before_the_page_began_is_not_counted(node: Node) -> None:
     assert node.scrape()["prognode_results_outside_range_total{}"] == 1
 
 
+def test_a_peer_that_is_no_destination_any_more_is_not_judged_by_its_last_echo(node: Node) -> None:
+    node.store.vitals.echoed("CT7", False, "", node.items.now)
+    node.store.vitals.echoed("PACS", False, "", node.items.now)
+    said = {name: value for name, value in node.scrape().items() if name.startswith("prognode_peer_echo")}
+    assert said == {"prognode_peer_echo{peer=PACS}": 0}
+
+
 def test_the_receiver_s_counts_are_by_peer_and_strangers_are_together(node: Node) -> None:
     everything(node)
     said = node.scrape()
