@@ -47,10 +47,10 @@ STATES = {
 }
 STATE_NAMES = {
     "": "all",
-    "waiting": "Scheduled: waits for inputs",
-    "ready": "Scheduled or being analysed",
-    "progress": "In progress: reported, delivered",
-    "failed": "In progress: failed",
+    "waiting": "Waiting",
+    "ready": "Scheduled",
+    "progress": "Analysed or reported",
+    "failed": "Failed",
     "completed": "Completed",
     "canceled": "Canceled",
 }

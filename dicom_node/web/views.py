@@ -17,15 +17,15 @@ _SHAPES: dict[RiskGroup, Shape] = {RiskGroup.HIGH: "up", RiskGroup.LOW: "down", 
 
 _EVENTS = {Endpoint.OS: "Death", Endpoint.PFS: "Progression or death"}
 
-# What a state means beside its UPS word.
+# What a state means, beside its word.
 STAGES = {
     State.WAITING: "waits for its inputs",
     State.SCHEDULED: "ready to be analysed",
-    State.ANALYSED: "analysed, report to be made",
-    State.REPORTED: "report made, being delivered",
+    State.ANALYSED: "report to be made",
+    State.REPORTED: "being delivered",
     State.COMPLETED: "delivered",
     State.CANCELED: "withdrawn or replaced",
-    State.FAILED: "failed, needs an operator",
+    State.FAILED: "needs an operator",
 }
 _PROOFS = {
     DeliveryState.PENDING: "not sent yet",
@@ -178,7 +178,7 @@ def reason_text(reason: str | None, hint: str | None) -> str:
 
 
 def stage(row: Row) -> str:
-    """What a work item's state means, beside its UPS word."""
+    """What a work item's state means, beside its word."""
     if row.leased and row.state is State.SCHEDULED:
         return "being analysed"
     if row.state is State.CANCELED and row.hint == UNCHANGED:
@@ -186,7 +186,7 @@ def stage(row: Row) -> str:
     if row.state is State.CANCELED and not row.newest:
         return "replaced by a later revision"
     if row.shadow and row.state in (State.REPORTED, State.COMPLETED):
-        return "report made, kept as a shadow"
+        return "kept as a shadow"
     return STAGES[row.state]
 
 
@@ -283,7 +283,7 @@ def row_view(row: Row) -> RowView:
         about_patient=about_patient(row.patient_sex, row.patient_birth_date, row.study_date),
         study_date=date(row.study_date) or "no date",
         about_study=row.study_description,
-        state=row.ups_state.capitalize(),
+        state=row.state.capitalize(),
         stage=Badge(stage(row), tone_of(row)),
         groups=tuple(group(one.group, str(one.endpoint)) for one in summary.groups) if summary and scored else (),
         risks=risks,

@@ -337,4 +337,4 @@ def test_a_shadow_is_marked_as_not_sent_and_an_operators_priority_goes_before_th
     assert store.births.schedule("1.3.61", replace(born, key="other"), items.tick())
     assert [one.priority for one in store.items("1.2.60")] == [1, -1]
     shown = views.row_view(replace(row, state=State.COMPLETED))
-    assert (shown.deliveries.text, shown.stage.text) == ("not sent", "report made, kept as a shadow")
+    assert (shown.deliveries.text, shown.stage.text) == ("not sent", "kept as a shadow")

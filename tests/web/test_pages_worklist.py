@@ -58,7 +58,7 @@ def ids(site: Site, *names: object) -> list[str]:
     return [str(site.rows[name].id) for name in names]  # type: ignore[attr-defined]
 
 
-def test_each_state_is_shown_in_ups_words_and_in_ours(client: httpx.Client) -> None:
+def test_each_state_has_the_word_that_the_command_line_has_and_what_it_means(client: httpx.Client) -> None:
     text = client.get("/?all=1&sort=received&order=asc").text
     shown = [
         re.sub(r"<[^>]+>|\s+", " ", cell) for cell in re.findall(r'data-label="State">(.*?)</td>', text, re.DOTALL)
@@ -66,11 +66,11 @@ def test_each_state_is_shown_in_ups_words_and_in_ours(client: httpx.Client) -> N
     words = [" ".join(html.unescape(cell).split()) for cell in shown[:9]]
     assert words == [
         *["Completed delivered"] * 3,
-        "In progress report made, being delivered",
-        "In progress analysed, report to be made",
-        "Scheduled waits for its inputs",
+        "Reported being delivered",
+        "Analysed report to be made",
+        "Waiting waits for its inputs",
         "Canceled withdrawn or replaced",
-        "In progress failed, needs an operator",
+        "Failed needs an operator",
         "Scheduled ready to be analysed",
     ]
 
