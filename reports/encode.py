@@ -16,6 +16,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr_element, write_data_element
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import AMBIGUOUS_VR
 
@@ -26,6 +27,7 @@ _UNDEFINED: Final = 0xFFFFFFFF
 _PLAIN: Final = {"UI": b"\0", "CS": b" ", "AE": b" ", "AS": b" "}  # VRs of the default repertoire, and their padding
 _TEXT: Final = frozenset({"SH", "LO", "ST", "LT", "UT", "UC"})  # VRs in the character set of the data set
 _LONG_TEXT: Final = frozenset({"UT", "UC"})
+_NUMBERS: Final = {"US": "H", "UL": "L", "FL": "f", "FD": "d"}
 _FIRST: Final = 0x00080000  # below are the groups of a command set, of the meta information, of a DICOMDIR
 _CHARACTER_SET: Final = 0x00080005
 _UTF8: Final = convert_encodings("ISO_IR 192")
@@ -64,7 +66,7 @@ def _elements(dataset: Dataset, encodings: Sequence[str], ancestors: list[Datase
         if element.VR == "SQ":
             yield from _sequence(element, encodings, ancestors)
         else:
-            yield _text(element, encodings) or _other(element, encodings)
+            yield _text(element, encodings) or _number(element) or _other(element, encodings)
 
 
 def _sequence(element: DataElement, encodings: Sequence[str], ancestors: list[Dataset]) -> Iterator[bytes]:
@@ -103,6 +105,21 @@ def _text(element: DataElement, encodings: Sequence[str]) -> bytes | None:
     if vr in _LONG_TEXT:
         return _LONG.pack(group, number, vr.encode(), 0, len(raw)) + raw
     return _SHORT.pack(group, number, vr.encode(), len(raw)) + raw if len(raw) <= 0xFFFF else None
+
+
+def _number(element: DataElement) -> bytes | None:
+    """An element that is one binary number or several; None for any other."""
+    form, value = _NUMBERS.get(element.VR), element.value
+    if form is None or value is None or value == "":
+        return None
+    values = value if isinstance(value, list | MultiValue) else (value,)
+    try:
+        raw = struct.pack(f"<{len(values)}{form}", *values)
+    except struct.error:  # pydicom says what is wrong with it
+        return None
+    if not 0 < len(raw) <= 0xFFFF:
+        return None
+    return _SHORT.pack(element.tag.group, element.tag.element, element.VR.encode(), len(raw)) + raw
 
 
 def _other(element: DataElement, encodings: Sequence[str]) -> bytes:

@@ -4,11 +4,13 @@ highdicom copies names into its log and refuses legacy character sets, malformed
 (facts measured with 0.28.2). It is therefore given stand-ins without identity; identity is put in afterwards.
 """
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from pydicom.dataelem import DataElement
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from reports import legal
@@ -47,6 +49,13 @@ _IMAGE = (
     "LossyImageCompressionRatio", "LossyImageCompressionMethod", "BurnedInAnnotation",
 )  # fmt: skip
 
+_REFERENCE_TAGS = tuple((keyword, Tag(keyword)) for keyword in _REFERENCE)
+_IMAGE_TAGS = frozenset(Tag(keyword) for keyword in _IMAGE)
+_EMPTY = tuple(
+    (Tag(keyword), dictionary_VR(keyword), None if keyword in {"StudyDate", "StudyTime"} else "")
+    for keyword in _REQUIRED
+)
+
 
 class EvidenceError(ValueError):
     """A source header lacks what every DICOM object must have; the text names the attribute."""
@@ -81,13 +90,13 @@ def stand_in(source: Dataset) -> Dataset:
         Where a UID that every reference needs is absent.
     """
     seen = reference(source)
-    for keyword in _IMAGE:
-        element = legal.read(source, Tag(keyword))
+    for tag in _IMAGE_TAGS.intersection(source.keys()):
+        element = legal.read(source, tag)
         if element is not None:
             seen.add(legal.shallow(element))  # never the element itself: highdicom and we write into stand-ins
-    for keyword in _REQUIRED:
-        if keyword not in seen:
-            setattr(seen, keyword, None if keyword in {"StudyDate", "StudyTime"} else "")
+    for tag, vr, empty in _EMPTY:
+        if tag not in seen:
+            seen.add(DataElement(tag, vr, empty))
     return seen
 
 
@@ -102,20 +111,29 @@ class Reference(NamedTuple):
 
 def refer(source: Dataset) -> Reference:
     """What a document says of a source; raises as `stand_in` does."""
-    values = []
-    for keyword in _REFERENCE:
-        value = source.get(keyword)
-        if not value or not isinstance(value, str):
-            raise EvidenceError(f"evidence has no {keyword}; send the object again with a complete header")
-        values.append(value if isinstance(value, UID) else UID(value))
-    return Reference(*values)
+    return Reference(*(_referred(source, keyword, tag) for keyword, tag in _REFERENCE_TAGS))
+
+
+def _referred(source: Dataset, keyword: str, tag: BaseTag) -> UID:
+    found: Any = source.get_item(tag)  # raw, where nobody has looked at it
+    plain = isinstance(found, RawDataElement) and found.VR in ("UI", None) and found.value and b"\\" not in found.value
+    value: Any = _uid(found.value) if plain else source.get(keyword)
+    if not value or not isinstance(value, str):
+        raise EvidenceError(f"evidence has no {keyword}; send the object again with a complete header")
+    return value if isinstance(value, UID) else UID(value)
+
+
+@lru_cache(maxsize=512)
+def _uid(value: bytes) -> UID:
+    """As pydicom converts it; the slices of a CT share three of their four."""
+    return UID(value.decode("iso8859").rstrip("\0 "))
 
 
 def reference(source: Dataset) -> Dataset:
     """The four UIDs as a data set; raises as `stand_in` does."""
     made = Dataset()
-    for keyword, value in zip(_REFERENCE, refer(source), strict=True):
-        setattr(made, keyword, value)
+    for (_, tag), value in zip(_REFERENCE_TAGS, refer(source), strict=True):
+        made.add(DataElement(tag, "UI", value, already_converted=True))
     return made
 
 

@@ -1,5 +1,6 @@
 """GSPS: the outline of what was scored as a presentation state, for viewers that draw no SEG (PS3.3 A.33.1)."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from highdicom.pr import (
     TextObject,
 )
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
@@ -26,7 +29,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from config.identity import MANUFACTURER, MODEL_NAME
 from reports import legal
 from reports.context import ReportContext, described, local_time
-from reports.evidence import frame_count, refer, sop_reference, stand_in
+from reports.evidence import Reference, frame_count, refer, sop_reference, stand_in
 from reports.finish import CHARACTER_SET, body_part, finish
 from reports.language import speaker
 from reports.outline import outlines
@@ -36,6 +39,14 @@ LAYER: Final = "PROGNODE"
 _COLOUR: Final = CIELabColor.from_rgb(255, 200, 80)
 _WINDOW: Final = (-500.0, 1500.0)  # HU, as on the page; where the CT names none
 _NOTE_BOX: Final = (0.15, 0.02, 0.85, 0.07)  # of the displayed area: left, top, right, bottom; the corners are viewers'
+
+_POLYLINE: Final = tuple(
+    (Tag(keyword), dictionary_VR(keyword))
+    for keyword in (
+        "GraphicAnnotationUnits", "GraphicDimensions", "NumberOfGraphicPoints", "GraphicData", "GraphicType",
+        "GraphicFilled", "TrackingID", "TrackingUID",
+    )
+)  # fmt: skip
 
 
 def build(
@@ -66,36 +77,65 @@ def build(
     if not drawn or not all(drawn.values()) or len(rescale) != 1 or None in rescale:
         return None
     layer = GraphicLayer(LAYER, order=1, description="Contour that was scored", display_color=_COLOUR)
-    seen = {0: _seen(ct[0])} if multi_frame else {k: _seen(ct[k]) for k in drawn}
     note = _note(context.language)
     shown = [
-        (
-            seen[0 if multi_frame else k],
-            frames[k] if multi_frame else None,
-            [_polyline(loop, tracking) for loop in loops],
-        )
-        for k, loops in drawn.items()
+        (refer(ct[0 if multi_frame else k]), frames[k] if multi_frame else None, loops) for k, loops in drawn.items()
     ]
-    image, frame, graphics = shown[0]
-    first = GraphicAnnotation([image], layer, frame, graphic_objects=graphics, text_objects=[note])
-    largest = max(drawn, key=lambda k: int(mask[k].sum()))
-    made = _state(list(seen.values()), layer, first, next(iter(rescale)), slot, context, ct[0])
-    made.GraphicAnnotationSequence = [first, *(_annotation(*one, note) for one in shown[1:])]
+    first = next(iter(drawn))
+    seen = _seen(ct[0 if multi_frame else first])
+    # highdicom is given the first outline alone: of each of them it asks anew what its IOD may hold.
+    outline = _polyline(drawn[first][0], tracking)
+    annotation = GraphicAnnotation([seen], layer, shown[0][1], graphic_objects=[outline], text_objects=[note])
+    made = _state(seen, layer, annotation, next(iter(rescale)), slot, context, ct[0])
+    made.GraphicAnnotationSequence = [_annotation(*one, note, tracking) for one in shown]
     if multi_frame:
         made.ReferencedSeriesSequence[0].ReferencedImageSequence[0].ReferencedFrameNumber = [frames[k] for k in drawn]
+    else:
+        made.ReferencedSeriesSequence = _by_series([image for image, _, _ in shown])
+    largest = max(drawn, key=lambda k: int(np.count_nonzero(mask[k])))
     _show(made, ct[0 if multi_frame else largest])
     body_part(made, ct[0])
     return finish(made, ct[0], context)
 
 
-def _annotation(image: Dataset, frame: int | None, graphics: list[GraphicObject], note: TextObject) -> Dataset:
-    """As `GraphicAnnotation` is made, which asks for each slice anew what its IOD may hold: 5 ms a slice."""
-    seen = sop_reference(refer(image))
+def _annotation(
+    image: Reference,
+    frame: int | None,
+    loops: Sequence[Sequence[tuple[int, int]]],
+    note: TextObject,
+    tracking: tuple[str, str],
+) -> Dataset:
+    """The outlines of a slice, as `GraphicAnnotation` has them."""
+    seen = sop_reference(image)
     if frame is not None:
         seen.ReferencedFrameNumber = frame
     made = Dataset()
     made.ReferencedImageSequence, made.GraphicLayer = [seen], LAYER
-    made.GraphicObjectSequence, made.TextObjectSequence = graphics, [note]
+    made.GraphicObjectSequence = [_closed(loop, tracking) for loop in loops]
+    made.TextObjectSequence = [note]
+    return made
+
+
+def _closed(corners: Sequence[tuple[int, int]], tracking: tuple[str, str]) -> Dataset:
+    """As `_polyline`, without highdicom: it checks and copies each point three times."""
+    points = [float(place) for corner in (*corners, corners[0]) for place in corner]
+    made = Dataset()
+    values = ("PIXEL", 2, len(corners) + 1, points, "POLYLINE", "N", *tracking)
+    for (tag, vr), value in zip(_POLYLINE, values, strict=True):
+        made.add(DataElement(tag, vr, value, already_converted=True))
+    return made
+
+
+def _by_series(images: Sequence[Reference]) -> list[Dataset]:
+    """Items of Referenced Series Sequence (0008,1115), as in PS3.3 table C.11.11-1b."""
+    series: dict[str, list[Dataset]] = defaultdict(list)
+    for image in images:
+        series[image.series_instance_uid].append(sop_reference(image))
+    made = []
+    for uid, items in series.items():
+        item = Dataset()
+        item.SeriesInstanceUID, item.ReferencedImageSequence = uid, items
+        made.append(item)
     return made
 
 
@@ -106,7 +146,7 @@ def _seen(header: Dataset) -> Dataset:
 
 
 def _state(
-    images: list[Dataset],
+    image: Dataset,
     layer: GraphicLayer,
     annotation: GraphicAnnotation,
     rescale: tuple[float, float] | None,
@@ -117,7 +157,7 @@ def _state(
     assert rescale is not None
     inverse = source.get("PhotometricInterpretation") == "MONOCHROME1"
     made: Dataset = GrayscaleSoftcopyPresentationState(
-        referenced_images=images,
+        referenced_images=[image],
         series_instance_uid=slot.series_instance_uid,
         series_number=slot.series_number,
         sop_instance_uid=slot.sop_instance_uid,

@@ -1,6 +1,8 @@
 """SEG: the exact voxels that were scored, frozen as a BINARY segmentation of the CT."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -12,7 +14,9 @@ from highdicom.seg import (
 from highdicom.seg import Segmentation as HighdicomSegmentation
 from highdicom.spatial import get_volume_positions
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
@@ -25,6 +29,7 @@ from reports.sr_document import Slot
 from reports.uids import derive
 
 SEGMENT_LABEL = "Region scored"
+_POSITION = Tag("ImagePositionPatient")
 
 
 def build(
@@ -102,12 +107,21 @@ def _as_of_all(made: Dataset, ct: Sequence[Dataset], first: Dataset) -> None:
     measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     if "SpacingBetweenSlices" in first:
         return
-    positions = [header.ImagePositionPatient for header in ct]
+    positions = [_position(header) for header in ct]
     spacing, _ = get_volume_positions(image_positions=positions, image_orientation=first.ImageOrientationPatient)
     if spacing is not None:
         measures.SpacingBetweenSlices = format_number_as_ds(spacing)
     elif "SpacingBetweenSlices" in measures:
         del measures.SpacingBetweenSlices
+
+
+def _position(header: Dataset) -> Sequence[float]:
+    """Image Position (Patient), without an object of pydicom for each number: there are 900."""
+    found: Any = header.get_item(_POSITION)  # raw, where nobody has looked at it
+    if isinstance(found, RawDataElement) and found.value and found.value.count(b"\\") == 2:
+        with suppress(ValueError):
+            return [float(part) for part in found.value.split(b"\\")]
+    return header.ImagePositionPatient  # type: ignore[no-any-return]
 
 
 def _source_images(ct: Sequence[Dataset], chosen: Sequence[int]) -> list[Dataset]:

@@ -5,19 +5,22 @@ from collections.abc import Iterator, Sequence
 from highdicom.sr import (
     ContainerContentItem,
     ContentItem,
-    Measurement,
     ReferencedSegment,
     SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from analysis import contract
 from reports import codes, particulars
 from reports.context import ReportContext
 from reports.language import speaker
-from reports.sr_content import algorithm, measurement_report, number, provenance, statements, text
+from reports.sr_content import algorithm, measurement, measurement_report, number, provenance, statements, text
+
+_CONTENT = Tag("ContentSequence")
 
 
 def content(
@@ -29,28 +32,31 @@ def content(
 ) -> ContainerContentItem:
     """Content of the radiomics SR; the segment's tracking identifiers name the group."""
     segment = segmentation.SegmentSequence[0]
+    reference = ReferencedSegment(
+        sop_class_uid=segmentation.SOPClassUID,
+        sop_instance_uid=segmentation.SOPInstanceUID,
+        segment_number=1,
+        source_series=SourceSeriesForSegmentation(referenced_series_instance_uid=ct_series_instance_uid),
+    )
     group = VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
-        referenced_segment=ReferencedSegment(
-            sop_class_uid=segmentation.SOPClassUID,
-            sop_instance_uid=segmentation.SOPInstanceUID,
-            segment_number=1,
-            source_series=SourceSeriesForSegmentation(referenced_series_instance_uid=ct_series_instance_uid),
-        ),
+        referenced_segment=reference,
         finding_type=codes.NEOPLASM,
         algorithm_id=algorithm(result.bundle),
-        measurements=list(_measurements(result.measurements)),
     )
+    items = list(group[0].ContentSequence)
+    items[-len(reference) : -len(reference)] = _measurements(result.measurements)  # highdicom's place for them
+    group[0].add(DataElement(_CONTENT, "SQ", items))  # not by keyword: highdicom would look at each of them anew
     return measurement_report(codes.IMAGING_REPORT, context, [group], _evaluations(result, context), key_image)
 
 
-def _measurements(measurements: Sequence[contract.Measurement]) -> Iterator[Measurement]:
+def _measurements(measurements: Sequence[contract.Measurement]) -> Iterator[Dataset]:
     taken: set[str] = set()
     for item in measurements:
         name = codes.feature(item, ibsi_taken=item.ibsi_id in taken)
         if item.ibsi_id:
             taken.add(item.ibsi_id)
-        yield Measurement(name=name, value=number(item.value, item.name), unit=codes.unit(item.unit))
+        yield measurement(name, number(item.value, item.name), codes.unit(item.unit))
 
 
 def _evaluations(result: contract.JobResult, context: ReportContext) -> list[ContentItem]:

@@ -1,23 +1,29 @@
 """The short ways of the report stage end in the bytes of the long ones: highdicom given everything."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
-from highdicom.pr import GraphicAnnotation
-from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContainerContentItem, EnhancedSR
+from highdicom.pr import GraphicAnnotation, GrayscaleSoftcopyPresentationState
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContainerContentItem, EnhancedSR, Measurement
 from highdicom.sr.utils import collect_evidence
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
+from pydicom.sr.coding import Code
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from config.identity import MANUFACTURER
-from reports import build, gsps, seg
+from reports import build, codes, gsps, seg
 from reports.codes import coding_schemes
 from reports.context import DocumentReference, ReportContext, local_time
-from reports.evidence import Reference, reference, stand_in
+from reports.encode import encoded
+from reports.evidence import EvidenceError, Reference, reference, stand_in
 from reports.finish import finish
-from reports.sr_content import separate
+from reports.sr_content import measurement, separate
 from reports.sr_document import SR_SOP_CLASSES, Slot, evidence_of
 from reports.sr_variant import as_sop_class, files, part10
 from tests.report_inputs import Case, objects, scored, short, small_case
@@ -75,9 +81,17 @@ def test_an_outline_is_what_highdicom_makes_of_it(monkeypatch: pytest.MonkeyPatc
     case = small_case()
     ours = scored(case).presentation_state
 
-    def long(image: Dataset, frame: int | None, graphics: list[gsps.GraphicObject], note: gsps.TextObject) -> Dataset:
+    def long(
+        image: Reference,
+        frame: int | None,
+        loops: Sequence[list[tuple[int, int]]],
+        note: gsps.TextObject,
+        tracking: tuple[str, str],
+    ) -> Dataset:
         layer = gsps.GraphicLayer(gsps.LAYER, order=1)
-        return GraphicAnnotation([image], layer, frame, graphic_objects=graphics, text_objects=[note])
+        header = next(header for header in case.ct if header.SOPInstanceUID == image.sop_instance_uid)
+        graphics = [gsps._polyline(loop, tracking) for loop in loops]
+        return GraphicAnnotation([stand_in(header)], layer, frame, graphic_objects=graphics, text_objects=[note])
 
     monkeypatch.setattr(gsps, "_annotation", long)
     again = scored(case).presentation_state
@@ -85,6 +99,49 @@ def test_an_outline_is_what_highdicom_makes_of_it(monkeypatch: pytest.MonkeyPatc
     assert again is not None
     assert len(ours.GraphicAnnotationSequence) > 2
     assert part10(ours) == part10(again)
+
+
+def test_the_images_of_an_outline_are_listed_as_highdicom_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, state = small_case(), gsps._state
+    ours = scored(case).presentation_state
+    drawn = [stand_in(header) for header, plane in zip(case.ct, case.mask, strict=True) if plane.any()]
+
+    def long(_: Dataset, *more: Any) -> Dataset:
+        for header in drawn:
+            header.SamplesPerPixel = 1
+        monkeypatch.setattr(gsps, "GrayscaleSoftcopyPresentationState", partial(_of_all, drawn))
+        return state(_, *more)
+
+    monkeypatch.setattr(gsps, "_state", long)
+    monkeypatch.setattr(gsps, "_by_series", lambda _: made.pop())
+    made: list[Any] = []
+
+    def _of_all(images: list[Dataset], **more: Any) -> Dataset:
+        whole = GrayscaleSoftcopyPresentationState(**more | {"referenced_images": images})
+        made.append(whole.ReferencedSeriesSequence)
+        return whole
+
+    again = scored(case).presentation_state
+    assert ours is not None
+    assert again is not None
+    assert len(drawn) > 2
+    assert part10(ours) == part10(again)
+
+
+def test_a_measurement_is_what_highdicom_makes_of_it() -> None:
+    long_value = Code("a-code-value-of-more-than-16", "99TEST", "Long")
+    for name in (codes.PERCENT, long_value, Code("1", "99TEST", "With a version", "2")):
+        for value in (0.1, -3.0, 1e300, 12345678.123456789, 5e-324):
+            theirs = Measurement(name=name, value=value, unit=codes.PERCENT)[0]
+            assert encoded(measurement(name, value, codes.PERCENT)) == encoded(theirs)
+
+
+@pytest.mark.parametrize("uid", ["", "\0\0", " ", "1.2\\3.4"])
+def test_evidence_without_a_uid_is_refused(uid: str) -> None:
+    case = small_case()
+    case.ct[3]["SeriesInstanceUID"] = RawDataElement(Tag("SeriesInstanceUID"), "UI", 4, uid.encode(), 0, False, True)
+    with pytest.raises(EvidenceError, match="SeriesInstanceUID"):
+        scored(case)
 
 
 def test_the_files_of_an_sr_are_those_of_its_sop_classes() -> None:
@@ -157,6 +214,13 @@ def test_a_text_that_has_no_form_is_written_as_by_pydicom() -> None:
         assert part10(lone) == as_pydicom_writes(lone)
 
 
+def test_numbers_that_are_longer_than_their_vr_can_say_are_written_as_by_pydicom() -> None:
+    outline = _small()
+    outline.GraphicData = [0.5] * 17_000
+    with pytest.warns(UserWarning, match="64 kByte"):
+        assert part10(outline) == as_pydicom_writes(outline)
+
+
 def _odd() -> Dataset:
     made = Dataset()
     made.SpecificCharacterSet = "ISO_IR 192"
@@ -165,6 +229,8 @@ def _odd() -> Dataset:
     made.ImageType, made.ImagePositionPatient, made.SliceThickness = ["A", "BC"], [1, 2.5, -3], "1.20"
     made.InstitutionName, made.InstanceNumber, made.PatientAge = "", None, "061Y"
     made.EncapsulatedDocument, made.TextValue = b"odd", "x" * 70_001
+    made.GraphicData, made.RationalDenominatorValue = [1.5, -2, 3e-9], [7, 8]
+    made.SelectorFDValue, made.SelectorULValue, made.SelectorUSValue = [0.1, 2], 4_000_000_000, []
     made.add_new(0x00090010, "LO", "PRIVATE")
     made.add_new(0x00091001, "UT", "")
     made.add_new(0x00080000, "UL", 4)  # a group length, which is retired
