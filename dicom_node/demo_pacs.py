@@ -29,7 +29,7 @@ from dicom_node.elements import ascii_text, is_uid
 from dicom_node.headers import identity_of
 from dicom_node.identity import KEYWORDS, Identity
 from dicom_node.quiet import quiet_libraries
-from dicom_node.requestor import associate
+from dicom_node.requestor import Checkpoint, associate
 
 LOGGER = logging.getLogger(__name__)
 NO_SUCH_INSTANCE = 0x0112
@@ -221,7 +221,9 @@ class DemoPacs:
         report = self._report(transaction_uid, instances)
         calling = str(event.assoc.requestor.ae_title)
         if self.commitment == "same":
-            self._later(self._report_on, event.assoc, report)
+            event.assoc._reactor_checkpoint = held = Checkpoint()  # pynetdicom's own may let go of the answer to come
+            held.clear()
+            self._later(self._report_on_same, event.assoc, held, report)
         elif self.commitment == "new" and self.report_to is not None:
             self._later(self._report_to, calling, *self.report_to, report)
         return 0x0000, None
@@ -249,9 +251,13 @@ class DemoPacs:
             report.FailedSOPSequence = failed
         return report
 
+    def _report_on_same(self, association: Any, held: Checkpoint, report: Dataset) -> None:
+        """On the asking association, once its reactor has answered the N-ACTION, and stands."""
+        while not held.stands and association.is_alive():
+            time.sleep(0.001)
+        self._report_on(association, report)
+
     def _report_on(self, association: Any, report: Dataset) -> None:
-        """On the asking association, once the N-ACTION has been answered."""
-        time.sleep(0.1)
         if association.is_established:
             event_type = 2 if "FailedSOPSequence" in report else 1
             association.send_n_event_report(
@@ -260,6 +266,7 @@ class DemoPacs:
 
     def _report_to(self, ae_title: str, host: str, port: int, report: Dataset) -> None:
         """On an association of our own, with the SCP role proposed (PS3.7 D.3.3.4)."""
+        time.sleep(0.1)  # so that the N-ACTION has been answered
         entity = AE(self.ae_title)
         entity.connection_timeout = 10.0
         contexts = [build_context(StorageCommitmentPushModel)]

@@ -114,7 +114,8 @@ class Listener:
     def heard(self) -> list[dict[str, Any]]:
         if not self.file.exists():
             return []
-        return [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]
+        whole = self.file.read_text(encoding="utf-8").rpartition("\n")[0]  # the last line may be half written
+        return [json.loads(line) for line in whole.splitlines()]
 
     def of(self, uid: str, kind: int = 1) -> list[dict[str, Any]]:
         """Informations of the reports of a kind about one step, in their order."""

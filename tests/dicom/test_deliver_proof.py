@@ -2,9 +2,11 @@
 
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from pynetdicom import build_context, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from config.settings import Node, Peer, Receive, Settings
+from dicom_node import deliver
 from dicom_node.associate import association_with
 from dicom_node.deliver import find, request_commitment, send
 from dicom_node.demo_pacs import DemoPacs
@@ -63,13 +66,29 @@ class Heard:
         return call
 
 
-def test_a_report_on_the_same_association_is_the_answer(tmp_path: Path, objects: list[Path]) -> None:
+def test_a_report_on_the_same_association_is_the_answer(
+    tmp_path: Path, objects: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "SAME_ASSOCIATION_SECONDS", 60.0)
     with DemoPacs(tmp_path / "pacs", commitment="same") as pacs:
         send(reach(pacs), [one(path) for path in objects[:2]], Settings())
         answer = request_commitment(reach(pacs), uids(objects), generate_uid(), Settings())
     assert answer.kind == "REPORTED"
     assert answer.committed == {path.stem for path in objects[:2]}
     assert answer.failed == {objects[2].stem: 0x0112}
+
+
+def test_a_report_that_has_come_while_the_machine_stood_still_is_heard() -> None:
+    turns: list[float] = []
+
+    class Arrived(threading.Event):
+        def wait(self, seconds: float | None = None) -> bool:
+            turns.append(time.sleep(0.2) or 0.0)
+            return len(turns) == 2
+
+    association: Any = SimpleNamespace(is_established=True)
+    deliver._wait(Arrived(), association, 0.1)
+    assert len(turns) == 2
 
 
 def test_a_report_on_an_association_of_the_peers_own_reaches_the_store(
@@ -183,15 +202,15 @@ class Fault(Checkpoint):
         raise RuntimeError("a fault")
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_association_whose_reactor_a_fault_has_ended_holds_up_nobody(tmp_path: Path) -> None:
     with DemoPacs(tmp_path / "pacs") as pacs:
         with association_with(reach(pacs), Settings(), []) as association:
             association._reactor_checkpoint = Fault()
-            association.join(30)
+            association.join(60)
             assert association.is_established
-        association.dul.join(30)
+        association.dul.join(60)
         assert not association.dul.is_alive()
 
 

@@ -35,11 +35,12 @@ from tests.validators import pixelmed
 
 pytestmark = pytest.mark.orthanc
 OURS = {"SR": 2, "OT": 1, "SEG": 1, "PR": 1}
+PATIENT = {"commitment_wait_seconds": 60.0}  # Orthanc reports when it has time
 Road = tuple[Orthanc, Node]
 
 
 def _settings(folder: Path) -> Path:
-    return write_settings(folder, destination(AE_TITLE, DICOM_PORT) | {"sends": True}, port=NODE_PORT)
+    return write_settings(folder, destination(AE_TITLE, DICOM_PORT) | {"sends": True}, port=NODE_PORT, deliver=PATIENT)
 
 
 @pytest.fixture

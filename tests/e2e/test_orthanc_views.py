@@ -56,6 +56,7 @@ def filed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filed]:
             node_folder,
             destination(AE_TITLE, DICOM_PORT) | {"sends": True},
             port=NODE_PORT,
+            deliver={"commitment_wait_seconds": 60.0},  # Orthanc reports when it has time
             report={"encapsulated_pdf": True, "language": "de"},
         )
         with serving(node_folder):

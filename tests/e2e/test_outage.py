@@ -32,6 +32,7 @@ from tests.e2e.node import (
     log_of,
     send,
     serving,
+    store_of,
     wait_for,
     write_settings,
 )
@@ -84,7 +85,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
             running.enter_context(one)
         pacs["DOWN"].stop()  # its port is known, and nobody listens there
         peers = [destination(name, one.port) for name, one in pacs.items()]
-        write_settings(folder / "node", *peers, deliver={"commitment_wait_seconds": 4.0})
+        write_settings(folder / "node", *peers, deliver={"commitment_wait_seconds": 60.0})
         node = running.enter_context(serving(folder / "node"))
         for one in pacs.values():
             one.report_to = ("127.0.0.1", node.port)
@@ -98,8 +99,18 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         assert items_of(node.folder)[0].state == "REPORTED"
         count = refusals()
         told = _prognode("status", "--study", str(ct[0].StudyInstanceUID), folder=node.folder)
+        wait_for(lambda: no_more_patience_with("NO_REPORT", node.folder), "it is asked", folder=node.folder)
         pacs["DOWN"].start()
         yield Hospital(node, pacs, completed(node.folder), count, told)
+
+
+def no_more_patience_with(ae_title: str, folder: Path) -> bool:
+    """As if the time for its report were over; False while it has not been asked for all that it got."""
+    with store_of(folder) as store:
+        rows = store.deliveries.of_item(store.items()[0].id)
+        asked = [row.transaction_uid for row in rows if row.destination == ae_title]
+        store._db.execute("UPDATE delivery SET run_after = 0 WHERE destination = ? AND state = 'SENT'", [ae_title])
+    return len(asked) == len(SCORED_OBJECTS) and all(asked)
 
 
 def test_a_pacs_that_was_down_gets_each_object_once_when_it_is_up_again(hospital: Hospital) -> None:

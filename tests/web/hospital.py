@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import pytest
 from pydicom import Dataset, dcmread
 
 from analysis.train.synth.synth import SynthConfig, make_cohort
 from config.settings import Clinical, Deliver, Node, Peer, Planning, Settings
-from dicom_node import operations, passwords
+from dicom_node import deliver, operations, passwords
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.operations import Actor
 from dicom_node.workitem import WorkItem
@@ -59,6 +60,11 @@ class Hospital:
         """Let the node work until every delivery has come to its end, as far as it can."""
         if self.built:  # from now on the web process, which has the real time, acts too
             self.road.clock.now = max(self.road.clock.now, time.time())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(deliver, "SAME_ASSOCIATION_SECONDS", 60.0)  # the PACS always reports, if late
+            self._work()
+
+    def _work(self) -> None:
         self.road.work()
         for _ in range(60):
             if not any(
@@ -88,7 +94,7 @@ def build(folder: Path) -> Hospital:
         node=Node(ae_title="PROGNODE", site="Reading room test"),
         peers=(Peer("CT1"), Peer("PACS", host="127.0.0.1", port=pacs.port, sends=False, receives_results=True)),
         plan=Planning(quiet_seconds=5.0),
-        deliver=Deliver(first_delay_seconds=1.0, commitment_wait_seconds=3.0, reread_demographics=False),
+        deliver=Deliver(first_delay_seconds=1.0, commitment_wait_seconds=60.0, reread_demographics=False),
         clinical=Clinical(table=table),
     )
     hospital.road = Road(folder, settings, Clock(time.time() - 3 * 3600))
