@@ -113,7 +113,7 @@ def _usable(geometry: Geometry) -> bool:
     if len(orientation) != 6 or len(spacing) != 2 or any(len(p) != 3 for p in geometry.positions):
         return False
     numbers = (*orientation, *spacing, *(v for p in geometry.positions for v in p))
-    if not all(math.isfinite(v) for v in numbers) or min(spacing) <= 0 or min(geometry.rows, geometry.columns) <= 0:
+    if not all(map(math.isfinite, numbers)) or min(spacing) <= 0 or min(geometry.rows, geometry.columns) <= 0:
         return False
     row, column = _cosines(geometry)
     lengths_off = max(abs(_dot(row, row) - 1), abs(_dot(column, column) - 1), abs(_dot(row, column)))

@@ -196,8 +196,8 @@ def _is_part_of_a_stack(images: list[Instance], settings: Planning) -> bool:
 def _examined(question: _Question, images: list[Instance], absent: int) -> Decision:
     """All gates: the images, the whole series on hand, the ROI, and the images as a stack."""
     defect = gates.series_defect(images)
-    if defect is None:
-        defect = gates.series_defect(question.series(images[0].series_instance_uid))
+    if defect is None and (series := question.series(images[0].series_instance_uid)) != images:
+        defect = gates.series_defect(series)
         if defect is not None and not question.settled:  # its figures still change as the series comes in
             return _waiting(question, images, 0, defect.detail, defect.reason)
     if defect is not None:

@@ -4,6 +4,7 @@ A study is closed when everything that was made of it is at its end and proved, 
 images. Of a closed study the files may go; the rows stay, so that what is sent again is known.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
@@ -180,11 +181,12 @@ class Retention:
 
     def removed_among(self, digests: Mapping[str, str]) -> int:
         """How many of these contents (SOP Instance UID -> digest) have no file here any more."""
-        count = 0
-        for uid, digest in digests.items():
-            where = "sop_instance_uid = ? AND digest = ? AND removed != 0"
-            count += bool(self._db.rows(f"SELECT 1 FROM instance WHERE {where}", [uid, digest]))
-        return count
+        rows = self._db.rows(
+            "SELECT count(*) AS n FROM json_each(?) wanted JOIN instance i"
+            " ON i.sop_instance_uid = wanted.key AND i.digest = wanted.value WHERE i.removed != 0",
+            [json.dumps(dict(digests))],
+        )
+        return int(rows[0]["n"])
 
     def documents(self, work_item_id: int) -> str | None:
         """What `remove_results` was given about a work item's SRs; None where its results are here."""
