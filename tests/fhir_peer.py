@@ -195,7 +195,7 @@ class FhirPeer:
 
     def stop(self) -> None:
         self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
     def knows(self, *resources: dict[str, Any]) -> None:
         (self.folder / "held.json").write_text(json.dumps(resources))

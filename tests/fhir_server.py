@@ -143,7 +143,7 @@ def fhir_server(folder: Path, *certificate: Path) -> Iterator[FhirServer]:
         yield FhirServer(folder, int(process.stdout.readline()), bool(certificate))
     finally:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         process.stdout.close()  # type: ignore[union-attr]
 
 

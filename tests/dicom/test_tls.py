@@ -7,13 +7,14 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pynetdicom import build_context
 from pynetdicom.sop_class import Verification
 
 from config.settings import Peer, Settings, SettingsError, Tls, parse
-from dicom_node import deliver
+from dicom_node import deliver, door
 from dicom_node.associate import association_with
 from dicom_node.check import check
 from dicom_node.instance import CT
@@ -150,14 +151,20 @@ def test_a_peer_with_tls_in_its_entry_may_not_call_without(
     assert "called without TLS, but its [[peers]] entry has tls = true" in caplog.text
 
 
-def test_half_a_handshake_ends_at_the_time_out_and_stops_nobody(tmp_path: Path, site: Site) -> None:
+def test_half_a_handshake_ends_at_the_time_out_and_stops_nobody(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0], sleep=time.sleep)
+    monkeypatch.setattr(door, "time", clock)
     settings = site.settings()
-    settings = replace(settings, receive=replace(settings.receive, acse_timeout_seconds=1.5))
+    settings = replace(settings, receive=replace(settings.receive, acse_timeout_seconds=1000.0))
     with receiving(tmp_path, settings) as (receiver, _):
         silent = [socket.create_connection(("127.0.0.1", receiver.tls_port)) for _ in range(12)]
         for each in silent[::2]:
             each.sendall(b"\x16\x03\x01\x02\x00\x01")  # the head of a record, and a byte of it
         assert echoscu(receiver.tls_port, site, site.modality).returncode == 0
+        passed[0] = 1001.0
         for each in silent:
             each.settimeout(60.0)
             assert each.recv(1) == b""

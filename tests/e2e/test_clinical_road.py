@@ -18,6 +18,7 @@ from dicom_node.operations import Actor
 from dicom_node.ticket import Ticket
 from dicom_node.workitem import State, WorkItem
 from tests import synthetic
+from tests.e2e.node import wait_for
 from tests.fhir_server import SYSTEM, FhirServer, fhir_server, observation, patient
 from tests.road import Road, road
 
@@ -284,6 +285,7 @@ def test_a_server_that_hangs_keeps_neither_planning_nor_another_server_waiting(t
         node.take(synthetic.rtstruct(CT, radius=8.0))
         node.worker.step_plan()  # returns while the other thread hangs
         fetching.join()
+        wait_for(lambda: asked(ehr), "its question has come")  # a server's process may be slower than our patience
         assert asked(ehr) == asked(lab) == 1
         node.clock.now += 61
         node.worker.step_plan()

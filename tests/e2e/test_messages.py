@@ -197,7 +197,7 @@ item = store.item({site.row().work_item_id})
 (row,) = [row for row in store.deliveries.of_item(item.id) if row.destination == "hl7:RIS"]
 Messenger(store, spool, settings, lambda: {site.node.clock()}).step(item, row)
 """
-    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 9
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 9
 
 
 def test_a_message_whose_node_was_killed_before_it_noted_the_acknowledgement_is_named_by_the_revision(
