@@ -24,6 +24,7 @@ from dicom_node.executors.process import ProcessExecutor, Started, start
 LOGGER = logging.getLogger(__name__)
 PATIENCE_SECONDS = 10.0  # with one that does not say that it is there; then another one is started
 AGAIN_SECONDS = 60.0  # until a start ahead is tried again where one has failed
+FOLDERS = ("in", "out")
 PREFIX = ".next-"  # of its folder beside those of jobs, which are named by keys
 
 
@@ -31,7 +32,10 @@ class AheadExecutor(ProcessExecutor):
     """Jobs as children of this process, one of them started before it is needed where the node says so."""
 
     def __init__(self, limits: Job, jobs: Path) -> None:
-        """`jobs`: the folder that holds the jobs' folders; the runner that has the spool's lock uses it alone."""
+        """`jobs`: the folder that holds the jobs' folders; the runner that has the spool's lock uses it alone.
+
+        Raises NotStarted.
+        """
         super().__init__(limits)
         self._jobs = jobs
         self._next: tuple[Started, Path] | None = None
@@ -39,6 +43,10 @@ class AheadExecutor(ProcessExecutor):
         self._lock = threading.Lock()
         # A job dies with the thread that has started it (bwrap --die-with-parent); this one ends with the process.
         self._starter = ThreadPoolExecutor(1, "ahead")
+        try:
+            self._starter.submit(int)  # a thread that could begin only later might leave its work in the queue
+        except RuntimeError as error:
+            raise NotStarted("no thread is to be had") from error
 
     @property
     def can(self) -> bool:
@@ -77,7 +85,7 @@ class AheadExecutor(ProcessExecutor):
             return super().run(folder_in, folder_out, key)
         started, place = waiting
         try:
-            there = _is_there(started)
+            there = _is_there(started) and all((place / name).is_dir() for name in FOLDERS)
             if there:
                 _hand_over(place, folder_in, folder_out)
                 _tell(started)
@@ -97,7 +105,7 @@ class AheadExecutor(ProcessExecutor):
     def _start(self) -> tuple[Started, Path]:
         place = self._jobs / f"{PREFIX}{uuid.uuid4().hex}"
         try:
-            for name in ("in", "out"):
+            for name in FOLDERS:
                 (place / name).mkdir(parents=True, mode=0o700)
             return start(place / "in", place / "out", self.limits, self.isolation, LATER), place
         except BaseException:

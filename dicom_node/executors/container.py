@@ -79,12 +79,8 @@ class ContainerExecutor:
         child = self._start(argv)
         assert child.stdout is not None
         said = threading.Thread(target=process.keep_log, args=(child.stdout, log), daemon=True)
-        said.start()
-        try:
+        with process.heard(child, said, lambda: self._end(child, name)):
             ended = process.wait(child, folder_out, self.limits, lambda: self._remove(name))
-        finally:
-            self._end(child, name)
-        said.join(process.GRACE_SECONDS)
         if ended.exit_code in words.ENGINE_FAILED and not ended.broke:
             raise NotStarted(self._why(log.read_bytes() if log.exists() else b""))
         return ended

@@ -139,7 +139,7 @@ class Started:
     def run(self, folder_out: Path, limits: Job) -> Ended:
         """Until the end, with a log beside OUT; the wall clock begins here. Raises NotStarted."""
         log = threading.Thread(target=keep_log, args=(self.child.stdout, folder_out.parent / LOG_FILE), daemon=True)
-        with _heard(self.child, log, self.end):
+        with heard(self.child, log, self.end):
             return wait(self.child, folder_out, limits, lambda: _ask_to_end(self.child))
 
     def end(self) -> None:
@@ -267,7 +267,7 @@ def _kill(child: "subprocess.Popen[bytes]", group: cgroup.Cgroup | None) -> None
 
 
 @contextmanager
-def _heard(child: "subprocess.Popen[bytes]", reader: threading.Thread, end: Callable[[], None]) -> Iterator[None]:
+def heard(child: "subprocess.Popen[bytes]", reader: threading.Thread, end: Callable[[], None]) -> Iterator[None]:
     """With a thread that reads what a child says; however this ends, `end` ends the child. Raises NotStarted."""
     try:
         reader.start()
@@ -386,7 +386,7 @@ def ask_module(module: str, folder: Path, timeout: float, limits: Job, isolation
         said = bytearray()
         reader = threading.Thread(target=_keep_end, args=(child.stdout, said), daemon=True)
         try:
-            with _heard(child, reader, lambda: _kill(child, group)):
+            with heard(child, reader, lambda: _kill(child, group)):
                 code = child.wait(timeout)
         except subprocess.TimeoutExpired:
             return None, ""

@@ -95,6 +95,30 @@ def test_one_that_was_killed_while_it_waited_is_replaced(ahead: AheadExecutor, t
     assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["one"]
 
 
+@pytest.mark.parametrize("gone", ["in", "out"])
+def test_one_whose_folders_somebody_has_removed_is_replaced(gone: str, ahead: AheadExecutor, tmp_path: Path) -> None:
+    ahead.get_ready()
+    waiting = ahead._next
+    assert waiting is not None
+    (waiting[1] / gone).rmdir()
+    folder = tmp_path / "jobs" / "one"
+    assert ahead.run(*laid_out(folder), "key").exit_code == 0
+    assert (folder / "out" / "result.json").read_text().startswith("['ct'] ''")
+    assert waiting[0].child.poll() is not None
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["one"]
+
+
+def test_where_no_thread_can_begin_a_node_does_not_begin_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    with pytest.raises(NotStarted, match="no thread"):
+        AheadExecutor(Job(), tmp_path)
+
+
 def test_nothing_is_left_of_one_that_no_job_came_for(ahead: AheadExecutor, tmp_path: Path) -> None:
     ahead.get_ready()
     waiting = ahead._next
