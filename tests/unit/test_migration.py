@@ -212,7 +212,7 @@ def test_two_processes_that_start_at_once_migrate_it_once(path: Path) -> None:
         f"from dicom_node.store import Store; from pathlib import Path; Store.open(Path({str(path)!r}))",
     ]
     running = [subprocess.Popen(command, cwd=ROOT) for _ in range(4)]
-    assert [process.wait(timeout=60) for process in running] == [0, 0, 0, 0]
+    assert [process.wait(timeout=120) for process in running] == [0, 0, 0, 0]
     assert content(path).version == SCHEMA_VERSION
     assert content(kept(path)).version == 1
 

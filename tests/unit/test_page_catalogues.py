@@ -61,7 +61,7 @@ def test_the_catalogues_hold_what_the_code_says_and_nothing_else() -> None:
     """What is new: run scripts/catalogues.py, then translate the empty messages."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "catalogues.py"), "--check"],
-        capture_output=True, text=True, check=False, timeout=60, cwd=ROOT, env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=120, cwd=ROOT, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

@@ -105,5 +105,5 @@ def test_wrapped_lines_keep_all_words_or_say_that_they_do_not() -> None:
 
 def test_the_fonts_are_found_without_importing_matplotlib() -> None:
     code = "import sys; from reports.fonts import dejavu_folder; dejavu_folder(); print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "False"
