@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from analysis.contract import JobResult
 from reports import gsps, page, sc, seg, sr_radiomics, sr_risk
 from reports.context import ReportContext, local
 from reports.drawing import Canvas
-from reports.evidence import frame_count, stand_in
+from reports.evidence import Mask, frame_count, stand_in
 from reports.refusal import Refusal, refusal_of
 from reports.sr_content import ReportError
 from reports.sr_document import SR_SOP_CLASSES, Slot, document
@@ -67,17 +67,6 @@ class Documents:
     presentation_state: Dataset | None = None
 
 
-class Mask(NamedTuple):
-    """What was scored, bool (slices, rows, columns), and its digest, which enters the UIDs of all objects."""
-
-    voxels: NDArray[np.bool_]
-    digest: str
-
-    @staticmethod
-    def of(voxels: NDArray[np.bool_]) -> "Mask":
-        return Mask(voxels, digest(voxels))
-
-
 def scored(
     ct: Sequence[Dataset],
     roi: Dataset,
@@ -122,15 +111,16 @@ def scored(
     seen = _seen(key_image)
     drawn = page.pages(result, pictures, local(context, ct[0]), page.key_slice(key_image.dataset))
     risk = sr_risk.scored(result, seen, derive("finding", tracking_uid), context)
-    voxels, mask_digest = mask() if callable(mask) else Mask.of(mask)
-    parts = content_parts(local(context, ct[0]), result, *_evidence_uids(evidence), mask_digest)
+    measured = sr_radiomics.measurements(result.measurements)
+    asked = mask() if callable(mask) else Mask.of(mask)
+    parts = content_parts(local(context, ct[0]), result, *_evidence_uids(evidence), asked.digest)
     slot = _slot("SEG", 3, synthetic, context, parts)
-    segmentation = seg.build(ct, voxels, tracking_uid, slot, context, frame_numbers, result.roi.names)
+    segmentation = seg.build(ct, asked, tracking_uid, slot, context, frame_numbers, result.roi.names)
     slot = _slot("Risk report", 0, synthetic, context, (*parts, sr_sop_class))
     risk_sr = document(sr_sop_class, risk, evidence, slot, context.previous_risk_sr, context)
     radiomics_sr = document(
         sr_sop_class,
-        sr_radiomics.content(result, segmentation, str(ct[0].SeriesInstanceUID), seen.dataset, context),
+        sr_radiomics.content(result, measured, segmentation, str(ct[0].SeriesInstanceUID), seen.dataset, context),
         [*ct, segmentation, roi],
         _slot("Radiomics", 2, synthetic, context, (*parts, sr_sop_class)),
         context.previous_radiomics_sr,
@@ -144,7 +134,7 @@ def scored(
         segment = segmentation.SegmentSequence[0]
         slot = _slot("Contour", 5, synthetic, context, parts)
         tracking = (str(segment.TrackingID), str(segment.TrackingUID))
-        presentation_state = gsps.build(ct, voxels, tracking, slot, context, frame_numbers)
+        presentation_state = gsps.build(ct, asked, tracking, slot, context, frame_numbers)
     return Documents(risk_sr, pages, radiomics_sr, segmentation, document_pdf, presentation_state)
 
 

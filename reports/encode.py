@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydicom import dcmwrite
 from pydicom.charset import convert_encodings
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr_element, write_data_element
@@ -29,6 +29,7 @@ _TEXT: Final = frozenset({"SH", "LO", "ST", "LT", "UT", "UC"})  # VRs in the cha
 _LONG_TEXT: Final = frozenset({"UT", "UC"})
 _NUMBERS: Final = {"US": "H", "UL": "L", "FL": "f", "FD": "d"}
 _FIRST: Final = 0x00080000  # below are the groups of a command set, of the meta information, of a DICOMDIR
+_COMMAND_SET: Final = 0x0006FFFF  # and what else is never of a data set
 _CHARACTER_SET: Final = 0x00080005
 _UTF8: Final = convert_encodings("ISO_IR 192")
 
@@ -54,19 +55,25 @@ def encoded(dataset: Dataset) -> bytes:
 
 
 def _elements(dataset: Dataset, encodings: Sequence[str], ancestors: list[Dataset]) -> Iterator[bytes]:
-    for found in dataset.elements():  # in the order of their tags
+    for found in sorted(dataset.values(), key=_place):
         element = found if isinstance(found, DataElement) else dataset[found.tag]
-        tag = element.tag
+        tag = int(element.tag)  # BaseTag compares in Python
         if tag == _CHARACTER_SET:
             encodings = convert_encodings(element.value)
-        if tag.element == 0 and tag.group > 6:  # a group length is retired (PS3.5 section 7.2)
+        if tag & 0xFFFF == 0 and tag > _COMMAND_SET:  # a group length is retired (PS3.5 section 7.2)
             continue
-        if element.VR in AMBIGUOUS_VR:
+        vr = element.VR
+        if vr in AMBIGUOUS_VR:
             correct_ambiguous_vr_element(element, dataset, True, ancestors)
-        if element.VR == "SQ":
+            vr = element.VR
+        if vr == "SQ":
             yield from _sequence(element, encodings, ancestors)
         else:
             yield _text(element, encodings) or _number(element) or _other(element, encodings)
+
+
+def _place(element: DataElement | RawDataElement) -> int:
+    return int(element.tag)
 
 
 def _sequence(element: DataElement, encodings: Sequence[str], ancestors: list[Dataset]) -> Iterator[bytes]:
@@ -101,7 +108,7 @@ def _text(element: DataElement, encodings: Sequence[str]) -> bytes | None:
         return None
     if len(raw) % 2:
         raw += padding
-    group, number = element.tag.group, element.tag.element
+    group, number = divmod(int(element.tag), 0x10000)
     if vr in _LONG_TEXT:
         return _LONG.pack(group, number, vr.encode(), 0, len(raw)) + raw
     return _SHORT.pack(group, number, vr.encode(), len(raw)) + raw if len(raw) <= 0xFFFF else None

@@ -7,6 +7,8 @@ highdicom copies names into its log and refuses legacy character sets, malformed
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -14,6 +16,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from reports import legal
+from reports.uids import digest
 
 # Patient, Clinical Trial Subject, General Study, Patient Study and Clinical Trial Study modules (PS3.3 C.7.1, C.7.2).
 # The first ten are type 1 or 2: present in every output, empty where the source has none.
@@ -51,6 +54,10 @@ _IMAGE = (
 
 _REFERENCE_TAGS = tuple((keyword, Tag(keyword)) for keyword in _REFERENCE)
 _IMAGE_TAGS = frozenset(Tag(keyword) for keyword in _IMAGE)
+_SLICE_TAGS = frozenset(
+    Tag(keyword)
+    for keyword in ("Rows", "Columns", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient")
+)
 _EMPTY = tuple(
     (Tag(keyword), dictionary_VR(keyword), None if keyword in {"StudyDate", "StudyTime"} else "")
     for keyword in _REQUIRED
@@ -59,6 +66,19 @@ _EMPTY = tuple(
 
 class EvidenceError(ValueError):
     """A source header lacks what every DICOM object must have; the text names the attribute."""
+
+
+class Mask(NamedTuple):
+    """What was scored: bool (slices, rows, columns), which slices hold any of it, and its digest, part of each UID."""
+
+    voxels: NDArray[np.bool_]
+    held: NDArray[np.bool_]
+    digest: str
+
+    @staticmethod
+    def of(voxels: NDArray[np.bool_]) -> "Mask":
+        held: NDArray[np.bool_] = np.any(voxels, axis=(1, 2)) if voxels.ndim == 3 else np.zeros(0, bool)
+        return Mask(voxels, held, digest(voxels))
 
 
 def identity(source: Dataset) -> Dataset:
@@ -89,14 +109,24 @@ def stand_in(source: Dataset) -> Dataset:
     EvidenceError
         Where a UID that every reference needs is absent.
     """
-    seen = reference(source)
-    for tag in _IMAGE_TAGS.intersection(source.keys()):
-        element = legal.read(source, tag)
-        if element is not None:
-            seen.add(legal.shallow(element))  # never the element itself: highdicom and we write into stand-ins
+    seen = _seen(source, _IMAGE_TAGS)
     for tag, vr, empty in _EMPTY:
         if tag not in seen:
             seen.add(DataElement(tag, vr, empty))
+    return seen
+
+
+def slice_stand_in(source: Dataset) -> Dataset:
+    """What highdicom looks at in all slices of a series but the first; raises as `stand_in` does."""
+    return _seen(source, _SLICE_TAGS)
+
+
+def _seen(source: Dataset, tags: frozenset[BaseTag]) -> Dataset:
+    seen = reference(source)
+    for tag in tags.intersection(source.keys()):
+        element = legal.read(source, tag)
+        if element is not None:
+            seen.add(legal.shallow(element))  # never the element itself: highdicom and we write into stand-ins
     return seen
 
 

@@ -18,7 +18,6 @@ from highdicom.pr import (
     TextJustificationValues,
     TextObject,
 )
-from numpy.typing import NDArray
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -29,7 +28,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from config.identity import MANUFACTURER, MODEL_NAME
 from reports import legal
 from reports.context import ReportContext, described, local_time
-from reports.evidence import Reference, frame_count, refer, sop_reference, stand_in
+from reports.evidence import Mask, Reference, frame_count, refer, sop_reference, stand_in
 from reports.finish import CHARACTER_SET, body_part, finish
 from reports.language import speaker
 from reports.outline import outlines
@@ -51,7 +50,7 @@ _POLYLINE: Final = tuple(
 
 def build(
     ct: Sequence[Dataset],
-    mask: NDArray[np.bool_],
+    mask: Mask,
     tracking: tuple[str, str],
     slot: Slot,
     context: ReportContext,
@@ -65,14 +64,14 @@ def build(
     ----------
     ct : sequence of Dataset
         Headers in the order of the mask's slices; one header where the CT is multi-frame.
-    mask : bool array, (slices, rows, columns)
+    mask : Mask
     tracking : Tracking ID and UID of the segment that holds the same voxels
     frame_numbers : sequence of int, optional
         Multi-frame CT only: 1-based frame of each mask slice; default 1, 2, 3 ...
     """
     multi_frame = len(ct) == 1 and frame_count(ct[0]) > 1
-    frames = list(frame_numbers) if frame_numbers is not None else list(range(1, len(mask) + 1))
-    drawn = {int(k): outlines(mask[k]) for k in np.flatnonzero(mask.any(axis=(1, 2)))}
+    frames = list(frame_numbers) if frame_numbers is not None else list(range(1, len(mask.voxels) + 1))
+    drawn = {int(k): outlines(mask.voxels[k]) for k in np.flatnonzero(mask.held)}
     rescale = {_rescale(ct[0] if multi_frame else ct[k], frames[k] if multi_frame else None) for k in drawn}
     if not drawn or not all(drawn.values()) or len(rescale) != 1 or None in rescale:
         return None
@@ -92,7 +91,7 @@ def build(
         made.ReferencedSeriesSequence[0].ReferencedImageSequence[0].ReferencedFrameNumber = [frames[k] for k in drawn]
     else:
         made.ReferencedSeriesSequence = _by_series([image for image, _, _ in shown])
-    largest = max(drawn, key=lambda k: int(np.count_nonzero(mask[k])))
+    largest = max(drawn, key=lambda k: int(np.count_nonzero(mask.voxels[k])))
     _show(made, ct[0 if multi_frame else largest])
     body_part(made, ct[0])
     return finish(made, ct[0], context)

@@ -55,7 +55,8 @@ def _follow(edges: dict[tuple[int, int], list[int]], start: tuple[int, int]) -> 
     while at in edges:
         leaving = edges[at]
         # The sharpest right turn stays with the same voxel where two touch by a corner.
-        direction = leaving[0] if before < 0 else min(leaving, key=lambda way: (before + 1 - way) % 4)
+        only = before < 0 or len(leaving) == 1
+        direction = leaving[0] if only else min(leaving, key=lambda way: (before + 1 - way) % 4)
         leaving.remove(direction)
         if not leaving:
             del edges[at]

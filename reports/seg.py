@@ -23,7 +23,7 @@ from pydicom.valuerep import format_number_as_ds
 from config.identity import MANUFACTURER, MODEL_NAME
 from reports import codes
 from reports.context import ReportContext, described, local_time
-from reports.evidence import EvidenceError, frame_count, refer, sop_reference, stand_in
+from reports.evidence import EvidenceError, Mask, frame_count, refer, slice_stand_in, sop_reference, stand_in
 from reports.finish import CHARACTER_SET, finish
 from reports.sr_document import Slot
 from reports.uids import derive
@@ -34,7 +34,7 @@ _POSITION = Tag("ImagePositionPatient")
 
 def build(
     ct: Sequence[Dataset],
-    mask: NDArray[np.bool_],
+    mask: Mask,
     tracking_uid: str,
     slot: Slot,
     context: ReportContext,
@@ -47,7 +47,7 @@ def build(
     ----------
     ct : sequence of Dataset
         Headers in the order of the mask's slices; one header where the CT is multi-frame.
-    mask : bool array, (slices, rows, columns)
+    mask : Mask
     frame_numbers : sequence of int, optional
         Multi-frame CT only: 1-based frame of each mask slice; default 1, 2, 3 ...
     names : sequence of str
@@ -59,12 +59,12 @@ def build(
         Where mask and CT do not fit, or the mask is empty.
     """
     numbers = _frame_numbers(ct, mask, frame_numbers)
-    chosen = _chosen(mask, numbers) if len(ct) > 1 else None
+    chosen = _chosen(mask.held, numbers) if len(ct) > 1 else None
     images = _source_images(ct, chosen or [0])
     now = local_time(context, ct[0])
     made: Dataset = HighdicomSegmentation(
         source_images=images,
-        pixel_array=_frames(mask, numbers, chosen or range(frame_count(ct[0]))),
+        pixel_array=_frames(mask.voxels, numbers, chosen or range(frame_count(ct[0]))),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(tracking_uid, context)],
         series_instance_uid=slot.series_instance_uid,
@@ -92,11 +92,11 @@ def build(
     return finish(made, ct[0], context)
 
 
-def _chosen(mask: NDArray[np.bool_], numbers: NDArray[np.int_]) -> list[int]:
+def _chosen(held: NDArray[np.bool_], numbers: NDArray[np.int_]) -> list[int]:
     """Places of the slices that highdicom is given, in the order of the CT: the first, from which it takes what all
     share, and those that hold any of the mask. It leaves the others out, but only after it has copied their headers.
     """
-    return sorted({0, *(numbers[mask.any(axis=(1, 2))] - 1).tolist()})
+    return sorted({0, *(numbers[held] - 1).tolist()})
 
 
 def _as_of_all(made: Dataset, ct: Sequence[Dataset], first: Dataset) -> None:
@@ -125,24 +125,24 @@ def _position(header: Dataset) -> Sequence[float]:
 
 
 def _source_images(ct: Sequence[Dataset], chosen: Sequence[int]) -> list[Dataset]:
-    """Stand-ins that all have a Slice Thickness: it is type 2 in CT, but a SEG of a volume cannot be without it.
+    """Stand-ins, the first with a Slice Thickness: it is type 2 in CT, but a SEG of a volume cannot be without it.
 
     Where it is missing, the distance between slices takes its place: that is how thick a voxel of the mask is.
     """
-    images = [stand_in(ct[place]) for place in chosen]
+    images = [stand_in(ct[chosen[0]]), *(slice_stand_in(ct[place]) for place in chosen[1:])]
     if len(ct) > 1 and not images[0].get("SliceThickness"):
         first, second = (np.asarray(header.ImagePositionPatient, float) for header in ct[:2])
         distance = round(float(np.linalg.norm(second - first)), 4)
-        for image in images:
-            image.SliceThickness = distance
+        images[0].SliceThickness = distance
     return images
 
 
-def _frame_numbers(ct: Sequence[Dataset], mask: NDArray[np.bool_], given: Sequence[int] | None) -> NDArray[np.int_]:
+def _frame_numbers(ct: Sequence[Dataset], masked: Mask, given: Sequence[int] | None) -> NDArray[np.int_]:
     """Of each slice of the mask its source instance, or frame of a multi-frame source, from 1."""
+    mask = masked.voxels
     if mask.ndim != 3 or mask.shape[1:] != (int(ct[0].Rows), int(ct[0].Columns)):
         raise EvidenceError(f"mask of shape {mask.shape} does not fit the CT's matrix; analyse the series again")
-    if not mask.any():
+    if not masked.held.any():
         raise EvidenceError("the mask is empty; an empty ROI is a NOT_SCORED result, not a segmentation")
     total = frame_count(ct[0]) if len(ct) == 1 else len(ct)
     numbers = list(given) if given is not None else list(range(1, len(mask) + 1))

@@ -1,6 +1,6 @@
 """Radiomics SR: every measurement of the region scored (TID 1500, one TID 1411 group that references our SEG)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from highdicom.sr import (
     ContainerContentItem,
@@ -25,12 +25,13 @@ _CONTENT = Tag("ContentSequence")
 
 def content(
     result: contract.JobResult,
+    measured: Sequence[Dataset],
     segmentation: Dataset,
     ct_series_instance_uid: str,
     key_image: Dataset,
     context: ReportContext,
 ) -> ContainerContentItem:
-    """Content of the radiomics SR; the segment's tracking identifiers name the group."""
+    """Content of the radiomics SR: `measurements` of the result; the segment's tracking identifiers name the group."""
     segment = segmentation.SegmentSequence[0]
     reference = ReferencedSegment(
         sop_class_uid=segmentation.SOPClassUID,
@@ -45,18 +46,21 @@ def content(
         algorithm_id=algorithm(result.bundle),
     )
     items = list(group[0].ContentSequence)
-    items[-len(reference) : -len(reference)] = _measurements(result.measurements)  # highdicom's place for them
+    items[-len(reference) : -len(reference)] = measured  # highdicom's place for them
     group[0].add(DataElement(_CONTENT, "SQ", items))  # not by keyword: highdicom would look at each of them anew
     return measurement_report(codes.IMAGING_REPORT, context, [group], _evaluations(result, context), key_image)
 
 
-def _measurements(measurements: Sequence[contract.Measurement]) -> Iterator[Dataset]:
+def measurements(found: Sequence[contract.Measurement]) -> list[Dataset]:
+    """NUM items, one for each measurement."""
     taken: set[str] = set()
-    for item in measurements:
+    made = []
+    for item in found:
         name = codes.feature(item, ibsi_taken=item.ibsi_id in taken)
         if item.ibsi_id:
             taken.add(item.ibsi_id)
-        yield measurement(name, number(item.value, item.name), codes.unit(item.unit))
+        made.append(measurement(name, number(item.value, item.name), codes.unit(item.unit)))
+    return made
 
 
 def _evaluations(result: contract.JobResult, context: ReportContext) -> list[ContentItem]:
