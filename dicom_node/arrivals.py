@@ -166,7 +166,7 @@ class Arrivals:
         """When the newest instance of these series came, for the quiet timer."""
         marks = ", ".join("?" * len(series_instance_uids))
         rows = self._db.rows(
-            f"SELECT max(received_at) AS at FROM instance WHERE series_instance_uid IN ({marks})",
+            f"SELECT max(received_at) AS at FROM instance WHERE current = 1 AND series_instance_uid IN ({marks})",
             list(series_instance_uids),
         )
         latest: float | None = rows[0]["at"]

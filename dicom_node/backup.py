@@ -100,15 +100,19 @@ def backup(
     if previous is not None and target.suffix == ".tar":
         raise ConfigError("--previous links files between folders; a tar file cannot have links into another backup")
     AuditTrail(store, spool, settings, clock).write()
-    place: Target = _Tar(target) if target.suffix == ".tar" else _Folder(target, previous, known)
     made: Summary | None = None
     try:
-        with spool.removing(wait=True):
-            made = _make(store, spool, settings, place, clock)
-        place.finish()
+        with spool.removing(wait=True):  # one backup at a time: a second to the same target finds that of the first
+            _check_target(spool, target)
+            place: Target = _Tar(target) if target.suffix == ".tar" else _Folder(target, previous, known)
+            try:
+                made = _make(store, spool, settings, place, clock)
+                place.finish()
+            except BaseException:
+                made = None
+                place.drop()
+                raise
     finally:
-        if made is None:
-            place.drop()
         detail = f"{made.files} files, {made.bytes} bytes" if made else "it could not be made"
         facts = {"uri": target.absolute().as_uri(), "patient_id": "<all>"}
         outcome: AuditOutcome = "done" if made else "failed"
@@ -131,7 +135,7 @@ def known_files(folder: Path) -> dict[str, Entry]:
 
 
 def _check_target(spool: Spool, target: Path) -> None:
-    if target.absolute().is_relative_to(spool.root):
+    if target.resolve().is_relative_to(spool.root.resolve()):
         raise ConfigError(f"{target}: lies in the spool; a backup belongs on another disk")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"{target}: exists already; give a new name, such as one with the date")

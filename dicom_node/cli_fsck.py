@@ -68,7 +68,7 @@ def _hold(spool: "Spool", held: ExitStack) -> None:
     """Nobody else uses the spool while it is repaired. Raises ConfigError."""
     from dicom_node.workitem import ConfigError
 
-    for name in ("receive", "work"):
+    for name in ("receive", "work", "run"):
         held.enter_context(spool.lock(name))
     if not held.enter_context(spool.removing()):
         raise ConfigError(f"{spool.root}: a backup is being made; repair when it is done")

@@ -87,7 +87,7 @@ class Examiner:
         self._store, self._spool, self._bundle_digest = store, spool, bundle_digest
         self._alone, self._clock = alone, clock
         self._receiving = not alone and spool.is_locked("receive")
-        self._working = not alone and spool.is_locked("work")
+        self._working = not alone and (spool.is_locked("work") or spool.is_locked("run"))
 
     def everything(self, *, quick: bool = False) -> Iterator[Finding]:
         """All findings, as they are met. `quick`: files are not read to compare their digests."""

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,7 +92,9 @@ def restore(
     _check_empty(spool)
     summary, entries = verify(source)
     spool.create()
-    with spool.lock("receive", restoring=True), spool.lock("work", restoring=True):
+    with ExitStack() as held:
+        for name in ("receive", "work", "run"):
+            held.enter_context(spool.lock(name, restoring=True))
         _check_empty(spool)
         _check_room(spool, summary)
         write_atomically(spool.root / RESTORING, json.dumps({"source": str(source), "at": clock()}).encode())

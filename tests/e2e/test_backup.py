@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -361,8 +362,9 @@ def test_a_spool_that_is_not_empty_is_refused(node: Road, made: Path, tmp_path: 
 def test_a_spool_that_a_node_uses_is_refused(node: Road, made: Path, tmp_path: Path) -> None:
     empty = Spool(tmp_path / "new")
     empty.create()
-    with empty.lock("receive"), pytest.raises(ConfigError, match="uses this spool"):
-        restore(made, empty, node.settings)
+    for name in ("receive", "work", "run"):
+        with empty.lock(name), pytest.raises(ConfigError, match="uses this spool"):
+            restore(made, empty, node.settings)
 
 
 @pytest.mark.parametrize("where", ["spool/backup", "."])
@@ -372,6 +374,29 @@ def test_a_target_that_cannot_be_is_refused(node: Road, tmp_path: Path, where: s
         make(node, target)
     with pytest.raises(ConfigError, match="no such folder"):
         make(node, tmp_path / "absent" / "backup")
+
+
+def test_a_target_that_a_link_leads_into_the_spool_is_refused(node: Road, tmp_path: Path) -> None:
+    (tmp_path / "disk").symlink_to(node.spool.root)
+    with pytest.raises(ConfigError, match="lies in the spool"):
+        make(node, tmp_path / "disk" / "backup")
+
+
+def test_a_second_backup_to_the_same_target_leaves_the_first_whole(node: Road, tmp_path: Path) -> None:
+    def back_up() -> None:
+        store = Store.open(node.spool.store)
+        try:
+            backup(store, node.spool, node.settings, tmp_path / "backup")
+        finally:
+            store.close()
+
+    with ThreadPoolExecutor(2) as threads, node.spool.removing(wait=True):
+        both = [threads.submit(back_up) for _ in range(2)]
+        assert not wait(both, timeout=0.5).done  # each stands before the lock
+    with pytest.raises(ConfigError, match="exists already"):
+        [one.result() for one in both]
+    summary, entries = verify(tmp_path / "backup")
+    assert (summary.missing, len(entries)) == (0, summary.files)
 
 
 # -- kills and full disks --------------------------------------------------------------------------------------

@@ -378,6 +378,13 @@ def test_a_node_that_works_is_looked_at_and_not_repaired(node: Path) -> None:
         assert "uses this spool; stop it" in done.stderr
 
 
+def test_a_spool_whose_runner_works_is_not_repaired(node: Path) -> None:
+    with spool_of(node).lock("run"):
+        done = fsck(node, "--repair", "--yes")
+    assert done.returncode == 78
+    assert "another `prognode run` (or serve) uses this spool; stop it" in done.stderr
+
+
 def test_a_node_at_work_shows_no_false_findings(tmp_path: Path) -> None:
     with DemoPacs(tmp_path / "pacs", PACS, commitment="same") as pacs:
         write_settings(tmp_path, destination(PACS, pacs.port))
