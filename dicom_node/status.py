@@ -50,7 +50,7 @@ def _is_unchanged(item: WorkItem) -> bool:
 def _ended(one: Component) -> str:
     if one.ended_at is not None:
         return f"it was stopped {_time(one.ended_at)}"
-    said = "it has ended without a word; last" if one.gone else "not"
+    said = "it has ended without a word, last" if one.gone else "not"
     return f"{said} heard of{'' if one.gone else ' since'} {_time(one.seen_at)}; prognode check"
 
 
