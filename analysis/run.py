@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("analysis.run")
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM)
+_CALLED_FOR = ("numpy.ma", "analysis.deep", "onnxruntime")  # imported where they are needed: a median, an encoder
 ROOM_SHARE = 8  # of the limit of memory: so much of it at most is taken for a CT before there is one
 DEEP_FAMILY = "Deep radiomics"
 _SOFTWARE = (
@@ -130,8 +131,9 @@ def _told() -> bool:
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
     _import_what_computes()
-    with suppress(Exception):  # as above
-        importlib.import_module("onnxruntime")
+    for name in _CALLED_FOR:
+        with suppress(Exception):  # as above
+            importlib.import_module(name)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     with suppress(MemoryError):  # then it is looked for when it is needed
         keep_room(sys.maxsize if limit == resource.RLIM_INFINITY else limit // ROOM_SHARE)

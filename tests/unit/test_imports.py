@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.contract import CtInput, JobRequest, RoiInput
+from models.bundle import load
+from tests.synthetic import ct_series, rtstruct, save, save_all
+
 BUNDLE = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 # Of the node's processes none computes: what computes is the job's.
@@ -76,3 +80,32 @@ def test_a_worker_without_a_study_has_not_loaded_what_builds_reports(tmp_path: P
     imported = set(modules.split())
     assert "dicom_node.storage" in imported
     assert imported & {"highdicom", "pydicom.sr", "reports.build", "dicom_node.reporter", "fontTools"} == set()
+
+
+TOLD = """
+import pathlib, sys
+from analysis import run
+assert run._told()
+before = set(sys.modules)
+status = run.main(*map(pathlib.Path, sys.argv[1:]))
+print(status, *set(sys.modules) - before)
+"""
+
+
+def test_a_job_that_was_started_ahead_has_nothing_left_to_import(tmp_path: Path) -> None:
+    ct = ct_series(16, 40, 40, seed=72)
+    names = tuple(path.name for path in save_all(ct, tmp_path / "in" / "ct"))
+    roi = save(rtstruct(ct), tmp_path / "in" / "roi").name
+    (tmp_path / "in" / "bundle").symlink_to(BUNDLE)
+    (tmp_path / "out").mkdir()
+    request = JobRequest(
+        key="k" * 64,
+        ct=CtInput(files=names),
+        roi=RoiInput(kind="RTSTRUCT", file=roi, numbers=(1,), combine="single"),
+        bundle_digest=load(BUNDLE).digest,
+    )
+    (tmp_path / "in" / "job.json").write_text(request.model_dump_json())
+    command = [sys.executable, "-P", "-c", TOLD, str(tmp_path / "in"), str(tmp_path / "out")]
+    said = subprocess.run(command, input=b"go\n", capture_output=True, check=True)
+    assert said.stdout.decode().split() == ["ready", "0"]
+    assert '"outcome": "SCORED"' in (tmp_path / "out" / "result.json").read_text()
