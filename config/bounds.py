@@ -19,6 +19,11 @@ _LEAST = {
     "deliver.connect_timeout_seconds": 0.1,
 }
 _LEAST_PDU_BYTES = 4096
+_MOST_SECONDS = 604_800.0  # a week: longer is a mistake, and the system's own clocks for waiting end at 24 days
+_SERIES_NUMBERS = (
+    1,
+    2_147_483_000,
+)  # an Integer String has 31 bits (PS3.5 section 6.2); a number for each series
 _PAIRS = ("slice_spacing_mm", "pixel_spacing_mm")
 _MAY_BE_ZERO = frozenset(
     {
@@ -47,6 +52,9 @@ def mistakes(settings: Any) -> Iterator[str]:
         table, _, name = key.partition(".")
         if 0 < (value := getattr(getattr(settings, table), name)) < least:
             yield f"'{key}' must be at least {least:g}, not {value:g}"
+    least, most = _SERIES_NUMBERS
+    if not least <= settings.report.series_number <= most:
+        yield f"'report.series_number' must be from {least} to {most}, not {settings.report.series_number}"
     if 0 < settings.receive.maximum_pdu_bytes < _LEAST_PDU_BYTES:
         yield f"'receive.maximum_pdu_bytes' must be 0 (no limit) or at least {_LEAST_PDU_BYTES}"
     for where, plan in _plans(settings):
@@ -85,6 +93,8 @@ def _numbers(settings: Any) -> Iterator[str]:
                 yield f"'{section}.{key}' must be a number above 0, not {value}"
             elif key.endswith("_percent") and value >= 100:
                 yield f"'{section}.{key}' must be below 100, not {value}"
+            elif key.endswith("_seconds") and value > _MOST_SECONDS:
+                yield f"'{section}.{key}' must be at most {_MOST_SECONDS:.0f} (a week), not {value:g}"
 
 
 def _plans(settings: Any) -> Iterator[tuple[str, Any]]:

@@ -326,7 +326,8 @@ def _peers(settings: Settings) -> Iterator[str]:
             yield f"{where} ae_title {title!r}: use 1 to 16 printable ASCII characters, no backslash"
         elif where == "[[peers]]" and title.startswith(("hl7:", "fhir:")):
             yield f"{where} ae_title {title!r}: must not begin with 'hl7:' or 'fhir:'"
-    doubles = sorted({title for title in titles if titles.count(title) > 1})
+    plain = [title.strip() for title in titles]  # a space at either end does not count (PS3.5 section 6.2, AE)
+    doubles = sorted({title for title in plain if plain.count(title) > 1})
     if doubles:
         yield f"[[peers]] names {', '.join(doubles)} more than once; merge the entries"
     for peer in settings.peers:
@@ -355,6 +356,9 @@ def _values(settings: Settings) -> Iterator[str]:
     zone = settings.node.time_zone
     if zone and zone not in zoneinfo.available_timezones():
         yield f"'node.time_zone' {zone!r} is no IANA time zone; see timedatectl list-timezones"
+    site = settings.node.site
+    if len(site) > 64 or "\\" in site or not site.isprintable():
+        yield "'node.site' must be at most 64 characters without backslash and line feed, for it is an Institution Name"
     classes = settings.report.sr_sop_classes
     if not classes or set(classes) - set(Report().sr_sop_classes):
         yield f"'report.sr_sop_classes' must hold some of {', '.join(Report().sr_sop_classes)}"

@@ -15,6 +15,17 @@ from config.settings import SettingsError, parse
         ({"receive": {"maximum_pdu_bytes": 1}}, "'receive.maximum_pdu_bytes' must be 0 (no limit) or at least 4096"),
         ({"receive": {"dimse_timeout_seconds": 1e-9}}, "'receive.dimse_timeout_seconds' must be at least 0.1"),
         ({"job": {"memory_bytes": 1}}, "'job.memory_bytes' must be at least"),
+        (
+            {"receive": {"dimse_timeout_seconds": 1e7}},
+            "'receive.dimse_timeout_seconds' must be at most 604800 (a week)",
+        ),
+        ({"deliver": {"connect_timeout_seconds": 1e10}}, "'deliver.connect_timeout_seconds' must be at most 604800"),
+        ({"report": {"series_number": -7}}, "'report.series_number' must be from 1 to 2147483000, not -7"),
+        ({"report": {"series_number": 3_000_000_000}}, "'report.series_number' must be from 1 to 2147483000"),
+        ({"node": {"site": "x" * 65}}, "'node.site' must be at most 64 characters"),
+        ({"node": {"site": "A\\B"}}, "'node.site' must be at most 64 characters without backslash"),
+        ({"node": {"site": "A\nB"}}, "'node.site' must be at most 64 characters without backslash and line feed"),
+        ({"peers": [{"ae_title": "PACS"}, {"ae_title": "PACS "}]}, "[[peers]] names PACS more than once"),
         ({"plan": {"minimum_slice_spacing_mm": 9.0}}, "'plan.minimum_slice_spacing_mm' 9 is above maximum_slice"),
         (
             {"rules": [{"name": "a", "plan": {"minimum_pixel_spacing_mm": 9.0}}]},
