@@ -28,9 +28,9 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 
 from benchmarks import table
+from benchmarks.family import Family
 from benchmarks.peers import run as peer
 from benchmarks.studies import SHARED, lung2_as_dicom, named_anew
-from benchmarks.trend import cpu_seconds
 from config.settings import Node, Peer, Settings
 from dicom_node import deliver
 from dicom_node.demo_pacs import DemoPacs
@@ -114,13 +114,14 @@ def ours(studies: list[Path], work: Path) -> list[Run]:
     with (
         DemoPacs(work / "pacs", "PACS", status=arrivals, commitment="none") as pacs,
         node(work, pacs.port) as (port, process),
+        Family(process) as family,
     ):
         for number, source in enumerate(studies, start=1):
             began = send(source, port)
-            used = cpu_seconds(process)
+            used = family.seconds()
             ended = arrivals.first_sr(began)
             _wait(lambda number=number: _completed(work) == number)  # type: ignore[misc]
-            stages = {**_stages(work, began, ended), CPU: cpu_seconds(process) - used}
+            stages = {**_stages(work, began, ended), CPU: family.seconds() - used}
             runs.append(Run(stages, _numbers(pacs.folder, source)))
     return runs
 
