@@ -143,7 +143,8 @@ def _sender(server: Server, objects: int) -> "subprocess.Popen[str]":
 def _kept(folder: Path) -> dict[str, str]:
     """SOP Instance UID -> SHA-256 of the pixels, of what lies in a receiver's folder; the files are removed."""
     found = {}
-    for path in folder.rglob("*"):
+    ours = folder / "spool" / "instances"  # beside it jobs make and remove folders, and results lie
+    for path in (ours if ours.is_dir() else folder).rglob("*"):
         if path.is_file() and path.stat().st_size > 500_000 and "sqlite" not in path.name and "index" not in path.name:
             try:
                 dataset = dcmread(path)
