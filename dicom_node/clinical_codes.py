@@ -228,7 +228,8 @@ def load(site: Path | None) -> Codes:
         own = tomllib.loads(site.read_text(encoding="utf-8")) if site else {}
         known = set(Codes.model_fields)
         if unknown := sorted(set(own) - known):
-            raise ConfigError(f"{site}: unknown table [{unknown[0]}]; known: {', '.join(sorted(known))}")
+            named = ", ".join(f"[{table}]" for table in unknown)
+            raise ConfigError(f"{site}: unknown table {named}; known: {', '.join(sorted(known))}")
         merged = {table: shipped.get(table, {}) | own.get(table, {}) for table in known}
         return Codes.model_validate(merged)
     except OSError as error:
@@ -236,9 +237,9 @@ def load(site: Path | None) -> Codes:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{site}: is not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{site}: {where + ': ' if where else ''}{first['msg']}") from error
+        found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        said = "; ".join(f"{where}: {what}" if where else what for where, what in found)
+        raise ConfigError(f"{site}: {said}") from error
 
 
 def plain_number(value: float | str) -> Fraction | None:
