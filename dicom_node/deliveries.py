@@ -138,13 +138,23 @@ class Deliveries:
             [until, destination, until],
         )
 
-    def leaving(self, variants: Mapping[int, tuple[str, str]]) -> None:
-        """Objects are about to be sent as (SOP Class, SOP Instance): from here on they may be at the destination."""
+    def leaving(self, variants: Mapping[int, tuple[str, str]]) -> set[int]:
+        """Objects are about to be sent as (SOP Class, SOP Instance): from here on they may be at the destination.
+
+        Gives those that may leave: not one that has been withdrawn, or whose work item is held, since it was read. One
+        that has left before keeps the UIDs under which it did.
+        """
         with self._db.immediate():
-            self._db.many(
-                "UPDATE delivery SET sop_class_uid = ?, sop_instance_uid = ? WHERE id = ?",
-                [(*uids, delivery_id) for delivery_id, uids in variants.items()],
-            )
+            return {
+                delivery_id
+                for delivery_id, (sop_class, sop_instance) in variants.items()
+                if self._db.execute(
+                    "UPDATE delivery SET sop_class_uid = coalesce(sop_class_uid, ?),"
+                    " sop_instance_uid = coalesce(sop_instance_uid, ?) WHERE id = ? AND state = ? AND final = 0"
+                    " AND NOT EXISTS (SELECT 1 FROM work_item w WHERE w.id = delivery.work_item_id AND w.held = 1)",
+                    [sop_class, sop_instance, delivery_id, PENDING],
+                )
+            }
 
     def stayed(self, delivery_ids: Iterable[int]) -> None:
         """What `leaving` announced did not get there after all."""

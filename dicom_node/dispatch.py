@@ -148,13 +148,17 @@ class Dispatcher:
         self._store.deliveries.hold(peer.ae_title, self._clock() + deliver.delay(1, self._settings.deliver))
 
     def _send(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
-        by_name = {row.document: row for row in rows}
-        documents = [self._document(item, row.document) for row in rows]
+        documents = {row.id: self._document(item, row.document) for row in rows}
         # Before they leave: should this node end in between, they may be there, and are never made under other UIDs.
-        firsts = {row.id: one.variants[0] for row, one in zip(rows, documents, strict=True) if not row.sop_instance_uid}
-        self._store.deliveries.leaving({row: (one.sop_class_uid, one.sop_instance_uid) for row, one in firsts.items()})
+        # And what was withdrawn or held while this node asked and composed does not leave.
+        free = self._store.deliveries.leaving(
+            {row: (one.variants[0].sop_class_uid, one.variants[0].sop_instance_uid) for row, one in documents.items()}
+        )
+        rows = [row for row in rows if row.id in free]
+        firsts = {row.id for row in rows if not row.sop_instance_uid}
+        by_name = {row.document: row for row in rows}
         try:
-            answers = deliver.send(peer, documents, self._settings)
+            answers = deliver.send(peer, [documents[row.id] for row in rows], self._settings)
         except Retryable:
             self._store.deliveries.stayed(firsts)
             self._hold(peer)
@@ -282,13 +286,13 @@ class Dispatcher:
         detail = f"not accepted by {row.destination}, which does not store this SOP class"
         LOGGER.info("delivery.not_accepted %s by %s", row.document, row.destination)
         columns = {"state": DeliveryState.NOT_ACCEPTED, "final": 1, "status": status, "detail": detail}
-        self._store.deliveries.record(row.id, **columns)
+        self._store.deliveries.settle(row, **columns)
 
     def _refuse(self, row: Delivery, detail: str, status: int | None = None) -> None:
+        """An operator has to act; where one has withdrawn it meanwhile, it stays so."""
         LOGGER.error("delivery.refused %s by %s: %s", row.document, row.destination, detail)
-        self._store.deliveries.record(
-            row.id, state=DeliveryState.FAILED, final=1, attempts=row.attempts + 1, status=status, detail=detail
-        )
+        columns = {"state": DeliveryState.FAILED, "final": 1, "attempts": row.attempts + 1, "status": status}
+        self._store.deliveries.settle(row, detail=detail, **columns)
 
     def _document(self, item: WorkItem, name: str) -> Document:
         """The files of one document: its preferred form first, then the other SOP classes of an SR."""
