@@ -68,7 +68,7 @@ class Instance:
     referenced_sop_instance_uids: tuple[str, ...] = ()
     referenced_series_instance_uids: tuple[str, ...] = ()
     referenced_sop_class_uids: tuple[str, ...] = ()
-    references_from_contours: bool = False  # no series-level list: only images that bear a contour or frame are named
+    references_from_contours: bool = False  # what is named need not be the whole series: see `references`
 
     @property
     def is_ct(self) -> bool:

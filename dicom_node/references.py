@@ -1,7 +1,7 @@
 """What a contour object (RTSTRUCT, SEG) draws and on which images, for `headers`. Pure.
 
-Series-level lists are taken where they stand; images named only by contours or frames are the fallback, and are marked
-as such: such a list need not hold the whole series.
+All images that are named count: those of the series-level lists, and those at contours or frames. A list that names no
+image but the latter is marked: it need not hold the whole series.
 """
 
 from collections import Counter
@@ -51,22 +51,20 @@ def rtstruct_facts(dataset: Dataset, encodings: Encodings) -> References:
         for one in items(study, "RTReferencedSeriesSequence")
     ]
     contours = {whole_number(roi, "ReferencedROINumber"): roi for roi in items(dataset, "ROIContourSequence")}
-    images = _limited(image for one in series for image in items(one, "ContourImageSequence"))
-    from_contours = not images
-    if from_contours:
-        images = _limited(
-            image
-            for roi in contours.values()
-            for contour in items(roi, "ContourSequence")
-            for image in items(contour, "ContourImageSequence")
-        )
+    listed = _limited(image for one in series for image in items(one, "ContourImageSequence"))
+    drawn_on = _limited(
+        image
+        for roi in contours.values()
+        for contour in items(roi, "ContourSequence")
+        for image in items(contour, "ContourImageSequence")
+    )
     frame_uids = {uid(frame, "FrameOfReferenceUID") for frame in frames} - {""}
     return _references(
-        images,
+        listed,
+        drawn_on,
         series,
         rois=tuple(_rtstruct_rois(dataset, contours, encodings)),
         frame_of_reference_uid=frame_uids.pop() if len(frame_uids) == 1 else "",
-        from_contours=from_contours,
     )
 
 
@@ -102,15 +100,15 @@ def seg_facts(dataset: Dataset, encodings: Encodings, *, label_map: bool) -> Ref
     """
     frames = frames_of(dataset)
     series = list(items(dataset, "ReferencedSeriesSequence"))
-    images = _limited(image for one in series for image in items(one, "ReferencedInstanceSequence"))
-    from_contours = not images
-    if from_contours:
-        images = _limited(
-            image
-            for frame in frames
-            for derivation in items(frame, "DerivationImageSequence")
-            for image in items(derivation, "SourceImageSequence")
-        ) or _limited(items(dataset, "SourceImageSequence"))
+    listed = _limited(image for one in series for image in items(one, "ReferencedInstanceSequence"))
+    drawn_on = _limited(
+        image
+        for frame in frames
+        for derivation in items(frame, "DerivationImageSequence")
+        for image in items(derivation, "SourceImageSequence")
+    )
+    if not listed and not drawn_on:
+        drawn_on = _limited(items(dataset, "SourceImageSequence"))
     segments = items(dataset, "SegmentSequence")
     if len(segments) > MAXIMUM_ROIS:
         raise UnreadableHeader(f"SegmentSequence has {len(segments)} items")
@@ -130,7 +128,7 @@ def seg_facts(dataset: Dataset, encodings: Encodings, *, label_map: bool) -> Ref
                 frame_of_reference_uid=frame_of_reference_uid,
             )
         )
-    return _references(images, series, rois=tuple(rois), from_contours=from_contours)
+    return _references(listed, drawn_on, series, rois=tuple(rois))
 
 
 def _frames_per_segment(dataset: Dataset, frames: Iterable[Dataset]) -> Counter[int | None]:
@@ -143,20 +141,24 @@ def _frames_per_segment(dataset: Dataset, frames: Iterable[Dataset]) -> Counter[
 
 
 def _references(
-    images: list[Dataset],
+    listed: dict[str, Dataset],
+    drawn_on: dict[str, Dataset],
     series: list[Dataset],
     *,
     rois: tuple[Roi, ...],
-    from_contours: bool,
     frame_of_reference_uid: str = "",
 ) -> References:
+    # Contours leave slices above and below free: only a list that holds these, too, can be that of the whole series.
+    # One image that is listed is a multi-frame one, or too few.
+    whole = drawn_on.keys() < listed.keys() or (drawn_on.keys() == listed.keys() and len(listed) == 1)
+    images = listed | (drawn_on | listed)  # in the list's order and words, then the others
     return References(
         rois=rois,
-        sop_instance_uids=_once(uid(image, "ReferencedSOPInstanceUID") for image in images),
+        sop_instance_uids=tuple(one for one in images if one),
         series_instance_uids=_once(uid(one, "SeriesInstanceUID") for one in series),
-        sop_class_uids=_once(uid(image, "ReferencedSOPClassUID") for image in images),
+        sop_class_uids=_once(uid(image, "ReferencedSOPClassUID") for image in images.values()),
         frame_of_reference_uid=frame_of_reference_uid,
-        from_contours=from_contours and bool(images),
+        from_contours=bool(images) and not whole,
     )
 
 
@@ -164,11 +166,11 @@ def _once(uids: Iterable[str]) -> tuple[str, ...]:
     return tuple(one for one in dict.fromkeys(uids) if one)
 
 
-def _limited(images: Iterable[Dataset]) -> list[Dataset]:
-    """Images named once each; contours name the same image again and again."""
+def _limited(images: Iterable[Dataset]) -> dict[str, Dataset]:
+    """Images by SOP Instance UID, once each; contours name the same image again and again."""
     found: dict[str, Dataset] = {}
     for image in images:
         found.setdefault(uid(image, "ReferencedSOPInstanceUID"), image)
         if len(found) > MAXIMUM_REFERENCES:
             raise UnreadableHeader(f"more than {MAXIMUM_REFERENCES} images are referenced")
-    return list(found.values())
+    return found

@@ -1,6 +1,7 @@
 """headers.read fills the facts that planning needs, for every SOP class and for real files."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,44 @@ def test_an_rtstruct_without_a_series_list_names_the_images_of_its_contours(tmp_
     named = {str(c.ContourImageSequence[0].ReferencedSOPInstanceUID) for c in contours}
     assert set(instance.referenced_sop_instance_uids) == named
     assert instance.references_from_contours
+
+
+def _list_only(dataset: Dataset, uids: set[str]) -> None:
+    (series,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence
+    series.ContourImageSequence = [i for i in series.ContourImageSequence if i.ReferencedSOPInstanceUID in uids]
+
+
+def test_a_list_of_no_image_but_the_contoured_ones_is_not_taken_for_the_whole_series(tmp_path: Path) -> None:
+    dataset = rtstruct(ct_series(12, seed=57))
+    contours = dataset.ROIContourSequence[0].ContourSequence
+    drawn = [str(c.ContourImageSequence[0].ReferencedSOPInstanceUID) for c in contours]
+    for listed in (drawn, drawn[1:]):
+        _list_only(dataset, set(listed))
+        instance = facts(dataset, tmp_path)
+        assert set(instance.referenced_sop_instance_uids) == set(drawn)
+        assert instance.references_from_contours
+
+
+def test_a_seg_that_lists_the_images_of_its_frames_alone_need_not_hold_the_whole_series(tmp_path: Path) -> None:
+    dataset = seg(ct_series(12, seed=60))
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    drawn = {str(f.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID) for f in frames}
+    (series,) = dataset.ReferencedSeriesSequence
+    series.ReferencedInstanceSequence = [
+        i for i in series.ReferencedInstanceSequence if i.ReferencedSOPInstanceUID in drawn
+    ]
+    instance = facts(dataset, tmp_path)
+    assert set(instance.referenced_sop_instance_uids) == drawn
+    assert instance.references_from_contours
+
+
+@pytest.mark.parametrize("draw", [rtstruct, seg])
+def test_one_multi_frame_image_that_is_listed_is_the_whole_series(
+    tmp_path: Path, draw: Callable[[Dataset], Dataset]
+) -> None:
+    instance = facts(draw(enhanced_ct(ct_series(12, seed=61))), tmp_path)
+    assert len(instance.referenced_sop_instance_uids) == 1
+    assert not instance.references_from_contours
 
 
 def test_an_rtstruct_without_any_reference_has_none(tmp_path: Path) -> None:

@@ -208,6 +208,39 @@ def test_a_listed_stack_within_a_longer_series_is_what_is_scored(ct: list[Instan
     assert plan.ct_sop_instance_uids == uids(ct[1:11])
 
 
+def test_contours_on_a_contiguous_part_of_a_series_are_scored_on_all_of_it_though_they_list_that_part_alone(
+    ct: list[Instance],
+) -> None:
+    dataset = rtstruct(CT_FILES, radius=14.0)
+    drawn = set(fact(rtstruct(CT_FILES, radius=14.0, series_level_references=False)).referenced_sop_instance_uids)
+    (series,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence
+    series.ContourImageSequence = [i for i in series.ContourImageSequence if i.ReferencedSOPInstanceUID in drawn]
+    cropped = fact(dataset)
+    listed = [image for image in ct if image.sop_instance_uid in cropped.referenced_sop_instance_uids]
+    assert len(listed) == 10  # a stack by itself
+    assert isinstance(now(cropped, listed, quiet=False), Waiting)
+    plan = now(cropped, ct, quiet=True)
+    assert isinstance(plan, Plan)
+    assert plan.ct_sop_instance_uids == uids(ct)
+
+
+def test_contours_on_images_of_another_series_than_the_listed_one_are_not_scored(
+    ct: list[Instance], contour: Instance
+) -> None:
+    other = [replace(image, sop_instance_uid=f"1.2.3.{k}", series_instance_uid="1.2.3") for k, image in enumerate(ct)]
+    dataset = rtstruct(CT_FILES)
+    theirs = dict(zip(uids(ct), uids(other), strict=True))
+    for drawn in dataset.ROIContourSequence[0].ContourSequence:
+        image = drawn.ContourImageSequence[0]
+        image.ReferencedSOPInstanceUID = theirs[image.ReferencedSOPInstanceUID]
+    on_another = fact(dataset)
+    assert on_another.referenced_sop_instance_uids[:12] == contour.referenced_sop_instance_uids
+    assert isinstance(now(on_another, ct, quiet=True), Waiting)
+    decision = now(on_another, [*ct, *other])
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.ROI_REFERENCES_SEVERAL_SERIES
+
+
 # -- no references -------------------------------------------------------------------------------------------
 
 
