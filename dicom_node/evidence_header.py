@@ -1,4 +1,4 @@
-"""Headers of a report's evidence, as pydicom reads them, in a quarter of its time: a chest has 300 of them.
+"""Headers of a report's evidence, as pydicom reads them, in a third of its time: a chest has 300 of them.
 
 pydicom reads a file piece by piece, and looks for meta information, a command set and a data set in turn. Here its
 beginning is read at once and cut into the raw elements that pydicom would make of it; whatever is not plain goes to
