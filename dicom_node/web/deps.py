@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from config.settings import Settings, Web
 from dicom_node.accounts import Role
 from dicom_node.audit import AuditEntry
+from dicom_node.limits import plain_address
 from dicom_node.operations import Actor
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -122,7 +123,7 @@ def public_url(web: Web) -> str:
 
 
 def address(request: Request) -> str:
-    return request.client.host if request.client else ""
+    return plain_address(request.client.host) if request.client else ""
 
 
 def who(request: Request, store: Store, *, touch: bool = False) -> Signed | None:

@@ -24,6 +24,7 @@ from dicom_node.tls import server_context
 from dicom_node.web import deps
 from dicom_node.web.app import create_app
 from dicom_node.web.facts import Models
+from dicom_node.web.listener import Listener, as_seen
 from dicom_node.web.security import is_loopback
 from dicom_node.workitem import ConfigError
 
@@ -31,7 +32,7 @@ LOGGER = logging.getLogger(__name__)
 HEADER_SECONDS = 10.0  # from a connection, or from the first byte of a further request, to its whole header
 KEEP_ALIVE_SECONDS = 15
 SHUTDOWN_SECONDS = 5
-MAXIMUM_CONNECTIONS = 500
+MAXIMUM_CONNECTIONS = 500  # that are answered; `listener` has what may be open
 _TICKS = int(notify.PULSE_SECONDS / 0.1)  # of uvicorn
 
 
@@ -168,27 +169,14 @@ def run(settings: Settings, spool: Spool, say: Callable[[str], None], file: Path
     web = settings.web
     check(web)
     app = create_app(settings, spool)
-    config = uvicorn.Config(
-        app,
-        http=_Protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,  # it quotes the query, and with it the names that people search for
-        server_header=False,
-        proxy_headers=bool(web.trusted_proxies),
-        forwarded_allow_ips=list(web.trusted_proxies),
-        limit_concurrency=MAXIMUM_CONNECTIONS,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        ssl_context_factory=None if web.certificate is None else lambda *_: context_of(web),
-    )
+    config = config_of(app, web)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     config.load()
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them once more when it has ended
         signal.signal(number, lambda *_: None)
     family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
-    with passed or socket.create_server((web.host, web.port), family=family, backlog=config.backlog) as listener:
+    opened = passed or socket.create_server((web.host, web.port), family=family, backlog=config.backlog)
+    with Listener(opened, web.trusted_proxies) as listener:
         # asyncio does it only where the protocol was named; without, each answer waits 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -206,6 +194,26 @@ def run(settings: Settings, spool: Spool, say: Callable[[str], None], file: Path
         if notify.was_hung_up():
             server.hang_up()
         server.run([listener])
+
+
+def config_of(app: Any, web: Web) -> uvicorn.Config:
+    """How uvicorn serves this ASGI application. Raises ConfigError, at its `load`, for certificates."""
+    return uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,  # it quotes the query, and with it the names that people search for
+        server_header=False,
+        proxy_headers=bool(web.trusted_proxies),
+        forwarded_allow_ips=as_seen(web.trusted_proxies),
+        loop="dicom_node.web.listener:Loop",
+        limit_concurrency=MAXIMUM_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        ssl_context_factory=None if web.certificate is None else lambda *_: context_of(web),
+    )
 
 
 def context_of(web: Web) -> ssl.SSLContext:

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from config.settings import Settings, Web
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.web import deps, security, server
+from dicom_node.web import deps, listener, security, server
 from dicom_node.web.app import OPEN, create_app
 from dicom_node.workitem import ConfigError, State
 from tests.e2e.node import write_settings
@@ -274,6 +274,17 @@ def test_a_connection_that_asks_nothing_is_closed(site: Site) -> None:
         assert one.recv(1) == b""
         one.close()
     assert time.monotonic() - began > server.HEADER_SECONDS - 1
+
+
+def test_silent_connections_of_one_address_shut_nobody_else_out(site: Site) -> None:
+    where = ("127.0.0.1", int(site.url.rpartition(":")[2]))
+    with contextlib.ExitStack() as held:
+        for _ in range(listener.MAXIMUM_OF_ADDRESS):
+            held.enter_context(socket.create_connection(where, 60, ("127.0.0.2", 0)))
+        one_more = held.enter_context(socket.create_connection(where, 60, ("127.0.0.2", 0)))
+        assert one_more.recv(1) == b""
+        assert site.client().get("/health").status_code == 200
+    assert "web.too_many from 127.0.0.2" in site.log
 
 
 def test_a_further_request_that_comes_by_drops_is_not_waited_for(site: Site) -> None:
