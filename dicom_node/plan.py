@@ -45,9 +45,9 @@ def decide(
 
     All referenced images here: a Plan at once (or NotEligible, with what a gate found). Some missing: Waiting, and
     after `settings.missing_instances_hours` NotEligible. None of them here, but images under other SOP Instance UIDs
-    in the series that the object names, in its frame of reference: that series after the same time, for archives and
-    de-identifiers crop series and rewrite UIDs. Only contours name images, or nothing does: the whole series once
-    quiet.
+    in the series that the object names, in its frame of reference: that series, for archives and de-identifiers crop
+    series and rewrite UIDs; once quiet where it is as long as a list of the whole series, else after the same time.
+    Only contours name images, or nothing does: the whole series once quiet.
 
     Parameters
     ----------
@@ -163,7 +163,8 @@ def _with_references(question: _Question) -> Decision:
         # they make the next revision.
         rewritten = [] if here or not question.settled else _rewritten(question)
         instead = _examined(question, rewritten, absent) if rewritten else None
-        if isinstance(instead, Plan) or (instead is not None and question.waited_enough):
+        early = isinstance(instead, Plan) and _is_as_long(roi, rewritten)
+        if instead is not None and (early or question.waited_enough):
             return instead
         if not question.waited_enough:
             if not here and _rewritten(question):
@@ -183,6 +184,12 @@ def _rewritten(question: _Question) -> list[Instance]:
     frames = _frames_of_reference(question.roi)
     images = question.series(named[0]) if named else []
     return images if all(image.frame_of_reference_uid in frames for image in images) else []
+
+
+def _is_as_long(roi: Instance, images: list[Instance]) -> bool:
+    """As many images of the listed kind as the whole series has. What is less may be a pause of who sends it."""
+    of_kind = {image.sop_class_uid for image in images} <= set(roi.referenced_sop_class_uids)
+    return not roi.references_from_contours and of_kind and len(images) >= len(roi.referenced_sop_instance_uids)
 
 
 def _is_part_of_a_stack(images: list[Instance], settings: Planning) -> bool:

@@ -130,12 +130,37 @@ def test_a_contour_without_any_of_its_images_waits_in_its_own_study(contour: Ins
 def test_a_series_rewritten_under_other_uids_is_scored_once_quiet_and_the_absent_are_counted(
     ct: list[Instance], contour: Instance
 ) -> None:
-    rewritten = [replace(image, sop_instance_uid=f"1.2.3.{k}") for k, image in enumerate(ct[1:11])]
+    rewritten = [replace(image, sop_instance_uid=f"1.2.3.{k}") for k, image in enumerate(ct)]
     assert isinstance(now(contour, rewritten), Waiting)
     plan = now(contour, rewritten, quiet=True)
     assert isinstance(plan, Plan)
     assert (plan.absent, plan.ct_sop_instance_uids) == (12, uids(rewritten))
     assert at_last(contour, rewritten) == plan
+
+
+def test_a_pause_in_sending_is_not_taken_for_a_series_that_was_cropped_and_rewritten(
+    ct: list[Instance], contour: Instance, by_contours: Instance
+) -> None:
+    cropped = [replace(image, sop_instance_uid=f"1.2.3.{k}") for k, image in enumerate(ct[1:11])]
+    assert isinstance(now(contour, cropped, quiet=True), Waiting)
+    plan = now(contour, cropped, DAY, quiet=True)
+    assert isinstance(plan, Plan)
+    assert (plan.absent, plan.ct_sop_instance_uids) == (12, uids(cropped))
+    # More images than are listed, none of them listed: where the contoured ones alone are, that says nothing.
+    drawn = set(by_contours.referenced_sop_instance_uids)
+    named = replace(by_contours, referenced_series_instance_uids=(ct[0].series_instance_uid,))
+    others = [image for image in ct if image.sop_instance_uid not in drawn]
+    assert len(others) > len(drawn)
+    assert isinstance(now(named, others, quiet=True), Waiting)
+
+
+def test_an_enhanced_ct_that_is_split_into_slices_is_not_taken_before_its_time(ct: list[Instance]) -> None:
+    listed = fact(rtstruct(enhanced_ct(CT_FILES)))
+    slices = [replace(image, series_instance_uid=listed.referenced_series_instance_uids[0]) for image in ct]
+    frame = listed.frame_of_reference_uid
+    slices = [replace(image, frame_of_reference_uid=frame) for image in slices]
+    assert isinstance(now(listed, slices[:10], quiet=True), Waiting)
+    assert isinstance(now(listed, slices, DAY, quiet=True), Plan)
 
 
 def test_a_rewritten_series_must_share_the_frame_of_reference_and_pass_the_gates(
