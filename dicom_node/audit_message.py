@@ -98,6 +98,7 @@ _EVENTS = {
 }
 _ANY_OTHER = _alert("110142", "Local Service Operation Stopped")
 _TWO_SIDES = ("110104", "110112")  # who sent and who received take part, with their roles
+_PEOPLE = ("web", "api", "cli")  # origins where a person acts, or a program in their name
 _WITH_STUDY = frozenset({"110103", "110104", "110105", "110111"})
 _WITH_PATIENT = _WITH_STUDY | {"110110", "110106", "110107"}
 
@@ -162,12 +163,16 @@ def _participants(event: Event, entry: AuditEntry, source: Source) -> Iterator[E
         yield _media(entry, _MEDIA[event.code])
     else:
         if entry.actor or entry.address:
-            yield _person(entry, requestor=event.code != "110113" or entry.origin in ("web", "api", "cli"), at=source)
+            yield _person(entry, requestor=event.code != "110113" or entry.origin in _PEOPLE, at=source)
         yield _node(source)
 
 
 def _two_sides(entry: AuditEntry, source: Source) -> Iterator[ET.Element]:
     """Sender and receiver of objects or of a query. What came is told by its sender; what went, by its receiver."""
+    if entry.origin in _PEOPLE:  # a search on the page: whoever asks it, of us (PS3.15 A.5.3.10)
+        yield _person(entry, roles=[_SOURCE], at=source)
+        yield _node(source, roles=[_DESTINATION])
+        return
     came = entry.action in ("instances.received", "instances.known") or entry.action.startswith("ups.")
     if came:
         yield _ae(entry.actor, entry.address, _SOURCE, requestor=True)

@@ -123,6 +123,16 @@ def test_a_query_keeps_its_identifier_and_transfer_syntax() -> None:
     assert (detail.get("type"), base64.b64decode(detail.get("value"))) == ("TransferSyntax", b"1.2")
 
 
+def test_a_search_on_the_page_names_whoever_searched_and_from_where() -> None:
+    message = check(audit_message(entry("query.worklist", facts={"query": "RG9l"}), None, SOURCE))
+    person, node = message.findall("ActiveParticipant")
+    assert (person.get("UserID"), person.get("UserIsRequestor")) == ("anna", "true")
+    assert person.get("NetworkAccessPointID") == "10.9.8.7"
+    assert person.find("RoleIDCode").get("csd-code") == "110153"
+    assert (node.get("UserID"), node.get("UserIsRequestor")) == ("PROGNODE", "false")
+    assert node.find("RoleIDCode").get("csd-code") == "110152"
+
+
 def test_a_message_to_a_ris_says_to_which() -> None:
     row = entry("message.sent", origin="node", actor="prognode", detail="AA", facts={"peer": "hl7:RIS"})
     message = check(audit_message(row, PATIENT, SOURCE))
