@@ -176,7 +176,8 @@ class FastStore:
     def _begin(self, request: _Request) -> Incoming:
         syntax = str(self._association._accepted_cx[request.context_id].transfer_syntax[0])
         incoming: Incoming = self._provider.new_incoming()
-        incoming.open(request.sop_class_uid, request.sop_instance_uid, syntax)
+        sender = str(self._association.requestor.ae_title)
+        incoming.open(request.sop_class_uid, request.sop_instance_uid, syntax, sender)
         return incoming
 
     def _plain_store(self, context_id: int, command: bytes) -> _Request | None:

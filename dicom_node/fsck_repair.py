@@ -67,7 +67,7 @@ class Repairer:
         digest = headers.data_set_digest(path)
         instance, identity = headers.read_with_identity(path, digest)
         with self._spool.instances_kept(), self._store.transaction():
-            self._store.arrivals.add(instance, "fsck", self._clock(), identity)
+            self._store.arrivals.add(instance, headers.sender(path) or "fsck", self._clock(), identity)
             self._say(finding, "the row was made again from the file's header")
         return "the row was made again"
 

@@ -86,6 +86,7 @@ def _facts(stream: BinaryIO, size: int, syntax: UID, digest: str) -> tuple[Insta
     implicit = syntax == ImplicitVRLittleEndian
     data, pixels, values = outline(stream, size, implicit=implicit, values=_VALUES, sequences=_NESTED)
     if pixels is not None:
+        _check_encapsulation(syntax, pixels[1])
         _check_pixels_whole(stream, *pixels, size)
     plain = _plain(values)
     if plain is not None and pixels is not None:
@@ -157,6 +158,13 @@ def _meta_header(stream: BinaryIO) -> Dataset:
     if start[:2] != b"\x02\x00" or not start[4:6].isalpha():
         raise UnreadableHeader("the meta header is damaged")
     return read_dataset(stream, False, True, stop_when=past_the_group)
+
+
+def _check_encapsulation(syntax: UID, length: int) -> None:
+    """Native pixels have a length, encapsulated ones none (PS3.5 section A.4); what has both would never be decoded."""
+    if syntax.is_encapsulated != (length == UNDEFINED):
+        form = "native" if syntax.is_encapsulated else "encapsulated"
+        raise UnreadableHeader(f"PixelData is {form}, which {syntax.name} does not allow")
 
 
 def _check_pixels_whole(stream: BinaryIO, position: int, length: int, size: int) -> None:
@@ -231,6 +239,12 @@ def _own(dataset: Header) -> bool:
     """Made by this software: a workstation that edits an object of ours keeps the manufacturer, but gives new UIDs."""
     ours = ascii_text(dataset, "SOPInstanceUID").startswith("2.25.")
     return ours and ascii_text(dataset, "Manufacturer") == MANUFACTURER
+
+
+def sender(path: Path) -> str:
+    """AE title of who sent a file of the spool (PS3.10 table 7.1-1), "" where it does not say; or UnreadableHeader."""
+    with _hostile_bytes(), path.open("rb") as stream:
+        return ascii_text(_meta_header(stream), "SendingApplicationEntityTitle")
 
 
 def data_set_digest(path: Path) -> str:

@@ -139,7 +139,11 @@ def kept(node: Node, one: Object, syntax: str = ExplicitVRLittleEndian) -> bool:
     """Whether an object is there, byte for byte, with its row."""
     path = node.spool.instance_path(one.uid, hashlib.sha256(one.data).hexdigest())
     known = {instance.sop_instance_uid for instance in rows(node.spool)}
-    return path.is_file() and path.read_bytes() == part10_head(CT, one.uid, syntax) + one.data and one.uid in known
+    return (
+        path.is_file()
+        and path.read_bytes() == part10_head(CT, one.uid, syntax, "MODALITY") + one.data
+        and one.uid in known
+    )
 
 
 def store(node: Node, one: Object, *pieces: bytes) -> None:

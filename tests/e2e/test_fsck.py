@@ -32,6 +32,7 @@ from tests.e2e.node import (
     write_settings,
 )
 from tests.kept import PACS, copied_pacs, delivered, exhaustive, peer, study
+from tests.network import receiving, settings_for, storescu
 from tests.paths import ROOT
 from tests.road import Clock, Road
 from tests.synthetic import ct_series, save, save_all
@@ -259,6 +260,18 @@ def test_an_object_whose_row_was_lost_is_planned_and_analysed(node: Path) -> Non
     repaired(node)
     with DemoPacs(node / "pacs", PACS, commitment="same") as pacs:
         assert worked(node, pacs).outcome == "SCORED"
+
+
+def test_a_row_that_was_lost_has_its_sender_again_and_with_it_its_rule(node: Path) -> None:
+    study = save_all(ct_series(2, 16, 16, seed=10), node / "sent")
+    with receiving(node, settings_for(Peer("TRIAL_CT"))) as (receiver, _):
+        assert storescu(receiver.port, study, calling="TRIAL_CT").returncode == 0
+    sql(node, "DELETE FROM instance WHERE calling_ae_title = 'TRIAL_CT'")
+    assert kinds(node) == {"FILE_UNKNOWN": 2}
+    repaired(node)
+    with store_of(node) as store:
+        rows = store._db.rows("SELECT calling_ae_title AS title FROM instance ORDER BY id DESC LIMIT 2")
+    assert [row["title"] for row in rows] == ["TRIAL_CT"] * 2
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", *exhaustive("ANALYSED", "REPORTED")])

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicom_node import references
 from dicom_node.elements import escaped, is_uid
@@ -96,6 +96,17 @@ def test_a_meta_header_that_names_another_encoding_is_refused(tmp_path: Path, go
 def test_a_transfer_syntax_that_is_not_read_is_refused(tmp_path: Path, good: dict[str, bytes], syntax: bytes) -> None:
     result = outcome(good["ct"].replace(ExplicitVRLittleEndian.encode(), syntax, 1), tmp_path)
     assert "TransferSyntaxUID" in str(result)
+
+
+def test_native_pixels_in_an_encapsulated_syntax_and_the_reverse_are_refused(
+    tmp_path: Path, good: dict[str, bytes]
+) -> None:
+    native, rle = ExplicitVRLittleEndian.encode() + b"\0", RLELossless.encode()
+    said = "PixelData is native, which RLE Lossless does not allow"
+    assert outcome(good["ct"].replace(native, rle + b"\0" * (len(native) - len(rle)), 1), tmp_path) == said
+    data = save(ct_series(1, 4, 4, seed=71)[0], tmp_path / "rle", RLELossless).read_bytes()
+    said = "PixelData is encapsulated, which Explicit VR Little Endian does not allow"
+    assert outcome(data.replace(rle + b"\0" * (len(rle) % 2), native, 1), tmp_path) == said
 
 
 def test_a_file_without_a_meta_header_is_refused(tmp_path: Path, good: dict[str, bytes]) -> None:
