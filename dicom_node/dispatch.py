@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ REPORT_PATIENCE = 16  # looks for a commitment report, with growing delay: about
 QUESTION_PATIENCE = (
     3  # tries before another destination gets the objects without the first one's word on whose they are
 )
+STUBBORN = 3  # tries more than the others after which an object that gets no answer is sent after them
 RESEND_AFTER_UNSEEN = 3  # read-backs that do not find an object before it is sent again
 
 
@@ -154,7 +154,7 @@ class Dispatcher:
         free = self._store.deliveries.leaving(
             {row: (one.variants[0].sop_class_uid, one.variants[0].sop_instance_uid) for row, one in documents.items()}
         )
-        rows = [row for row in rows if row.id in free]
+        rows = _in_turn([row for row in rows if row.id in free])
         firsts = {row.id for row in rows if not row.sop_instance_uid}
         by_name = {row.document: row for row in rows}
         try:
@@ -166,7 +166,6 @@ class Dispatcher:
         tried = {answer.name for answer in answers}
         untried = [row for row in rows if row.document not in tried]
         self._store.deliveries.stayed(row.id for row in untried if row.id in firsts)
-        self._later(untried, "the association ended before its turn")
         for entry in objects_sent(item, peer, answers, self._clock()):
             self._store.audit.add(entry)
         for answer in answers:
@@ -193,8 +192,8 @@ class Dispatcher:
                 self._leave_out(row, answer.status)
             elif answer.state is DeliveryState.FAILED:
                 self._refuse(row, answer.message, answer.status)
-            else:
-                self._later([row], answer.message)
+            else:  # the last one, where there are untried: it got no answer
+                self._later([row], answer.message, untried if answer is answers[-1] else ())
 
     def _ask_commitment(self, peer: Peer, rows: Sequence[Delivery]) -> list[Delivery]:
         """Ask for storage commitment; the row carries the transaction before the question leaves."""
@@ -270,16 +269,20 @@ class Dispatcher:
         else:
             self._end_unproved(row, f"{peer.ae_title} offers nothing that proves it")
 
-    def _later(self, rows: Sequence[Delivery], detail: str) -> None:
-        alike: dict[tuple[str, float], list[str]] = defaultdict(list)  # one line for all that wait for the same
-        for row in rows:
-            attempts = row.attempts + 1
-            wait = deliver.delay(attempts + row.unseen, self._settings.deliver)
-            alike[row.destination, wait].append(row.document)
-            self._store.deliveries.record(row.id, attempts=attempts, run_after=self._clock() + wait, detail=detail)
-        for (destination, wait), documents in alike.items():
-            what = documents[0] if len(documents) == 1 else f"{len(documents)} objects"
-            LOGGER.warning("delivery.postponed %s to %s by %.0f s: %s", what, destination, wait, detail)
+    def _later(self, rows: Sequence[Delivery], detail: str, untried: Sequence[Delivery] = ()) -> None:
+        """Try these again, and at the same time what had not its turn: together, so that they keep their order."""
+        for state in dict.fromkeys(row.state for row in rows):
+            alike = [row for row in rows if row.state is state]
+            wait = max(deliver.delay(row.attempts + 1 + row.unseen, self._settings.deliver) for row in alike)
+            until = self._clock() + wait
+            for row in alike:
+                self._store.deliveries.record(row.id, attempts=row.attempts + 1, run_after=until, detail=detail)
+            for row in untried:
+                words = "the association ended before its turn"
+                self._store.deliveries.record(row.id, run_after=until, detail=words)
+            together = len(alike) + len(untried)
+            what = alike[0].document if together == 1 else f"{together} objects"
+            LOGGER.warning("delivery.postponed %s to %s by %.0f s: %s", what, alike[0].destination, wait, detail)
 
     def _leave_out(self, row: Delivery, status: int | None) -> None:
         """An optional object that a destination does not store: the result is complete there without it."""
@@ -316,6 +319,15 @@ class Dispatcher:
 
     def _end_unproved(self, row: Delivery, detail: str) -> None:
         self._store.deliveries.settle(row, state=DeliveryState.SENT, final=1, detail=detail)
+
+
+def _in_turn(rows: Sequence[Delivery]) -> list[Delivery]:
+    """In the order of composing, so that what is referred to comes first.
+
+    Last what has got no answer time and again: it must not keep the others from leaving.
+    """
+    least = min((row.attempts for row in rows), default=0)
+    return sorted(rows, key=lambda row: row.attempts >= least + STUBBORN)
 
 
 def _optional(document: str) -> bool:

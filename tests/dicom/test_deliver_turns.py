@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pynetdicom import evt
 
 from config.settings import Deliver, Peer
@@ -85,3 +85,32 @@ def test_what_is_withdrawn_or_held_while_the_pacs_is_asked_whose_it_is_does_not_
         node.later()
         assert node.items[0].state == "COMPLETED"
         assert pacs.received
+
+
+def test_an_object_that_makes_the_pacs_abort_goes_last_and_keeps_no_other_from_leaving(
+    composed: Path, tmp_path: Path, pacs: Moody
+) -> None:
+    node = node_of(composed, tmp_path, pacs, "none")
+    first, *others = node.store.deliveries.of_item(node.items[0].id)
+    tried: list[str] = []
+
+    def falls_over(sop_class_uid: str) -> int:
+        tried.append(sop_class_uid)
+        if sop_class_uid == abhorred:
+            for association in pacs._server.active_associations:
+                association.abort()
+        return 0x0000
+
+    abhorred = dcmread(node.report(node.items[0], f"{first.document}.dcm")).SOPClassUID
+    pacs.status = falls_over
+    for turn in range(1, 4):
+        assert node.worker.step_deliver()
+        assert tried == [abhorred] * turn, "until then the order is that of composing: it may have been the network"
+        rows = node.store.deliveries.of_item(node.items[0].id)
+        assert [row.attempts for row in rows] == [turn, *[0] * len(others)]
+        assert not node.worker.step_deliver(), "the others wait for it"
+        node.clock.now += 3600.0
+    assert node.worker.step_deliver()
+    states = [row.state for row in node.store.deliveries.of_item(node.items[0].id)]
+    assert states == [DeliveryState.PENDING, *[DeliveryState.SENT] * len(others)]
+    assert tried[-1] == abhorred
