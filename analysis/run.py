@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,7 @@ from analysis.contract import (
     Modality,
     NotScorable,
     Outcome,
+    QualityFlag,
     Reason,
     RoiKind,
 )
@@ -160,7 +161,7 @@ def _answer(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
 
 
 def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Path, clock: Clock) -> JobResult:
-    """The steps in order: CT, contour, features, ensemble, quality; pictures beside those that follow the contour.
+    """The steps in order: CT, contour, features, ensemble; pictures and quality beside those that follow the contour.
 
     Raises
     ------
@@ -172,9 +173,10 @@ def analyse(request: JobRequest, bundle: Bundle, folder_in: Path, folder_out: Pa
         volume = read_ct(paths)
     with clock.step("contour to mask"):
         roi = _mask(request, folder_in, volume)
-    with ThreadPoolExecutor(1, "pictures") as beside:  # packing and numpy leave the interpreter to the others
+    with ThreadPoolExecutor(1, "beside") as beside:  # packing and numpy leave the interpreter to the others
         drawn = beside.submit(_draw, folder_out, volume, roi)
-        result = _measure(request, bundle, folder_out, clock, volume, roi)
+        seen = beside.submit(quality.flags, volume, roi)
+        result = _measure(request, bundle, folder_out, clock, volume, roi, seen)
         with clock.step("pictures"):  # what is left of them
             drawn.result()
     return result
@@ -186,9 +188,15 @@ def _draw(folder_out: Path, volume: Volume, roi: RoiMask) -> None:
 
 
 def _measure(
-    request: JobRequest, bundle: Bundle, folder_out: Path, clock: Clock, volume: Volume, roi: RoiMask
+    request: JobRequest,
+    bundle: Bundle,
+    folder_out: Path,
+    clock: Clock,
+    volume: Volume,
+    roi: RoiMask,
+    seen: "Future[tuple[QualityFlag, ...]]",
 ) -> JobResult:
-    """Features, ensemble, quality. Raises NotScorable and BundleError."""
+    """Features and ensemble, with what is `seen` of the image's quality. Raises NotScorable and BundleError."""
     settings = ExtractionSettings.from_json(bundle.manifest.extraction)
     # Without settings the features came from another program: ours of the same name would be other numbers.
     radiomics = Modality.RADIOMIC.value in bundle.manifest.modalities and bool(bundle.manifest.extraction)
@@ -228,7 +236,7 @@ def _measure(
             *scored.flags,
             *features.flags,
             *(encoded.flags if encoded else ()),
-            *quality.flags(volume, roi),
+            *seen.result(),
         ),
         roi=facts,
         geometry=_geometry(volume),
