@@ -63,7 +63,8 @@ def runs(text: str, choice: tuple[Face, ...]) -> list[tuple[Face, str]]:
     for character in text:
         if character not in known:
             known[character] = _drawn(character, choice)
-        face, drawn = known[character]
+        place, drawn = known[character]
+        face = choice[place]
         if pieces and pieces[-1][0] is face:
             pieces[-1] = (face, pieces[-1][1] + drawn)
         else:
@@ -72,17 +73,18 @@ def runs(text: str, choice: tuple[Face, ...]) -> list[tuple[Face, str]]:
 
 
 @cache
-def _known(choice: tuple[Face, ...]) -> dict[str, tuple[Face, str]]:
-    """What `_drawn` has said so far: a page asks some ten thousand times."""
+def _known(choice: tuple[Face, ...]) -> dict[str, tuple[int, str]]:
+    """What `_drawn` has said so far, for all equal choices: a page asks some ten thousand times."""
     return {}
 
 
-def _drawn(character: str, choice: tuple[Face, ...]) -> tuple[Face, str]:
-    """The first font that holds a character, and what is drawn for it."""
-    face = next((one for one in choice if ord(character) in characters(one.path)), None)
-    if face is not None:
-        return face, character
-    return next(one for one in choice if ord(REPLACEMENT) in characters(one.path)), REPLACEMENT
+def _drawn(character: str, choice: tuple[Face, ...]) -> tuple[int, str]:
+    """The place of the first font that holds a character, and what is drawn for it."""
+    for drawn in (character, REPLACEMENT):
+        for place, face in enumerate(choice):
+            if ord(drawn) in characters(face.path):
+                return place, drawn
+    raise LookupError("no font holds the replacement character")
 
 
 @cache

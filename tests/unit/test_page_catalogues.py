@@ -185,6 +185,14 @@ def test_a_character_that_no_font_holds_is_marked_and_never_an_empty_box() -> No
     assert len({face for face, _ in mixed}) == 3
 
 
+def test_how_a_text_is_cut_does_not_go_by_what_was_drawn_before() -> None:
+    """Else a report's bytes would depend on the reports that its process has written."""
+    for piece in ("w", "x"):
+        fonts.runs(piece, fonts.faces("en", bold=False))  # an equal choice, and not the same
+    choice = fonts.faces("en", bold=False)
+    assert [piece for _, piece in fonts.runs("wxyz", choice)] == ["wxyz"]
+
+
 def test_a_node_that_cannot_draw_its_language_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fonts, "_noto", lambda name, weight: None)
     with pytest.raises(ConfigError, match="needs the font Noto Sans JP"):
