@@ -1,6 +1,5 @@
 """headers.read fills the facts that planning needs, for every SOP class and for real files."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 from config.identity import MANUFACTURER
 from dicom_node.headers import read
 from dicom_node.instance import CT, ENHANCED_CT, RTSTRUCT, SEG, Geometry, Instance
+from tests import cpu
 from tests.paths import shared
 from tests.synthetic import ct_series, enhanced_ct, item_of, rtstruct, save, seg
 
@@ -224,9 +224,9 @@ def test_contour_points_are_stepped_over_and_not_parsed(tmp_path: Path) -> None:
     contour.NumberOfContourPoints = 1000
     dataset.ROIContourSequence[0].ContourSequence = [contour] * 100
     path = save(dataset, tmp_path)
-    started = time.process_time()
-    assert read(path, DIGEST).rois[0].contours == 100
-    assert time.process_time() - started < 5.0
+    taken, found = cpu.seconds_of(lambda: read(path, DIGEST), enough=5.0)
+    assert found.rois[0].contours == 100
+    assert taken < 5.0
 
 
 def test_the_phantom_is_read_as_it_is() -> None:
