@@ -72,6 +72,7 @@ _EVENTS = {
     "ups.": Event("110111", "Procedure Record", "U"),
     "quarantine.removed": Event("110103", "DICOM Instances Accessed", "D"),
     "copies.removed": Event("110110", "Patient Record", "D"),
+    "clinical.read": Event("110110", "Patient Record", "R"),
     "clinical.removed": Event("110110", "Patient Record", "D"),
     "identity.removed": Event("110110", "Patient Record", "D"),
     "study.removed": Event("110105", "DICOM Study Deleted", "D"),

@@ -184,7 +184,7 @@ def clinical_show(
     issuer: Annotated[str, typer.Option(help="Issuer of the Patient ID.")] = "",
     config: Config = None,
 ) -> None:
-    """Print every value that was ever recorded for a patient, newest first, with its number.
+    """Print every value that was ever recorded for a patient, newest first, with its number. The audit trail has it.
 
     Example: prognode clinical show --study 1.2.840.113619.2.55.3
     """
@@ -201,6 +201,8 @@ def clinical_show(
     if store.clinical.is_ambiguous(patient_id, issuer):
         print("Several issuers use this Patient ID: give --issuer to see one patient's values.\n")
     found = store.clinical.history(patient_id, issuer)
+    whose = {"patient_id": patient_id} | ({"issuer_of_patient_id": issuer} if issuer else {})
+    store.audit.add(_audited("clinical.read", counted(len(found), "value"), whose))
     for value in found:
         print(_line(value))
     if not found and not study:
@@ -252,16 +254,23 @@ def clinical_export(
     store = store_of(settings_of(config))
     count = 0
     try:
-        with os.fdopen(os.open(table, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", newline="") as stream:
+        descriptor = os.open(table, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        stop(f"{table}: is there already; give another name", os.EX_CANTCREAT)
+    except OSError as error:
+        stop(f"{table}: {error.strerror}", os.EX_CANTCREAT)
+    try:
+        with os.fdopen(descriptor, "w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(EXPORTED)
             for value in store.clinical.everything():
                 writer.writerow(_row(value))
                 count += 1
-    except FileExistsError:
-        stop(f"{table}: is there already; give another name", os.EX_CANTCREAT)
-    except OSError as error:
-        stop(f"{table}: {error.strerror}", os.EX_CANTCREAT)
+    except BaseException as error:
+        table.unlink()  # half of a table of patients, of which no audit entry will tell
+        if isinstance(error, OSError):
+            stop(f"{table}: {error.strerror}; nothing is left of it", os.EX_CANTCREAT)
+        raise
     store.audit.add(_audited("export.clinical", f"{count} clinical values", {"uri": table.resolve().as_uri()}))
     print(f"{counted(count, 'value')} in {table}")
 

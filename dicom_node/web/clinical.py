@@ -67,6 +67,7 @@ def enter(
     try:
         names = _keep(request, store, signed, row, fields)
     except NotEntered as refused:
+        opened(request, store, signed, row.study_instance_uid, row.id, "study.opened", part=True)
         desk = section(request, row, store, spool, signed, fields, refused.errors)
         return _page(request, row, store, 422, desk=desk, withdrawing=None)
     labels = labels_of(predictors_of(request, store)[0])
@@ -100,6 +101,7 @@ def ask_withdraw(
     value = clinical_desk.theirs(store, item_of(store, row), number)
     if value is None:
         raise Problem(404, "there is no such value that counts", "look at the values of the study")
+    opened(request, store, signed, row.study_instance_uid, row.id, "study.opened", part=True)
     labels = labels_of(predictors_of(request, store)[0])
     desk = section(request, row, store, spool, signed)
     return _page(request, row, store, desk=desk, withdrawing=stored_view(value, labels))

@@ -294,6 +294,7 @@ def confirm(item_id: Number, action: str, request: Request, signed: Operator, st
     row = row_of(item_id, store)
     if action not in operations.ACTIONS:
         raise Problem(404, "nothing is here", "open the study from the worklist")
+    opened(request, store, signed, row.study_instance_uid, row.id, "study.opened", part=True)
     return _confirm(request, row, action, store, operations.refusal(action, row))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.clinical_values import ClinicalEntry
 from dicom_node.identity import Identity
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -100,6 +101,28 @@ def test_a_value_is_listed_shown_withdrawn_and_not_imported_again(site: Site) ->
     site.run("withdraw", "999", code=65)
     (entry,) = [each for each in site.store.audit.newest() if each.action == "clinical.withdrawn"]
     assert (entry.detail, dict(entry.facts)["patient_id"]) == ("albumin", "SECRET-1")
+
+
+def test_who_looked_at_a_patient_s_values_stands_in_the_audit_trail(site: Site) -> None:
+    site.run("import", site.table(), "--write")
+    site.run("show", "SECRET-9", "--issuer", "HOSP", code=65)
+    site.run("show", "SECRET-1")
+    looks = [each for each in site.store.audit.newest() if each.action == "clinical.read"]
+    assert [(each.origin, each.detail) for each in looks] == [("cli", "2 values"), ("cli", "0 values")]
+    assert looks[0].facts == {"patient_id": "SECRET-1"}
+    assert looks[1].facts == {"patient_id": "SECRET-9", "issuer_of_patient_id": "HOSP"}
+
+
+def test_an_export_that_fails_half_way_leaves_no_patient_data(site: Site) -> None:
+    site.store.clinical.record(
+        [ClinicalEntry(f"SECRET-{number}", "ecog", 1, "csv", "x" * 100) for number in range(600)], 1.0
+    )
+    exported = site.folder / "values.csv"
+    limited = ["prlimit", "--fsize=40000", PROGNODE, "clinical", "export", exported, "--config", site.settings]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr.count("File too large")) == (73, 1), done.stderr
+    assert not exported.exists()
+    assert [each for each in site.store.audit.newest() if each.action == "export.clinical"] == []
 
 
 def test_what_is_exported_is_imported_as_it_was(site: Site, tmp_path: Path) -> None:

@@ -244,6 +244,21 @@ def test_programs_read_keep_and_take_back_values(node: Road, api: httpx.Client) 
     assert values(node) == {"sex": "F"}
 
 
+def test_whoever_sees_a_value_in_a_question_or_a_refused_form_stands_in_the_audit_trail(
+    site: tuple[Site, Road], node: Road
+) -> None:
+    item = item_of(node)
+    node.store.accounts.add_token("l" * 43, "looker", "operator", time.time(), None)
+    node.store.clinical.record([ClinicalEntry(PATIENT, "albumin", 38.5, "csv", "CSV import", observed_on=DAY)], 1.0)
+    (value,) = node.store.clinical.current(PATIENT)
+    page = {"accept": "text/html"}
+    with site[0].with_token("l" * 43) as looker:
+        assert "38.5" in looker.get(f"/items/{item}/clinical/{value.id}/withdraw", headers=page).text
+        assert looker.post(f"/items/{item}/clinical", data={"value.ecog": "99"}, headers=page).status_code == 422
+    looks = [each for each in node.store.audit.of_item(item) if each.actor == "token:looker"]
+    assert [each.action for each in looks] == ["study.opened"], "one look that goes on"
+
+
 def test_a_program_says_when_therapy_began_without_a_day_of_observation(node: Road, api: httpx.Client) -> None:
     where = f"/api/v1/work-items/{item_of(node)}/clinical-values"
     done = api.post(where, json={"values": {"therapy_start": "2024-01-20"}})

@@ -236,6 +236,15 @@ def test_an_action_that_has_become_impossible_is_said_and_not_done(client: httpx
     assert "Not possible now" in second.text
 
 
+def test_a_question_that_names_the_patient_is_a_look_of_its_own(client: httpx.Client, site: Site) -> None:
+    item = site.items.at(State.SCHEDULED)  # type: ignore[attr-defined]
+    site.items.study(item.study_instance_uid, replace(YAMADA, patient_name="Zeta^Eva", patient_id="P-3"))  # type: ignore[attr-defined]
+    assert "Zeta" in client.get(f"/items/{item.id}/act/hold").text
+    store = site.store
+    assert [(each.action, each.actor) for each in store.audit.of_item(item.id)] == [("study.opened", OPERATOR)]
+    store.close()
+
+
 def test_what_an_action_said_is_shown_once(client: httpx.Client, site: Site) -> None:
     item = site.items.at(State.SCHEDULED)  # type: ignore[attr-defined]
     csrf = re.findall(r'name="csrf" value="([^"]+)"', client.get(f"/items/{item.id}/act/hold").text)[-1]
