@@ -6,7 +6,8 @@ Knows no store: the worker reads the delivery rows, calls these, and writes what
 import logging
 import math
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -103,6 +104,10 @@ class EchoResult:
     hint: str = ""
 
 
+class QueryFailed(Retryable):
+    """The peer takes the question, and does not get to an answer (a C-FIND status of failure)."""
+
+
 def delay(attempt: int, settings: Deliver) -> float:
     """Seconds to wait after the `attempt`-th failed try (1, 2, ...): growing, up to the longest.
 
@@ -156,6 +161,10 @@ def decide(status: int | None) -> Decision:
     else:
         state, words = DeliveryState.PENDING, "the peer could not store the object; it is asked again later"
     return Decision(state, f"status {status:04X}H: {words}")
+
+
+_NOT_ANSWERED = (0x0122, 0x0124, 0x0211, 0xA900)  # C-FIND at all, or such an identifier (PS3.7 C.5, PS3.4 C.4.1.1.4)
+_ASKED_AGAIN = "it is asked again; where this stays, look into the peer's log"
 
 
 def send(peer: Peer, documents: Sequence[Document], settings: Settings) -> list[Sent]:
@@ -249,12 +258,13 @@ def request_commitment(
     with association_with(peer, settings, contexts, [(evt.EVT_N_EVENT_REPORT, on_report)]) as association:
         if not _accepts(association, StorageCommitmentPushModel):
             return CommitmentAnswer("NOT_OFFERED", message="the peer does not offer storage commitment")
-        answer, _ = association.send_n_action(
-            request_dataset(transaction_uid, instances), 1, StorageCommitmentPushModel,
-            StorageCommitmentPushModelInstance,
-        )  # fmt: skip
+        with _standing("storage commitment"):
+            request = request_dataset(transaction_uid, instances)
+            answer, _ = association.send_n_action(
+                request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+            )
         if "Status" not in answer:
-            raise Retryable(f"{peer.ae_title} did not answer the request for storage commitment")
+            raise Retryable(f"{peer.ae_title} did not answer the request for storage commitment", _ASKED_AGAIN)
         if code_to_category(answer.Status) not in ("Success", "Warning"):
             return CommitmentAnswer("REFUSED", message=f"status {answer.Status:04X}H to the request")
         _wait(arrived, association, min(SAME_ASSOCIATION_SECONDS, settings.deliver.commitment_wait_seconds))
@@ -277,7 +287,7 @@ def find(
     """Which SOP Instance UIDs the peer finds in this study; `instances` maps each to its Series Instance UID.
 
     IMAGE level of the Study Root model (PS3.4 C.6.2): one request per series, with every unique key, which the
-    strictest SCP needs. None when the peer does not offer it or refuses the query. Raises Retryable.
+    strictest SCP needs. None when the peer does not offer it or such a query. Raises QueryFailed and Retryable.
     """
     seen: set[str] = set()
     with association_with(
@@ -327,8 +337,8 @@ def study_query(study: str) -> Dataset:
 def find_identities(peer: Peer, study: str, settings: Settings) -> list[Identity] | None:
     """Whom the peer files this study under; several where it is of two minds, [] where it does not have the study.
 
-    STUDY level of the Study Root model (PS3.4 C.6.2.1). None when the peer does not offer it or refuses the query.
-    Raises Retryable.
+    STUDY level of the Study Root model (PS3.4 C.6.2.1). None when the peer does not offer it or such a query.
+    Raises QueryFailed and Retryable.
     """
     with association_with(
         peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind, NATIVE)]
@@ -342,18 +352,33 @@ def find_identities(peer: Peer, study: str, settings: Settings) -> list[Identity
 
 
 def _answers(association: Association, query: Dataset) -> list[Dataset] | None:
-    """What a C-FIND gives; None where the peer refuses it. Raises Retryable."""
+    """What a C-FIND gives; None where the peer does not answer such a question at all.
+
+    Raises QueryFailed where it does not answer it now, Retryable where the association ends.
+    """
     found: list[Dataset] = []
     status: int | None = None
-    for answer, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
-        status = int(answer.Status) if "Status" in answer else None
-        if identifier is not None:
-            found.append(identifier)
+    with _standing("C-FIND"):
+        for answer, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+            status = int(answer.Status) if "Status" in answer else None
+            found += [] if identifier is None else [identifier]
     if status is None:
-        raise Retryable("the connection ended during C-FIND")
-    if status & 0xFF00 == 0xA700:
-        raise Retryable(f"the peer is out of resources for C-FIND (status {status:04X}H)")
-    return found if code_to_category(status) in ("Success", "Warning", "Pending") else None
+        raise Retryable("the connection ended during C-FIND", _ASKED_AGAIN)
+    if code_to_category(status) in ("Success", "Warning", "Pending"):
+        return found
+    if status in _NOT_ANSWERED:
+        return None
+    kind = Retryable if status & 0xFF00 == 0xA700 else QueryFailed  # out of resources: that does pass
+    raise kind(f"the peer could not answer C-FIND (status {status:04X}H)", _ASKED_AGAIN)
+
+
+@contextmanager
+def _standing(what: str) -> Iterator[None]:
+    """pynetdicom raises RuntimeError where the association has ended before the request."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Retryable(f"the connection ended before {what}", _ASKED_AGAIN) from error
 
 
 def echo(peer: Peer, settings: Settings) -> EchoResult:
@@ -362,7 +387,8 @@ def echo(peer: Peer, settings: Settings) -> EchoResult:
         with association_with(peer, settings, []) as association:
             if not _accepts(association, Verification):
                 return EchoResult(True, f"{peer.ae_title} accepts an association, but offers no C-ECHO")
-            answer = association.send_c_echo()
+            with _standing("C-ECHO"):
+                answer = association.send_c_echo()
     except Retryable as error:
         return EchoResult(False, str(error), error.hint)
     if "Status" in answer and answer.Status == 0x0000:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
@@ -28,6 +28,7 @@ QUESTION_PATIENCE = (
     3  # tries before another destination gets the objects without the first one's word on whose they are
 )
 STUBBORN = 3  # tries more than the others after which an object that gets no answer is sent after them
+QUERY_PATIENCE = 8  # failed C-FINDs in a row, about 20 minutes, where nobody has asked for this proof
 RESEND_AFTER_UNSEEN = 3  # read-backs that do not find an object before it is sent again
 
 
@@ -136,7 +137,8 @@ class Dispatcher:
             reporter.settle_identity(item)
         except Retryable as error:
             first = reporter.asked(item) or peer
-            if peer.ae_title == first.ae_title:  # who does not answer the question does not take the objects either
+            answers = isinstance(error, deliver.QueryFailed)  # it is up, and may take the objects all the same
+            if peer.ae_title == first.ae_title and not answers:
                 self._hold(peer)
                 raise
             if max(row.attempts for row in self._store.deliveries.of_item(item.id)) < QUESTION_PATIENCE:
@@ -235,7 +237,11 @@ class Dispatcher:
         study = next(iter(places.values())).study_instance_uid
         wanted = {place.sop_instance_uid: place.series_instance_uid for place in places.values()}
         asks = peer.proof != "commitment"
-        seen = deliver.find(peer, study, wanted, self._settings) if asks else None
+        try:
+            seen = deliver.find(peer, study, wanted, self._settings) if asks else None
+        except deliver.QueryFailed as error:
+            self._find_failed(peer, rows, error)
+            return
         if seen is not None:
             query = deliver.image_query(study, "", sorted(wanted))
             self._store.audit.add(query_sent(peer, deliver.STUDY_ROOT_FIND, query, self._clock(), item.id))
@@ -261,6 +267,18 @@ class Dispatcher:
                 )
             else:
                 self._later([row], "accepted, not yet found by C-FIND")
+
+    def _find_failed(self, peer: Peer, rows: Sequence[Delivery], why: deliver.QueryFailed) -> None:
+        """It may pass; but a PACS that never answers the question must not keep results open for ever."""
+        again, detail = [], f"{why}; {why.hint}"
+        for row in rows:
+            in_a_row = row.attempts if row.detail == detail else 0  # what an outage had cost before does not count
+            patience = REPORT_PATIENCE if peer.proof == "find" or row.transaction_uid else QUERY_PATIENCE
+            if in_a_row + 1 < patience:
+                again.append(replace(row, attempts=in_a_row))
+            else:
+                self._end_unproved(row, str(why))
+        self._later(again, detail)
 
     def _without_find(self, peer: Peer, row: Delivery) -> None:
         """Only storage commitment can prove this one: its report may take hours, but not for ever."""

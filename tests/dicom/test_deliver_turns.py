@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from pynetdicom import evt
+from pynetdicom.association import Association
 
-from config.settings import Deliver, Peer
+from config.settings import Deliver, Peer, Settings
+from dicom_node import deliver
 from dicom_node.demo_pacs import DemoPacs
+from dicom_node.dispatch import QUERY_PATIENCE, QUESTION_PATIENCE
 from dicom_node.store import Store
-from dicom_node.workitem import DeliveryState
+from dicom_node.workitem import DeliveryState, Retryable
 from tests.road import Road, road
 from tests.synthetic import DEFECTS, ct_series, rtstruct
 
@@ -114,3 +117,68 @@ def test_an_object_that_makes_the_pacs_abort_goes_last_and_keeps_no_other_from_l
     states = [row.state for row in node.store.deliveries.of_item(node.items[0].id)]
     assert states == [DeliveryState.PENDING, *[DeliveryState.SENT] * len(others)]
     assert tried[-1] == abhorred
+
+
+@pytest.mark.parametrize("status", [0x0110, 0xC000, 0xFE00])
+def test_one_failed_search_does_not_end_the_proof(status: int, composed: Path, tmp_path: Path, pacs: Moody) -> None:
+    node = node_of(composed, tmp_path, pacs, "auto")
+    answers = iter([None, status])  # whose study it is; whether it is there
+    pacs.on_find = lambda level: next(answers, None)
+    assert node.worker.step_deliver()
+    rows = node.store.deliveries.of_item(node.items[0].id)
+    assert {(row.state, row.final, row.attempts) for row in rows} == {(DeliveryState.SENT, 0, 1)}
+    node.later()
+    assert {row.state for row in node.store.deliveries.of_item(node.items[0].id)} == {DeliveryState.SEEN}
+
+
+def test_a_pacs_that_never_answers_the_search_ends_as_unproved_after_a_while(
+    composed: Path, tmp_path: Path, pacs: Moody
+) -> None:
+    node = node_of(composed, tmp_path, pacs, "auto")
+    (item,) = node.items
+    pacs.on_find = lambda level: 0xC000 if level == "IMAGE" else None
+    assert node.worker.step_deliver()
+    for row in node.store.deliveries.of_item(item.id):
+        node.store.deliveries.record(row.id, attempts=40, detail="it was down for a week")
+    for _ in range(QUERY_PATIENCE):
+        assert node.items[0].state == "REPORTED"
+        node.later(3600.0)
+    assert node.items[0].state == "COMPLETED"
+    details = {(row.state, row.detail) for row in node.store.deliveries.of_item(item.id)}
+    assert details == {(DeliveryState.SENT, "the peer could not answer C-FIND (status C000H)")}
+
+
+def test_a_pacs_that_cannot_say_whose_a_study_is_is_asked_again_and_gets_the_result_in_the_end(
+    composed: Path, tmp_path: Path, pacs: Moody
+) -> None:
+    node = node_of(composed, tmp_path, pacs, "none")
+    pacs.on_find = lambda level: 0x0110
+    for _ in range(QUESTION_PATIENCE):
+        node.later(60.0)
+        assert pacs.received == []
+    node.later(60.0)
+    assert node.items[0].state == "COMPLETED"
+    events = [event["name"] for event in node.store.details(node.items[0].id)["events"]]
+    assert events.count("identity not confirmed") == 1
+
+
+def test_an_association_that_ends_before_a_request_is_tried_again_and_says_what_to_do(
+    pacs: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(association: Association, _: object) -> bool:
+        association.abort()
+        return True
+
+    monkeypatch.setattr(deliver, "_accepts", lost)
+    peer, settings = Peer("PACS", port=pacs.port), Settings()
+    asked: list[Callable[[], object]] = [
+        lambda: deliver.find(peer, "1.2", {"1.2.3": "1.2.4"}, settings),
+        lambda: deliver.find_identities(peer, "1.2", settings),
+        lambda: deliver.request_commitment(peer, [("1.2", "1.3")], "1.4", settings),
+    ]
+    for question in asked:
+        with pytest.raises(Retryable, match="the connection ended before") as raised:
+            question()
+        assert raised.value.hint
+    said = deliver.echo(peer, settings)
+    assert (said.ok, bool(said.hint)) == (False, True)
