@@ -179,7 +179,6 @@ def _tell(items: list[WorkItem], spool: Spool, folder: Path, bundle: Bundle) -> 
         _say(f"object in the PACS   {path}")
     if bundle.manifest.synthetic:
         _say(f"bundle {bundle.manifest.name}: {SYNTHETIC_WARNING}")
-    _say(RESEARCH_USE)
     if failed:
         raise DemoError("a work item failed; see the log above", os.EX_SOFTWARE)
     look = "look at the pages above" if shown_any else "send a contour with the CT: without one there is no result"
@@ -210,7 +209,7 @@ def table(result: JobResult) -> str:
     if result.outcome is Outcome.NOT_SCORED or result.sub_model is None:
         text = REASONS[result.reason] if result.reason else None
         detail = f" ({result.reason_detail})" if result.reason_detail else ""
-        return f"NOT SCORED: {text.sentence if text else ''}{detail}\n{text.remedy if text else ''}"
+        return f"NOT SCORED: {text.sentence if text else ''}{detail}\n{text.remedy if text else ''}\n{RESEARCH_USE}"
     groups = {group.endpoint: group.group for group in result.groups}
     lines = [f"{'endpoint':<10}{'horizon':<11}{'event probability':<24}{'risk group':<12}sub-model"]
     model = " + ".join(result.sub_model.modalities)
@@ -222,6 +221,7 @@ def table(result: JobResult) -> str:
         )
     level = result.scores[0].interval_level
     lines.append(f"event: death (OS), progression or death (PFS); {level:.0%} bootstrap interval")
+    lines.append(RESEARCH_USE)
     return "\n".join(lines)
 
 

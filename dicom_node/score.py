@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.contract import FEATURES_FILE, MASK_FILE, RESULT_FILE, JobResult, wording
+from analysis.contract import FEATURES_FILE, MASK_FILE, RESEARCH_USE, RESULT_FILE, JobResult, wording
 from config.settings import Settings
 from dicom_node import headers
 from dicom_node.bundles import Bundles
@@ -46,7 +46,7 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
     Returns
     -------
     dict
-        What summary.json holds: `work_items`, and `ignored` files with the reason.
+        What summary.json holds: `research_use`, the words; `work_items`, and `ignored` files with the reason.
 
     Raises
     ------
@@ -83,7 +83,8 @@ def score(folder: Path, out: Path, settings: Settings, bundle: Bundle) -> dict[s
                 if clock.skipped > PATIENCE:
                     break
         shown = [item for item in reversed(store.items(limit=1_000_000)) if item.state is not State.CANCELED]
-        summary = {"work_items": [_entry(item, store, spool, out) for item in shown], "ignored": ignored}
+        entries = [_entry(item, store, spool, out) for item in shown]
+        summary = {"research_use": RESEARCH_USE, "work_items": entries, "ignored": ignored}
         store.close()
     (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary

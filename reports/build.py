@@ -109,7 +109,7 @@ def scored(
     key_image = _key_image(ct, result.roi.largest_slice, frame_numbers)
     tracking_uid = _tracking_uid(roi, result.roi.numbers)
     seen = _seen(key_image)
-    drawn = page.pages(result, pictures, local(context, ct[0]), page.key_slice(key_image.dataset))
+    drawn = page.pages(result, pictures, local(context, ct[0]), page.key_slice(key_image.dataset, key_image.frame))
     risk = sr_risk.scored(result, seen, derive("finding", tracking_uid), context)
     measured = sr_radiomics.measurements(result.measurements)
     asked = mask() if callable(mask) else Mask.of(mask)

@@ -13,7 +13,6 @@ from reports.fhir_types import (
     concept,
     date,
     narrative,
-    percent,
     plain_coding,
     quantity,
     string,
@@ -71,7 +70,7 @@ def _prediction(making: Making, score: RiskScore) -> Json:
     return without_nothing(
         {
             "outcome": concept(name, text=words.risk(score, language)),
-            "probabilityDecimal": percent(score.event_probability),  # per cent: constraint ras-2
+            "probabilityDecimal": words.figure(score.event_probability),  # per cent: constraint ras-2
             "qualitativeRisk": None if group is None else concept(codes.risk_group(group)),
             "whenRange": {"low": _months(0), "high": _months(score.horizon_months)},
             "rationale": string(" ".join(rationale)),
@@ -135,11 +134,11 @@ def _no_score(making: Making) -> Json:
 def _components(score: RiskScore) -> list[Json]:
     """Probability and interval of one horizon."""
     endpoint, months = score.endpoint, score.horizon_months
-    low, high = (quantity(percent(limit), "%", "%") for limit in (score.lower, score.upper))
+    low, high = (quantity(words.figure(limit), "%", "%") for limit in (score.lower, score.upper))
     return [
         {
             "code": concept(codes.probability(endpoint, months)),
-            "valueQuantity": quantity(percent(score.event_probability), "%", "%"),
+            "valueQuantity": quantity(words.figure(score.event_probability), "%", "%"),
         },
         {"code": concept(codes.interval(endpoint, months)), "valueRange": {"low": low, "high": high}},
     ]

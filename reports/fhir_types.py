@@ -94,15 +94,6 @@ def quantity(value: float, unit: str, code: str) -> Json:
     return {"value": value, "unit": unit, "system": UCUM, "code": code}
 
 
-def percent(probability: float) -> float:
-    """A probability in per cent, one decimal, never beyond 0 and 100.
-
-    >>> percent(0.3124), percent(1.0)
-    (31.2, 100.0)
-    """
-    return min(100.0, max(0.0, round(100 * probability, 1)))
-
-
 def instant(moment: datetime, zone: tzinfo | None) -> str:
     """An instant or dateTime with its offset.
 

@@ -270,7 +270,7 @@ def _scored(result: JobResult, context: MessageContext) -> list[_Line]:
         lines.append(_Line("CE", name, _code(codes.risk_group(group.group)), notes=(meaning,)))
     for score in result.scores:
         name = codes.probability(score.endpoint, score.horizon_months)
-        value = f"{round(100 * score.event_probability, 1)}"
+        value = f"{words.figure(score.event_probability)}"
         notes = [words.natural_frequency(score, language)] + [words.clipped(score, language)] * score.clipped
         lines.append(_Line("NM", name, value, codes.PERCENT, tuple(notes)))
         interval = codes.interval(score.endpoint, score.horizon_months)

@@ -33,13 +33,16 @@ class KeySlice:
     Attributes
     ----------
     number : str
-        Instance Number, by which a viewer finds it; empty where there is none.
+        Instance Number, by which a viewer finds it; empty where there is none, and of a multi-frame image.
+    frame : int or None
+        Of a multi-frame image, the number of the frame.
     standard_axial : bool
         Rows run to the patient's left and columns to the back: the sides of the views may be lettered.
     """
 
     number: str = ""
     standard_axial: bool = False
+    frame: int | None = None
 
 
 def pages(
@@ -69,7 +72,7 @@ def compose(
     """The first page: the answer."""
     canvas = Canvas(context.language)
     voice = canvas.voice
-    line = parts.about(result, shown.number if shown else "", voice)
+    line = parts.about(result, shown.number if shown else "", shown.frame if shown else None, voice)
     y = parts.header(canvas, headline(canvas), line, result.bundle)
     revision = _revision(context)
     lettered = shown is not None and shown.standard_axial
@@ -137,10 +140,10 @@ def headline(canvas: Canvas) -> str:
     return canvas.voice.say("Predicted survival before immune checkpoint therapy")
 
 
-def key_slice(header: Dataset) -> KeySlice:
-    """What the page may say of the image that it shows."""
+def key_slice(header: Dataset, frame: int | None = None) -> KeySlice:
+    """What the page may say of the image, or of the frame of it, that it shows."""
     number = "" if "NumberOfFrames" in header else str(header.get("InstanceNumber") or "")
-    return KeySlice(number, _is_standard_axial(header))
+    return KeySlice(number, _is_standard_axial(header), frame)
 
 
 def _is_standard_axial(header: Dataset) -> bool:

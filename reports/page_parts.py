@@ -29,12 +29,14 @@ def population(voice: Speaker) -> str:
     return voice.say("Model for advanced non-small cell lung cancer, baseline CT")
 
 
-def about(result: JobResult, image_number: str, voice: Speaker) -> str:
-    """The line below the headline."""
+def about(result: JobResult, image_number: str, frame: int | None, voice: Speaker) -> str:
+    """The line below the headline; the image goes by the number that a viewer has for it, or by its frame's."""
     if result.roi is None:
         return population(voice)
     volume = particulars.volume(result.roi.volume_ml, voice.code)
-    if image_number:
+    if frame is not None:
+        shown = voice.say("Tumour {volume}, CT frame {number} shown.", volume=volume, number=frame)
+    elif image_number:
         shown = voice.say("Tumour {volume}, CT image {number} shown.", volume=volume, number=image_number)
     else:
         number = result.roi.largest_slice + 1

@@ -83,7 +83,7 @@ def _measurement(score: RiskScore, identification: AlgorithmIdentification) -> M
 
 
 def _percent(probability: float, what: str) -> float:
-    return round(100 * number(probability, what), 1)
+    return words.figure(number(probability, what))
 
 
 def _source_image(key_image: KeyImage) -> SourceImageForMeasurementGroup:

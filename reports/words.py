@@ -174,6 +174,15 @@ def percent(probability: float, language: str = ENGLISH) -> str:
     return speaker(language).say("{number} %", number=share(probability))
 
 
+def figure(probability: float) -> float:
+    """A probability in per cent for a coded value, one decimal, never 0 or 100.
+
+    >>> figure(0.3124), figure(0.0001), figure(0.9999)
+    (31.2, 0.1, 99.9)
+    """
+    return min(99.9, max(0.1, round(100 * probability, 1)))
+
+
 def share(probability: float) -> str:
     """A probability as a whole number of a hundred, never 0 or 100.
 
@@ -266,6 +275,9 @@ def ranking(performance: Performance, language: str = ENGLISH) -> str:
     >>> ranking(Performance(endpoint="OS", horizon_months=12, auc=0.701, auc_lower=0.62, auc_upper=0.77, patients=240,
     ...                     events=95))
     '70 of 100: acceptable'
+    >>> ranking(Performance(endpoint="OS", horizon_months=12, auc=0.696, auc_lower=0.62, auc_upper=0.77, patients=240,
+    ...                     events=95))  # AUC 0.70 is what is printed
+    '70 of 100: acceptable'
     """
     voice = speaker(language)
     if performance.auc is None:
@@ -276,13 +288,13 @@ def ranking(performance: Performance, language: str = ENGLISH) -> str:
 
 
 def discrimination(performance: Performance, language: str = ENGLISH) -> str:
-    """A word for an AUC: that of its value, unless chance is within its interval."""
+    """A word for an AUC: that of its value as it is printed, unless chance is within its interval."""
     voice = speaker(language)
     if performance.auc is None:
         return voice.say("not evaluable")
     if performance.auc_lower is not None and performance.auc_lower <= 0.5:
         return voice.say("chance not excluded")
-    return voice.say(next(word for limit, word in _DISCRIMINATION if performance.auc >= limit))
+    return voice.say(next(word for limit, word in _DISCRIMINATION if round(performance.auc, 2) >= limit))
 
 
 def intervals_are_narrow(language: str = ENGLISH) -> str:

@@ -14,7 +14,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from analysis.contract import JobResult
+from analysis.contract import RESEARCH_USE, JobResult
 from config.settings import load
 from dicom_node import check_machine
 from dicom_node.check_peers import peers
@@ -34,6 +34,8 @@ from tests.e2e.node import (
     spool_of,
     write_settings,
 )
+from tests.hl7_inputs import not_scored
+from tests.report_inputs import result, small_case
 from tests.synthetic import ct_series, drop_slice, rtstruct, save, save_all
 
 COMMANDS = {
@@ -191,6 +193,11 @@ def test_score_into_a_file_is_73(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     code, output = run("score", tmp_path / "in", "--out", tmp_path / "out")
     assert code == os.EX_CANTCREAT, output
+
+
+def test_a_score_on_the_screen_is_marked_as_research_like_every_other() -> None:
+    assert RESEARCH_USE in table(result(small_case().mask))
+    assert RESEARCH_USE in table(not_scored())
 
 
 # -- check and bundle ----------------------------------------------------------------------------------------

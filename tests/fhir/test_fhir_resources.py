@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.contract import JobResult, Reason
+from reports import words
 from reports.fhir import transaction
 from reports.fhir_context import FhirContext, ReplacedReport, identifiers_of
-from reports.fhir_types import human_names, percent
+from reports.fhir_types import human_names
 from reports.language import CODES
 from tests.hl7_inputs import ANNA, not_scored, scored
 
@@ -198,9 +199,9 @@ def test_probabilities_are_per_cent_between_nothing_and_a_hundred_with_their_hor
 
 
 @given(st.floats(0, 1))
-def test_no_probability_leaves_the_range_of_per_cent(probability: float) -> None:
-    assert 0 <= percent(probability) <= 100
-    assert abs(percent(probability) - 100 * probability) <= 0.05 + 1e-9
+def test_a_coded_probability_is_that_of_the_score_and_never_certain(probability: float) -> None:
+    assert 0.1 <= words.figure(probability) <= 99.9
+    assert abs(words.figure(probability) - 100 * probability) <= 0.1 + 1e-9
 
 
 def test_observations_carry_each_number_with_its_interval() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.contract import REASONS, RESEARCH_USE, SYNTHETIC_WARNING, ClinicalValue, QualityFlag, Reason
-from reports import page, particulars, words
+from reports import page, page_parts, particulars, words
 from reports.context import Change, Changed
 from reports.drawing import Canvas
-from reports.language import CODES
+from reports.language import CODES, speaker
 from reports.page import KeySlice
 from reports.refusal import Refusal
 from reports.shapes import HEIGHT, SMALL, WIDTH, Ink, contrast
@@ -289,6 +289,13 @@ def test_sides_are_lettered_only_where_they_are_known() -> None:
     assert {"R", "L", "A", "P"} <= set(letters(KeySlice("1", standard_axial=True)))
     assert not {"R", "L", "A", "P"} & set(letters(KeySlice("1", standard_axial=False)))
     assert not {"R", "L", "A", "P"} & set(letters(None))
+
+
+def test_a_multi_frame_image_goes_by_its_frame() -> None:
+    header = small_case(4, radius=3.0).ct[0]
+    header.NumberOfFrames, header.InstanceNumber = 60, 7
+    shown = page.key_slice(header, frame=51)
+    assert "CT frame 51 shown" in page_parts.about(result(MASK), shown.number, shown.frame, speaker("en"))
 
 
 def test_the_orientation_decides_whether_sides_are_lettered() -> None:
