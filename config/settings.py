@@ -7,7 +7,7 @@ import ipaddress
 import re
 import tomllib
 import zoneinfo
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -168,7 +168,7 @@ class FhirServer:
     timeout_seconds: float = 30.0
     receives_results: bool = False
     clinical_values: bool = False
-    patient_identifier_system: str = ""
+    patient_identifier_system: str = ""  # must be given for results and for clinical values
     issuer_of_patient_id: str = ""  # only patients of this issuer are asked about; "": of any
 
 
@@ -304,6 +304,7 @@ def _parsed(data: dict[str, Any], folder: Path, broken: set[str]) -> tuple[Setti
             planning.mistakes(settings.rules, settings.every_destination()),
         ),
         ({"job"}, job.mistakes(settings.job)),
+        ({"fhir_servers"}, _whose(settings.fhir_servers)),
     )
     for tables, mistakes in together:
         said += () if tables & broken else mistakes
@@ -350,6 +351,16 @@ def _names(settings: Settings) -> Iterator[str]:
                 yield f"[[{key}]] name {name!r}: use 1 to 32 letters, digits, '-', '_' or '.'"
         if len(set(names)) < len(names):
             yield f"[[{key}]] has a name more than once; give each entry a name of its own"
+
+
+def _whose(servers: Sequence[FhirServer]) -> Iterator[str]:
+    """A number without its system may be another person's insurance number."""
+    for server in servers:
+        if (server.receives_results or server.clinical_values) and not server.patient_identifier_system.strip():
+            yield (
+                f"[[fhir_servers]] {server.name}: patient_identifier_system is missing; give the system of the"
+                " identifier that is the Patient ID, as the server's Patient resources have it"
+            )
 
 
 def _values(settings: Settings) -> Iterator[str]:

@@ -59,14 +59,13 @@ class Session:
     def patients(self, patient_id: str) -> set[str]:
         """Ids of the Patients with this identifier. Raises Retryable or Permanent."""
         system = self._server.patient_identifier_system
-        token = "|".join(filter(None, (system, patient_id.replace("|", "\\|"))))
-        found, _ = self.all("Patient", {"identifier": token})
+        found, _ = self.all("Patient", {"identifier": f"{system}|" + patient_id.replace("|", "\\|")})
         return _patients(found, patient_id, system)
 
     def known_by(self, kind: str, system: str, value: str) -> set[str]:
         """Ids of the resources of a kind that have this identifier. Raises Retryable or Permanent."""
         found, _ = self.all(kind, {"identifier": f"{system}|{value}"})
-        ids = {str(one.get("id", "")) for one in found if (value, system) in identifiers(one, any_system=False)}
+        ids = {str(one.get("id", "")) for one in found if (value, system) in identifiers(one)}
         return {fhir_id for fhir_id in ids if ID.fullmatch(fhir_id)}
 
     def read(self, kind: str, fhir_id: str) -> dict[str, Any] | None:
@@ -138,7 +137,7 @@ class Session:
 
 def _patients(found: list[dict[str, Any]], patient_id: str, system: str) -> set[str]:
     """Ids of the patients who have the identifier: a server may ignore a search parameter that it does not know."""
-    having = [one for one in found if (patient_id, system) in identifiers(one, any_system=not system)]
+    having = [one for one in found if (patient_id, system) in identifiers(one)]
     current = [one for one in having if one.get("active", True) and not _is_replaced(one)]
     ids = {str(one.get("id", "")) for one in current or having}
     return {fhir_id for fhir_id in ids if ID.fullmatch(fhir_id)}

@@ -93,7 +93,9 @@ def _why_not_there(server: FhirServer, identity: Identity) -> str:
 
 def _unknown(server: FhirServer, count: int) -> str:
     if count:
-        return f"{server.name} has {count} patients with this ID; set patient_identifier_system to tell them apart"
+        return (
+            f"{server.name} has {count} patients with this ID; merge them there, or correct patient_identifier_system"
+        )
     return (
         f"{server.name} does not know the patient (yet); if it does, correct patient_identifier_system; it is "
         "asked again"

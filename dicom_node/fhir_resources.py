@@ -57,11 +57,11 @@ def condition(resource: dict[str, Any], patient_id: str, issuer: str) -> list[Ob
     ]
 
 
-def identifiers(patient: dict[str, Any], *, any_system: bool) -> set[tuple[str, str]]:
-    """(value, system) of a Patient's identifiers; the system '' where any will do."""
+def identifiers(patient: dict[str, Any]) -> set[tuple[str, str]]:
+    """(value, system) of a Patient's identifiers; the system '' where none is stated."""
     listed = patient.get("identifier")
     found = [each for each in listed[:MOST] if isinstance(each, dict)] if isinstance(listed, list) else []
-    return {(str(each.get("value", "")), "" if any_system else str(each.get("system", ""))) for each in found}
+    return {(str(each.get("value", "")), str(each.get("system", ""))) for each in found}
 
 
 def _value(part: dict[str, Any]) -> tuple[str, str, tuple[CodedValue, ...]]:

@@ -1,4 +1,4 @@
-"""Settings of HL7: what would only show when somebody calls is said at start."""
+"""Settings of HL7 and FHIR: what would only show when somebody calls is said at start."""
 
 import tomllib
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from config.settings import SettingsError, parse
+
+FHIR = "[[fhir_servers]]\nname = 'EHR'\nbase_url = 'https://ehr.example/r4'\n"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,8 @@ from config.settings import SettingsError, parse
         ("[[hl7_peers]]\nname = 'RIS'\nca = 'a.pem'", "RIS: ca and certificate are for MLLPS; set tls = true"),
         ("[[hl7_peers]]\nname = 'RIS'\ntls = true\ncertificate = 'a'", "RIS: certificate and private_key go together"),
         ("[[hl7_peers]]\nname = 'RIS'\ntimeout_seconds = 0", "RIS: timeout_seconds must be a number above 0"),
+        (FHIR + "receives_results = true", "EHR: patient_identifier_system is missing"),
+        (FHIR + "clinical_values = true\npatient_identifier_system = ' '", "EHR: patient_identifier_system is missing"),
         ("[[hl7_peers]]\nname = 'R I S'", "name 'R I S': use 1 to 32 letters"),
     ],
 )  # fmt: skip
@@ -36,6 +40,8 @@ def test_what_cannot_be_meant_is_refused_with_the_remedy(text: str, message: str
     [
         "[hl7]\nlisten = true",
         "[hl7]\nlisten = true\nhost = '::1'",
+        FHIR,
+        FHIR + "receives_results = true\npatient_identifier_system = 'http://hospital.example/mrn'",
         "[hl7]\nlisten = true\nhost = '0.0.0.0'\nallowed_hosts = ['10.1.0.0/16']",
         "[hl7]\nlisten = true\nhost = '0.0.0.0'\ncertificate = 'a'\nprivate_key = 'b'\nclient_ca = 'c'",
         "[[hl7_peers]]\nname = 'RIS'\ntls = true\nca = 'a.pem'",
