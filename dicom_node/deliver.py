@@ -348,7 +348,7 @@ def find_identities(peer: Peer, study: str, settings: Settings) -> list[Identity
         answers = _answers(association, study_query(study))
     if answers is None:
         return None
-    return [identity_of(one) for one in answers if ascii_text(one, "StudyInstanceUID") == study]
+    return [identity_of(one, over=1) for one in answers if ascii_text(one, "StudyInstanceUID") == study]
 
 
 def _answers(association: Association, query: Dataset) -> list[Dataset] | None:

@@ -220,12 +220,15 @@ def _references(dataset: Dataset, sop_class_uid: str) -> References:
     return References()
 
 
-def identity_of(dataset: Header) -> Identity:
-    """Whose study a header or an answer to C-FIND is of; what cannot be decoded shows as U+FFFD."""
+def identity_of(dataset: Header, over: int = 0) -> Identity:
+    """Whose study a header or an answer to C-FIND is of; what cannot be decoded shows as U+FFFD.
+
+    Values are cut at their longest and `over`: with 1, what is too long for its VR can be told from what is not.
+    """
     encodings = encodings_of(dataset)
     # PN: three groups of 64 characters (PS3.5 section 6.2); everything else is at most 64.
     found = {
-        name: name_text(dataset, keyword, encodings, 194 if keyword.endswith("Name") else 64)
+        name: name_text(dataset, keyword, encodings, (194 if keyword.endswith("Name") else 64) + over)
         for name, keyword in KEYWORDS.items()
     }
     return Identity(**found)

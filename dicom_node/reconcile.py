@@ -62,8 +62,19 @@ def _left_over(value: str, known: str, mark: str) -> bool:
     return at == len(value)
 
 
+def _fits(name: str, value: str) -> bool:
+    """Whether a value keeps to its VR (PS3.5 table 6.2-1): PN, SH, else LO. One that is cut would mean somebody else.
+
+    >>> _fits("patient_id", "4" * 64), _fits("patient_id", "4" * 65), _fits("patient_id", "A" + chr(92) + "B")
+    (True, False, False)
+    """
+    groups = value.split("=") if name == "patient_name" else [value]
+    longest = 16 if name == "accession_number" else 64
+    return len(groups) <= 3 and all(len(group) <= longest for group in groups) and "\\" not in value
+
+
 def _usable(name: str, value: str, known: str) -> bool:
-    if not value or UNREADABLE in value or lost_characters(value, known):
+    if not value or UNREADABLE in value or lost_characters(value, known) or not _fits(name, value):
         return False
     if name == "patient_name":
         return not says_nothing_new(value, known) and normal_name(value) != ""

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from pydicom import Dataset
 
+from dicom_node.headers import identity_of
 from dicom_node.identity import Identity
 from dicom_node.reconcile import reconciled
 
@@ -39,6 +41,36 @@ def test_news_is_taken_for_the_objects_and_for_who_the_patient_is() -> None:
 def test_an_answer_that_says_less_changes_nothing(answer: Identity) -> None:
     both = reconciled(KNOWN, answer, [])
     assert both.filed == both.current == KNOWN
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Identity("A\\B"),
+        Identity("4" * 65),
+        Identity(issuer_of_patient_id="H" * 65),
+        Identity(patient_name="N" * 65),
+        Identity(patient_name="Novák\\Petr"),
+        Identity(patient_name="A=B=C=D"),
+        Identity(accession_number="A" * 17),
+    ],
+)
+def test_a_value_that_breaks_its_vr_is_no_answer(answer: Identity) -> None:
+    both = reconciled(KNOWN, answer, [])
+    assert both.filed == both.current == KNOWN
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_a_patient_id_that_is_too_long_is_not_cut_to_that_of_somebody_else() -> None:
+    answer = Dataset()
+    answer.PatientID = "4" * 70
+    assert reconciled(KNOWN, identity_of(answer, over=1), []).filed == KNOWN
+    assert identity_of(answer).patient_id == "4" * 64
+
+
+def test_values_of_the_greatest_length_are_news() -> None:
+    answer = Identity("4" * 64, "H" * 64, "=".join(["N" * 64] * 3), "19510202", "F", "A" * 16)
+    assert reconciled(KNOWN, answer, []).filed == replace(answer, study_description="Thorax")
 
 
 def test_a_pacs_without_issuers_does_not_take_the_issuer_away() -> None:
