@@ -13,6 +13,7 @@ from dicom_node import local_time
 from dicom_node.spool import Spool
 from dicom_node.vitals import PARTS
 from dicom_node.web import api, clinical, deps, errors, facts, fhir, images, live, metrics, node_pages, pages, signin
+from dicom_node.web.fhir_seal import Seal
 from dicom_node.web.security import Guard
 
 # The only places that answer without a sign-in; a test asks every other one.
@@ -57,6 +58,7 @@ def create_app(settings: Settings, spool: Spool) -> FastAPI:
     app.state.models = facts.Models(settings)
     app.state.followed = metrics.Followed()
     app.state.recent = deps.Recent()
+    app.state.seal = Seal()
     app.state.oidc = signin.provider_of(settings)
     app.state.stopping = threading.Event()  # set when the process is told to end: for streams
     app.add_middleware(Guard, web=settings.web)

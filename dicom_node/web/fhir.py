@@ -14,6 +14,7 @@ from dicom_node.web import fhir_capability
 from dicom_node.web.deps import SettingsDep, Signed, SpoolDep, StoreDep, Viewer
 from dicom_node.web.errors import Problem
 from dicom_node.web.fhir_outcome import PREFIX, resource
+from dicom_node.web.fhir_seal import PARAMETER
 from dicom_node.web.fhir_search import KINDS, Position, Search, search_of, work_item_of
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ FORM = "application/x-www-form-urlencoded"
 MOST_PARAMETERS = 30
 
 
-async def _parameters(request: Request, _: Viewer) -> list[tuple[str, str]]:
-    """Of the URL, and of a form: there a Patient ID stays out of the logs of what lies between."""
+async def _parameters(request: Request, signed: Viewer) -> list[tuple[str, str]]:
+    """Of the URL, and of a form: there a Patient ID stays out of the logs of what lies between, and of our links."""
     _wants_json(request)
     pairs = request.query_params.multi_items()
+    for sealed in request.query_params.getlist(PARAMETER)[:1]:
+        kept = request.app.state.seal.opened(signed.account, sealed)
+        pairs = [*kept, *(pair for pair in pairs if pair != (PARAMETER, sealed))]
     if request.method == "POST":
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
             raise Problem(415, "a search is posted as a form", f"send it as {FORM}")
@@ -108,7 +112,7 @@ def search(
     with store.transaction():
         _audit_search(store, signed, kind, wanted, len(page.resources))
         _audit(store, signed, kind, page.resources)
-    return resource(searchset(page, _base(request, settings), _links(request, settings, kind, wanted, page)))
+    return resource(searchset(page, _base(request, settings), _links(request, settings, signed, kind, wanted, page)))
 
 
 def _known(kind: str) -> bool:
@@ -121,13 +125,17 @@ def _base(request: Request, settings: Settings) -> str:
     return f"{settings.web.public_url.rstrip('/') or str(request.base_url).rstrip('/')}{PREFIX}"
 
 
-def _links(request: Request, settings: Settings, kind: str, wanted: Search, page: "Page") -> dict[str, str]:
-    """What was understood, and where it goes on."""
+def _links(
+    request: Request, settings: Settings, signed: Signed, kind: str, wanted: Search, page: "Page"
+) -> dict[str, str]:
+    """What was understood, and where it goes on; what was posted, sealed."""
     where = f"{_base(request, settings)}/{kind}"
+    asked = list(wanted.asked)
+    if request.method == "POST" or PARAMETER in request.query_params:
+        asked = [(PARAMETER, request.app.state.seal.closed(signed.account, asked))]
 
     def link(position: Position | None) -> str:
-        pairs = list(wanted.asked)
-        pairs += [("page", f"{position.work_item_id}.{position.index}")] if position is not None else []
+        pairs = [*asked, ("page", f"{position.work_item_id}.{position.index}")] if position is not None else asked
         return f"{where}?{urlencode(pairs)}" if pairs else where
 
     links = {"self": link(wanted.begin)}

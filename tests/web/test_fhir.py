@@ -325,8 +325,32 @@ def test_a_search_can_be_posted_so_that_no_url_holds_the_patient(hospital: Hospi
     answer = hospital.client.post("/fhir/DiagnosticReport/_search", data={"patient.identifier": "PAT-0012"})
     assert answer.status_code == 200, answer.text
     assert [study_of(entry["resource"]) for entry in valid(answer.json())["entry"]] == [uid]
+    assert "PAT-0012" not in str(answer.json()["link"])
     refused = hospital.client.post("/fhir/DiagnosticReport/_search", json={"patient.identifier": "PAT-0012"})
     assert (refused.status_code, valid(refused.json())["resourceType"]) == (415, "OperationOutcome")
+
+
+def test_the_pages_of_a_posted_search_go_on_without_the_patient_in_a_url(hospital: Hospital) -> None:
+    mine = {hospital.result().study_instance_uid for _ in range(5)}
+    hospital.result(replace(YAMADA, patient_id="OTHER"))
+    asked = {"patient.identifier": "PAT-0012", "_count": "2"}
+    answer, met = hospital.client.post("/fhir/DiagnosticReport/_search", data=asked), []
+    while True:
+        bundle = valid(answer.json())
+        links = {link["relation"]: link["url"] for link in bundle["link"]}
+        assert "0012" not in str(links)
+        met += [study_of(entry["resource"]) for entry in bundle["entry"]]
+        again = hospital.client.get(links["self"]).json()
+        assert [one["fullUrl"] for one in again["entry"]] == [one["fullUrl"] for one in bundle["entry"]]
+        if "next" not in links:
+            break
+        answer = hospital.client.get(links["next"])
+    assert (len(met), set(met)) == (5, mine)
+    other = hospital.site.signed_in(VIEWER)
+    assert "another account" in other.get(links["self"]).text
+    other.close()
+    damaged = hospital.client.get(links["self"].replace("search=", "search=x"))
+    assert (damaged.status_code, valid(damaged.json())["resourceType"]) == (400, "OperationOutcome")
 
 
 # -- what is refused -------------------------------------------------------------------------------------------
