@@ -6,6 +6,7 @@ planned. The same content never makes a second result; other content makes the n
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from dicom_node import items
 from dicom_node.database import Database
 from dicom_node.instance import Instance
 from dicom_node.workitem import UNCHANGED, State, WorkItem
+
+LONGEST_PAUSE_SECONDS = 512.0  # between two looks at a contour that has waited for hours
+_PAUSE_SHARE = 0.05  # at most, of how long it has waited
 
 _LEFT_A_RESULT = (
     "(state != 'CANCELED' OR EXISTS"
@@ -33,6 +37,12 @@ class Birth:
     reason: str | None
     priority: int = 0  # of workitem.PRIORITIES
     shadow: bool = False
+
+
+def _is_due(item_id: int, waited: float, since_look: float, now: float) -> bool:
+    """Whether one of its moments has come since the last look. They lie a power of 2 s apart, for each item others."""
+    pause = 2.0 ** int(math.log2(max(1.0, min(waited * _PAUSE_SHARE, LONGEST_PAUSE_SECONDS))))
+    return abs(since_look) >= pause or (now + item_id * 7.0) % pause < since_look  # the clock may be set back
 
 
 class Births:
@@ -77,18 +87,25 @@ class Births:
                 return True
             if (waiting.reason, waiting.hint, waiting.shadow) == (reason, detail, shadow):
                 return False  # looked at every few seconds: not a write each time
-            self._update(waiting.id, columns)
+            # `waiting_rois` goes by the last change; `asked_again_at` by when somebody asked.
+            self._update(waiting.id, columns if waiting.replan else columns | {"updated_at": now})
             if waiting.reason == reason:
                 return False
             items.note(self._db, waiting.id, "waiting", now, detail)
             return True
 
-    def waiting_rois(self) -> list[str]:
-        """Contour objects that wait: to be looked at again when time, not an object, may have decided them."""
+    def waiting_rois(self, looked: float = -math.inf, now: float = math.inf, but: str = "") -> list[str]:
+        """Contour objects that wait: to be looked at again when time, not an object, may have decided them.
+
+        The longer nothing has changed, the more rarely: those whose turn has come since all were asked for at `looked`.
+        `but`: not those with this reason, unless an operator asks.
+        """
         rows = self._db.rows(
-            "SELECT roi_sop_instance_uid AS uid FROM work_item WHERE state = ? AND uid IS NOT NULL", [State.WAITING]
+            "SELECT id, roi_sop_instance_uid AS uid, updated_at FROM work_item WHERE state = ? AND uid IS NOT NULL"
+            " AND (replan OR reason IS NOT ?)",
+            [State.WAITING, but],
         )
-        return [row["uid"] for row in rows]
+        return [row["uid"] for row in rows if _is_due(row["id"], now - row["updated_at"], now - looked, now)]
 
     def waiting_without_contour(self) -> list[WorkItem]:
         return self._items("state = ? AND roi_sop_instance_uid IS NULL", [State.WAITING])

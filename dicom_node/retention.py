@@ -234,12 +234,12 @@ class Retention:
         entry = AuditEntry(now, ACTOR, "node", action, work_item_id=item, study_instance_uid=study, detail=detail)
         self._audit.add(replace(entry, facts=facts))
 
-    def contents_going(self, limit: int = 5000) -> list[Contents]:
-        """Contents that are marked, and whose files may still be there."""
+    def contents_going(self, after: int = 0, limit: int = 5000) -> list[Contents]:
+        """Contents that are marked, and whose files may still be there; behind the row `after` of an earlier call."""
         rows = self._db.rows(
             "SELECT id, sop_instance_uid, digest, sop_class_uid, received_at, current FROM instance"
-            " WHERE removed = 1 ORDER BY id LIMIT ?",
-            [limit],
+            " WHERE removed = 1 AND id > ? ORDER BY id LIMIT ?",
+            [after, limit],
         )
         return [Contents(**row) for row in rows]
 
@@ -279,10 +279,10 @@ class Retention:
     def give_up(self, state: State, before: float, why: str, now: float, limit: int = 50) -> int:
         """Cancel work items that have been in a state since before a time; how many.
 
-        FAILED: those of which nothing was composed. WAITING: CT without a contour.
+        FAILED: those of which nothing was composed. WAITING: a CT without a contour, a contour on removed images.
         """
         where = (
-            "roi_sop_instance_uid IS NULL"
+            "(roi_sop_instance_uid IS NULL OR reason = 'INPUTS_REMOVED')"
             if state is State.WAITING
             else "NOT EXISTS (SELECT 1 FROM delivery d WHERE d.work_item_id = work_item.id)"
         )

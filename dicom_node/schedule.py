@@ -83,9 +83,12 @@ class Scheduler:
         self._store.arrivals.mark_planned(row for row, _ in arrivals)
         return bool(arrivals)
 
-    def look_at_waiting(self) -> None:
-        """Decide again what is still open: quiet series, images that never came, a mended table, an operator's wish."""
-        for uid in self._store.births.waiting_rois():
+    def look_at_waiting(self, looked: float = -math.inf) -> None:
+        """Decide again what is still open: quiet series, images that never came, a mended table, an operator's wish.
+
+        `looked`: when that was done last. What was removed is looked at when it comes again.
+        """
+        for uid in self._store.births.waiting_rois(looked, self._clock(), but=WaitingReason.INPUTS_REMOVED):
             self.look_at(uid)
 
     def refuse_without_contour(self) -> None:

@@ -8,7 +8,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from config.settings import Settings
@@ -35,7 +34,7 @@ class Cleaner:
         self._begun = float("-inf")
         self._warned = float("-inf")
         self._forgot = float("-inf")
-        self._stubborn: set[Path] = set()  # what could not be removed: tried and audited again at the next start only
+        self._stubborn: set[Path] = set()  # what could not be removed, and was said
 
     def step(self) -> bool:
         """Remove one study's files, one result or the like. False: nothing is due now."""
@@ -64,7 +63,7 @@ class Cleaner:
             why = f"given up by retention: failed {days:g} days ago, and nothing was composed"
             yield from ["failed"] * self._store.retention.give_up(State.FAILED, now - days * DAY_SECONDS, why, now)
         if days := self._settings.waiting_days:
-            why = f"given up by retention: no contour within {days:g} days"
+            why = f"given up by retention: what it waits for did not come within {days:g} days"
             yield from ["waiting"] * self._store.retention.give_up(State.WAITING, now - days * DAY_SECONDS, why, now)
         yield from self._contents(pressed=pressed)
         yield from self._results(pressed=pressed)
@@ -78,9 +77,11 @@ class Cleaner:
             self._forgot = self._clock()
 
     def finish(self) -> Iterator[str]:
-        """Remove what an earlier run had marked, and did not live to remove."""
+        """Remove what an earlier run had marked, and did not live to remove or could not."""
+        after = 0
         with self._spool.instances_kept(alone=True):
-            while going := self._store.retention.contents_going():
+            while going := self._store.retention.contents_going(after):
+                after = going[-1].id
                 self._unlink(going)
         for item_id, key in self._store.retention.results_going():
             if self._drop_results(item_id, key):
@@ -111,10 +112,13 @@ class Cleaner:
                 if pressed and not room(self._spool.root, self._all).low:
                     return
                 kind = self._remove_study(study, cutoffs)
+                if kind is None:
+                    return  # whatever it is may be in the way of all: no more is marked in this pass
                 if kind:
                     yield kind
 
-    def _remove_study(self, study: str, cutoffs: dict[str, float]) -> str:
+    def _remove_study(self, study: str, cutoffs: dict[str, float]) -> str | None:
+        """The kind that went; '' where nothing may go, None where no file can be removed."""
         condition = self._store.retention.condition(study)
         due = [kind for kind, cutoff in cutoffs.items() if condition.changed_at < cutoff]
         if condition.kept or not due:
@@ -127,14 +131,29 @@ class Cleaner:
         with self._spool.instances_kept(alone=True):
             if not self._store.retention.remove_contents(study, contents, self._clock()):
                 return ""
-            self._unlink(contents)
+            if not self._unlink(contents):
+                return None
         LOGGER.info("storage.removed %d objects of a study that was delivered", len(contents))
         return due[0]
 
-    def _unlink(self, contents: list[Contents]) -> None:
+    def _unlink(self, contents: list[Contents]) -> bool:
+        """False where none can be removed. Those that cannot stay marked, and the next pass tries again."""
+        gone: list[Contents] = []
         for content in contents:
-            self._spool.instance_path(content.sop_instance_uid, content.digest).unlink(missing_ok=True)
-        self._store.retention.contents_gone(contents)
+            path = self._spool.instance_path(content.sop_instance_uid, content.digest)
+            try:
+                path.unlink(missing_ok=True)
+                gone.append(content)
+            except OSError as error:
+                self._stays(f"{path.relative_to(self._spool.root)}", path, error.strerror)
+        self._store.retention.contents_gone(gone)
+        return bool(gone)
+
+    def _stays(self, what: str, path: Path, why: str) -> None:
+        """Say it, once until the next start."""
+        if path not in self._stubborn:
+            LOGGER.warning("storage.not_removed %s: %s", what, why)
+            self._stubborn.add(path)
 
     def _results(self, *, pressed: bool) -> Iterator[str]:
         days = {
@@ -172,9 +191,7 @@ class Cleaner:
         folder = self._spool.results(key, "report").parent
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
-            if folder not in self._stubborn:
-                LOGGER.warning("storage.not_removed results")
-                self._stubborn.add(folder)
+            self._stays("results", folder, f"something is left in {folder.relative_to(self._spool.root)}")
             return False
         self._store.retention.results_gone(item_id)
         return True
@@ -186,9 +203,15 @@ class Cleaner:
         """
         days = self._settings.jobs_days
         for folder in sorted((self._spool.root / "jobs").glob("[!.]*")) if days else []:
-            with suppress(FileNotFoundError):
-                if folder.stat().st_mtime < self._clock() - days * DAY_SECONDS and self._take_job(folder):
-                    yield "jobs"
+            try:
+                taken = folder.stat().st_mtime < self._clock() - days * DAY_SECONDS and self._take_job(folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._stays("jobs", folder, error.strerror)
+                continue
+            if taken:
+                yield "jobs"
 
     def _take_job(self, folder: Path) -> bool:
         gone = folder.with_name(f".gone-{folder.name}")
@@ -203,7 +226,7 @@ class Cleaner:
         """What fsck has set aside, and the copies of the store that migrations left."""
         for kind, paths in aside(self._spool).items():
             days = self.due_days(kind)
-            for path in paths if days else []:
+            for path in paths if days else []:  # audited once, so tried again at the next start only
                 if path not in self._stubborn and set_aside_at(path) < self._clock() - days * DAY_SECONDS:
                     # Audited first: an entry too many is better than patient data that went and nobody knows.
                     entry = AuditEntry(self._clock(), ACTOR, "node", f"{kind}.removed", detail=path.name[:200])
@@ -214,8 +237,7 @@ class Cleaner:
                         else:
                             path.unlink(missing_ok=True)
                     except OSError as error:
-                        LOGGER.warning("storage.not_removed %s: %s", kind, error.strerror)
-                        self._stubborn.add(path)
+                        self._stays(kind, path, error.strerror)
                         continue
                     yield kind
 

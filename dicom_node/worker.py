@@ -68,8 +68,8 @@ class Worker:
         """Arrivals -> work items."""
         scheduler = Scheduler(self._store, self._spool, self._settings, self._bundles, self._clock)
         if self._clock() - self._looked >= LOOK_AGAIN_SECONDS:
-            self._looked = self._clock()
-            scheduler.look_at_waiting()
+            looked, self._looked = self._looked, self._clock()
+            scheduler.look_at_waiting(looked)
         more = scheduler.take_arrivals()
         if more:
             self._readiness.needed()
@@ -186,6 +186,7 @@ class Worker:
 
         def put_in_force() -> None:
             self._bundles = bundles  # first: they hold those of the old settings too
+            self._looked = 0.0  # what waits may have waited for these
             self._settings, self._fetch = settings, fetch
             self._keeper.go_on_with(settings)
             self._heartbeat.go_on_with(settings)

@@ -109,6 +109,40 @@ def test_a_waiting_contour_becomes_the_scheduled_work_item_and_keeps_its_history
     assert [event["name"] for event in store.details(item.id)["events"]] == ["waiting", "scheduled"]
 
 
+def test_the_longer_a_contour_has_waited_the_more_rarely_it_is_looked_at_again(store: Store) -> None:
+    wait(store)  # at 1.0
+    looks = {}
+    for begun, seconds in ((1, 50), (6_000, 2_000), (1_000_000, 20_000)):
+        moments = range(begun + 5, begun + seconds, 5)
+        looks[begun] = sum(bool(store.births.waiting_rois(now - 5.0, float(now))) for now in moments)
+    assert looks == {1: 9, 6_000: 8, 1_000_000: 39}, "at each of 10, each 256 s, each 512 s"
+    assert store.births.waiting_rois(1_000_000.0, 1_000_000.0 - 3600) == ["1.5"], "the clock was set back"
+    store.births.wait(contour(), "1.8", "1.9", "REFERENCED_CT_INCOMPLETE", "3 of 3 images are here", 1_000_000.0)
+    assert store.births.waiting_rois(1_000_002.0, 1_000_007.0) == ["1.5"], "something has changed"
+
+
+def test_contours_that_wait_are_not_all_looked_at_in_the_same_moment(store: Store) -> None:
+    for number in range(40):
+        store.births.wait(contour(f"1.5.{number}"), "1.8", "1.9", "REFERENCED_CT_INCOMPLETE", "", 1.0)
+    looks = [len(store.births.waiting_rois(now - 5.0, now)) for now in (1e6 + 5 * k for k in range(103))]
+    assert sum(looks) >= 40
+    assert max(looks) <= 2
+
+
+def test_a_contour_whose_images_were_removed_is_looked_at_on_arrival_or_when_asked_and_is_given_up_in_time(
+    store: Store,
+) -> None:
+    wait(store, "INPUTS_REMOVED")
+    assert store.births.waiting_rois(but="INPUTS_REMOVED") == []
+    (item,) = store.items()
+    assert store.births.replan(item.id, "asked for", 2.0)
+    assert store.births.waiting_rois(but="INPUTS_REMOVED") == ["1.5"]
+    assert store.retention.give_up(State.WAITING, 1.5, "too long", 100.0) == 0
+    assert store.retention.give_up(State.WAITING, 3.0, "too long", 100.0) == 1
+    assert wait(store, "REFERENCED_CT_INCOMPLETE"), "what comes for it is a new question"
+    assert store.retention.give_up(State.WAITING, 3.0, "too long", 100.0) == 0
+
+
 def test_the_same_key_never_makes_a_second_work_item(store: Store) -> None:
     assert schedule(store)
     assert not schedule(store)
