@@ -4,6 +4,7 @@ import errno
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -37,8 +38,13 @@ def listening(*proxies: str) -> Iterator[tuple[Listener, CALL]]:
         one.close()
 
 
-def admitted(ours: Listener) -> list[socket.socket]:
-    found = []
+def admitted(ours: Listener, wanted: int) -> list[socket.socket]:
+    """Who is let in; `wanted` are waited for, as the kernel may bring a caller a moment later."""
+    found: list[socket.socket] = []
+    end = time.monotonic() + 60
+    while len(found) < wanted and time.monotonic() < end:
+        with suppress(BlockingIOError):
+            found.append(ours.accept()[0])
     with suppress(BlockingIOError):
         while True:
             found.append(ours.accept()[0])
@@ -49,15 +55,15 @@ def test_one_address_cannot_take_every_connection(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(listener, "MAXIMUM_OF_ADDRESS", 3)
     with listening() as (ours, call):
         many = [call("127.0.0.2") for _ in range(5)]
-        kept = admitted(ours)
+        kept = admitted(ours, 3)
         assert len(kept) == 3
         assert [one.recv(1) for one in many[3:]] == [b"", b""], "those in excess are hung up on"
         call("127.0.0.3")
-        kept += admitted(ours)
+        kept += admitted(ours, 1)
         assert len(kept) == 4, "others get in"
         kept[0].close()
         call("127.0.0.2")
-        kept += admitted(ours)
+        kept += admitted(ours, 1)
         assert len(kept) == 5, "what has ended counts no more"
         for one in kept:
             one.close()
@@ -70,7 +76,7 @@ def test_a_trusted_proxy_has_as_many_connections_as_there_are(monkeypatch: pytes
         with listening(*proxies) as (ours, call):
             for _ in range(6):
                 call("127.0.0.2")
-            kept = admitted(ours)
+            kept = admitted(ours, 4)
             assert len(kept) == 4
             for one in kept:
                 one.close()
@@ -88,7 +94,7 @@ def test_a_process_without_descriptors_tries_again_in_a_second_and_not_at_once(m
                 ours.accept()  # asyncio logs this, waits a second, and goes on accepting at once
             with pytest.raises(BlockingIOError):
                 ours.accept()
-        kept = admitted(ours)
+        kept = admitted(ours, 1)
         assert len(kept) == 1
         kept[0].close()
 
@@ -108,9 +114,11 @@ def echoing(web: Web, opened: socket.socket) -> Iterator[int]:
         port = ours.getsockname()[1]
         thread = threading.Thread(target=running.run, args=([ours],))
         thread.start()
-        yield port
-        running.should_exit = True
-        thread.join()
+        try:
+            yield port
+        finally:
+            running.should_exit = True
+            thread.join()
 
 
 def test_a_caller_that_does_not_begin_tls_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -123,10 +131,14 @@ def test_a_caller_that_does_not_begin_tls_is_hung_up_on(monkeypatch: pytest.Monk
     ):
         assert silent.recv(1) == b""
         trusting = ssl.create_default_context(cafile=tmp_path / "ca.pem")
-        assert (
-            httpx.get(f"https://127.0.0.1:{port}", verify=trusting, trust_env=False, timeout=60).text
-            == "127.0.0.1 https"
-        )
+
+        def answer() -> str:
+            with suppress(httpx.TransportError):
+                return httpx.get(f"https://127.0.0.1:{port}", verify=trusting, trust_env=False, timeout=60).text
+            return ""
+
+        answers = (answer() for _ in range(20))  # a busy machine may be too slow for those 0.2 s, now and then
+        assert next(filter(None, answers)) == "127.0.0.1 https"
 
 
 def test_a_trusted_proxy_is_known_on_a_socket_of_both_families() -> None:
