@@ -4,6 +4,7 @@ The node must not run. Each repair can be interrupted: what it has begun is foun
 Nothing that may have been acknowledged is deleted: it goes to the spool's quarantine.
 """
 
+import errno
 import shutil
 import time
 from collections.abc import Callable
@@ -86,6 +87,8 @@ class Repairer:
     def _finish_removal(self, finding: Finding) -> str:
         for _ in self._cleaner.finish():
             pass
+        if self._store.retention.contents_going() or self._store.retention.results_going():
+            raise OSError(errno.EACCES, "not all of it can be removed; see storage.not_removed")
         self._say(finding, "the removal was finished")
         return "finished"
 

@@ -460,17 +460,39 @@ def test_retention_gets_its_turn_while_arrivals_never_stop(tmp_path: Path) -> No
     assert max(waits) < 30.0
 
 
-def test_a_folder_that_cannot_be_written_ends_a_pass_and_loses_nothing(
+def test_a_folder_that_cannot_be_written_loses_nothing_and_keeps_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = delivered(tmp_path, storage=SHORT, days=40)
     monkeypatch.setattr(Path, "unlink", lambda *a, **k: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
-    with pytest.raises(OSError, match="Read-only"):
-        clean(made)
+    assert clean(made) == ["results"]
     monkeypatch.undo()
     assert len(made.store.retention.contents_going()) == 17
-    assert clean(made) == ["results"]
+    assert clean(made) == []
     assert instances(made) == []
+
+
+def test_one_file_that_cannot_be_removed_stays_marked_is_said_once_and_stops_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = delivered(tmp_path, storage=SHORT, days=40)
+    stuck = instances(made)[0]
+    content = stuck.read_bytes()
+    stuck.unlink()
+    (stuck / "in the way").mkdir(parents=True)
+    cleaner = Cleaner(made.store, made.spool, made.settings, made.clock)
+    assert list(cleaner.everything()) == ["received", "results"]
+    assert instances(made) == [stuck]
+    assert list(cleaner.everything()) == []
+    said = [one.getMessage() for one in caplog.records if one.getMessage().startswith("storage.not_removed")]
+    assert len(said) == 1
+    assert stuck.name in said[0]
+    (stuck / "in the way").rmdir()
+    stuck.rmdir()
+    stuck.write_bytes(content)
+    assert list(cleaner.everything()) == []
+    assert instances(made) == []
+    assert made.store.retention.contents_going() == []
 
 
 def test_what_the_clock_asks_uses_its_indexes(tmp_path: Path) -> None:
