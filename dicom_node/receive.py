@@ -173,7 +173,7 @@ class Receiver:
         facts = {"peers": self._traffic.facts(), "running": running, "turned_away": turned_away}
         facts |= {"host": self.host, "port": self.port, "tls_port": self.tls_port}  # a passed socket has its own
         now = self._clock()
-        if facts != self._told or now - self._beaten >= BEAT_SECONDS:
+        if facts != self._told or abs(now - self._beaten) >= BEAT_SECONDS:  # the clock may be set back
             self._told, self._beaten = facts, now
             self._post(lambda store: store.vitals.beat("receive", VERSION, self._started, now, facts))
 

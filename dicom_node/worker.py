@@ -67,7 +67,7 @@ class Worker:
     def step_plan(self) -> bool:
         """Arrivals -> work items."""
         scheduler = Scheduler(self._store, self._spool, self._settings, self._bundles, self._clock)
-        if self._clock() - self._looked >= LOOK_AGAIN_SECONDS:
+        if abs(self._clock() - self._looked) >= LOOK_AGAIN_SECONDS:  # the clock may be set back
             looked, self._looked = self._looked, self._clock()
             scheduler.look_at_waiting(looked)
         more = scheduler.take_arrivals()

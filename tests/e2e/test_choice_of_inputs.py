@@ -63,6 +63,16 @@ def test_a_contour_that_comes_hours_or_days_after_its_ct_starts_at_once(node: Ro
     assert [item.state for item in node.items] == [State.SCHEDULED]  # the CT waits for nothing any more
 
 
+def test_a_clock_that_is_set_back_does_not_keep_what_waits_from_being_looked_at(node: Road) -> None:
+    plan(node)
+    node.clock.now -= HOUR
+    node.take(*CT, synthetic.rtstruct(CT, series_level_references=False))
+    (item,) = plan(node)
+    assert item.state is State.WAITING
+    (item,) = plan(node, 40.0)
+    assert item.state is State.SCHEDULED
+
+
 def test_a_contour_that_comes_before_its_ct_waits_for_it_and_the_shortfall_is_stated_after_a_day(node: Road) -> None:
     node.take(synthetic.rtstruct(CT), *CT[:10])
     (item,) = plan(node, 23 * HOUR)
