@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +24,7 @@ from config.settings import Hl7Peer, Peer, Settings, Tls
 from dicom_node import deliver, mllp, probes, tls
 from dicom_node.finding import Finding
 from dicom_node.limits import may_associate
+from dicom_node.local_time import local
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.vitals import Component, Contact
@@ -140,7 +140,7 @@ def _called(peer: Peer, settings: Settings, heard: _Heard) -> Finding:
 
 
 def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    return f"{local(seconds):%Y-%m-%d %H:%M}"
 
 
 # -- certificates ----------------------------------------------------------------------------------------------------

@@ -138,11 +138,9 @@ def status(
     Example: prognode status --study 1.2.840.113619.2.55.3
     """
     from dicom_node import status as shown
-    from dicom_node.local_time import go_by
     from dicom_node.spool import Spool
 
     settings = settings_of(config)
-    go_by(settings.node.time_zone)
     store, spool = store_of(settings), Spool(settings.node.spool)
     if study is None:
         print(shown.overview(store, bundle_of(settings).manifest.synthetic))

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -16,6 +16,7 @@ import typer
 from config.settings import Settings
 from dicom_node.cli_common import LARGEST_NUMBER, Config, Whole, caller, counted, log, settings_of, stop, store_of
 from dicom_node.cli_models import bundles_of
+from dicom_node.local_time import local, today
 
 if TYPE_CHECKING:
     from dicom_node.audit import AuditEntry
@@ -108,7 +109,7 @@ def _import(
     predictors = {one.name: one for bundle in reversed(bundles) for one in bundle.manifest.clinical}
     table = Table(path, *reading)
     codes = clinical_codes.load(settings.clinical.codes)
-    importer = Importer(table, layout, predictors, codes, date.today())  # noqa: DTZ011 - the site's day
+    importer = Importer(table, layout, predictors, codes, today())
     actor = caller()
     conflicts = store.clinical.rehearse(importer.entries(store.clinical.ambiguous_ids(), actor.name))
     report = importer.report
@@ -212,7 +213,7 @@ def clinical_show(
 
 
 def _line(value: "StoredValue") -> str:
-    recorded = datetime.fromtimestamp(value.recorded_at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    recorded = f"{local(value.recorded_at):%Y-%m-%d %H:%M}"
     said = f"{value.name} = {_plain(value.value)} {value.unit}".rstrip()
     stated = f" (stated as {value.stated})" if value.stated else ""
     ended = f"; {value.ended_how} by {value.ended_by or 'its source'}" if value.ended_how else ""

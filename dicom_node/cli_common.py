@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer.core
 
 from config.settings import Settings, SettingsError, load
+from dicom_node.local_time import go_by
 
 if TYPE_CHECKING:
     from dicom_node.operations import Actor
@@ -74,11 +75,16 @@ def counted(number: int, what: str) -> str:
 
 
 def settings_of(config: Path | None) -> Settings:
-    """The settings of file and environment, or the built-in ones; ends the program where they cannot be used."""
+    """The settings of file and environment, or the built-in ones; ends the program where they cannot be used.
+
+    From then on, times are told in their zone.
+    """
     try:
-        return load(config, os.environ)
+        settings = load(config, os.environ)
     except SettingsError as error:
         stop(str(error), os.EX_CONFIG)
+    go_by(settings.node.time_zone)
+    return settings
 
 
 def settings_file(config: Path | None) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.cli_common import Config, Whole, caller, counted, settings_of, stop, store_of
+from dicom_node.local_time import local, stated
 
 if TYPE_CHECKING:
     from dicom_node.restore import Restored
@@ -91,7 +92,7 @@ def _storage_lines(found: "Report") -> Iterator[str]:
     for kind in found.kinds:
         if not kind.all.objects:
             continue
-        oldest = f"{datetime.fromtimestamp(kind.oldest):%Y-%m-%d}" if kind.oldest else ""  # noqa: DTZ006 - for people
+        oldest = f"{local(kind.oldest):%Y-%m-%d}" if kind.oldest else ""
         goes = f"{kind.goes.objects} ({_size(kind.goes.bytes)})" if kind.goes.objects else "-"
         stays = [f"{each.objects} ({_size(each.bytes)}): {why}" for why, each in sorted(kind.stays.items())]
         first, *others = stays or [""]
@@ -197,7 +198,7 @@ def _restored_lines(done: "Restored") -> Iterator[str]:
 
 
 def _when(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    return f"{local(moment):%Y-%m-%d %H:%M:%S %Z}"
 
 
 # -- the audit trail -------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def _anchors(texts: list[str]) -> dict[int, str]:
 
 
 def _moment(text: str, option: str) -> str:
-    """A day or time of the host's zone as the messages write it; '' where none is given."""
+    """A day or time of the node's zone as the messages write it; '' where none is given."""
     if not text:
         return ""
     try:
@@ -292,7 +293,7 @@ def _moment(text: str, option: str) -> str:
     except ValueError:
         stop(f"{option} {text}: write a day or time such as 2026-03-01 or 2026-03-01T08:00", os.EX_USAGE)
     try:
-        moment = moment.astimezone(UTC)
+        moment = stated(moment).astimezone(UTC)
     except (OverflowError, ValueError):  # beside the first or last day that can be counted, a zone does not matter
         moment = moment.replace(tzinfo=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,6 +1,7 @@
 """Times as people read them, on pages and in commands: in the zone of the settings, as the reports have them. Leaf."""
 
-from datetime import UTC, datetime, tzinfo
+import time
+from datetime import UTC, date, datetime, tzinfo
 from zoneinfo import ZoneInfo
 
 _zone: tzinfo | None = None  # of the process: the host's
@@ -15,6 +16,28 @@ def go_by(time_zone: str) -> None:
 def local(seconds: float) -> datetime:
     """A time of the store in that zone."""
     return datetime.fromtimestamp(seconds, UTC).astimezone(_zone)
+
+
+def today() -> date:
+    """The day of the calendar in that zone: a container's clock is in UTC, whatever the hospital's says."""
+    return local(time.time()).date()
+
+
+def stated(moment: datetime) -> datetime:
+    """A time that names no zone is of that one. Raises OverflowError, ValueError or OSError far from now."""
+    if moment.tzinfo is not None:
+        return moment
+    return moment.replace(tzinfo=_zone) if _zone is not None else moment.astimezone()
+
+
+def midnight(day: date) -> float:
+    """When a day begins in that zone, as a time of the store. Raises as `stated`.
+
+    >>> go_by("Asia/Tokyo"); midnight(date(2026, 3, 2)) == midnight(date(2026, 3, 1)) + 86_400, local(midnight(
+    ...     date(2026, 3, 2))).isoformat(); go_by("")
+    (True, '2026-03-02T00:00:00+09:00')
+    """
+    return stated(datetime(day.year, day.month, day.day)).timestamp()  # noqa: DTZ001
 
 
 def zone_name(seconds: float) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node import clinical_desk
 from dicom_node.clinical_desk import DAY, NotEntered
+from dicom_node.local_time import today
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.web import views
@@ -82,8 +83,7 @@ def enter(
 def _keep(request: Request, store: Store, signed: Signed, row: Row, fields: dict[str, str]) -> list[str]:
     """Names of the predictors whose values are kept. Raises NotEntered, and then nothing is."""
     predictors, _ = predictors_of(request, store)
-    today = date.today()  # noqa: DTZ011
-    return clinical_desk.enter(store, predictors, item_of(store, row), fields, signed.actor, time.time(), today)
+    return clinical_desk.enter(store, predictors, item_of(store, row), fields, signed.actor, time.time(), today())
 
 
 def _is_used(field: FieldView, entered: dict[str, str]) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 from fastapi import Request
@@ -12,6 +11,7 @@ from dicom_node import clinical_desk
 from dicom_node.clinical_desk import DAY, OnHand
 from dicom_node.clinical_snapshot import THERAPY_START
 from dicom_node.clinical_values import StoredValue
+from dicom_node.local_time import today
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.web import views
@@ -74,7 +74,7 @@ def section(
         "newer": ", ".join(labels.get(name, name) for name in hand.newer.split(", ") if name),
         "problem": words.capital(problem or hand.problem),
         "day": entered.get(DAY, ""),
-        "today": date.today().isoformat(),  # noqa: DTZ011 - the day on which people write
+        "today": today().isoformat(),  # the day on which people write
         "errors": errors,
         "may_enter": signed.may_act and bool(row.patient_id) and bool(predictors),
         "revise": request.app.state.settings.clinical.revise,

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from functools import cache
 from typing import Annotated, Any
 from urllib.parse import quote, unquote, urlencode
@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from analysis.contract import RESEARCH_USE, SYNTHETIC_WARNING
 from config.identity import VERSION
 from dicom_node import operations
-from dicom_node.local_time import zone_name
+from dicom_node.local_time import midnight, zone_name
 from dicom_node.store import Store
 from dicom_node.web import actions, clinical_view, results, sr_text, study_page, study_view, views
 from dicom_node.web.deps import (
@@ -182,8 +182,8 @@ def _query(asked: dict[str, str], page: int) -> WorklistQuery:
         outcome=outcome if outcome in ("SCORED", "NOT_SCORED") else "",
         group=outcome if outcome in ("HIGH", "LOW", "UNCERTAIN") else "",
         held=True if asked["held"] else None,
-        since=_midnight(since) if since else None,
-        until=_midnight(until + timedelta(days=1)) if until else None,
+        since=midnight(since) if since else None,
+        until=midnight(until + timedelta(days=1)) if until else None,
         sort=asked["sort"],  # type: ignore[arg-type]  # one of SORTS
         descending=asked["order"] == "desc",
         offset=(page - 1) * ROWS,
@@ -196,15 +196,10 @@ def _day(text: str) -> date | None:
     """A day whose beginning and end can be told; None for anything else."""
     try:
         day = date.fromisoformat(text)
-        _midnight(day), _midnight(day + timedelta(days=1))
+        midnight(day), midnight(day + timedelta(days=1))
     except (ValueError, OverflowError, OSError):  # the calendar of Python and that of the system have their ends
         return None
     return day
-
-
-def _midnight(day: date) -> float:
-    """In the node's zone."""
-    return datetime(day.year, day.month, day.day).astimezone().timestamp()
 
 
 def _count(total: int, more: bool, filtered: bool) -> str:
