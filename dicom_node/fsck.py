@@ -165,10 +165,11 @@ class Examiner:
         for item in self._store.inspection.items_with_results():
             wanted = [part for part, states in _NEEDED.items() if item.state in states]
             wrong = [part for part in wanted if self._is_wrong(item.key, part, quick=quick)]
-            if wrong and self._working:
-                time.sleep(0.5)  # a result that is made again is away for a moment
-                now = self._store.inspection.item_of_key(item.key)
-                same = now is not None and now.state is item.state
+            if wrong:
+                if self._working:
+                    time.sleep(0.5)  # a result that is made again is away for a moment
+                # Its row was read a while ago: retention may have removed its results since.
+                same = self._store.inspection.state_with_results(item.id) is item.state
                 wrong = [part for part in wrong if same and self._is_wrong(item.key, part, quick=quick)]
             if wrong:
                 about = f"{' and '.join(wrong)} of work item {item.id} ({item.state}), study {item.study_instance_uid}"

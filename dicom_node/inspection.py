@@ -109,6 +109,11 @@ class Inspection:
         rows = self._db.rows(f"{_ITEM} WHERE w.key = ?", [key])
         return _item(rows[0]) if rows else None
 
+    def state_with_results(self, item_id: int) -> State | None:
+        """The state of a work item now; None where retention has removed its results, or is at it."""
+        rows = self._db.rows("SELECT state FROM work_item WHERE id = ? AND results_removed = 0", [item_id])
+        return State(rows[0]["state"]) if rows else None
+
     def stale_leases(self, now: float) -> list[tuple[int, float]]:
         """Work items that a worker holds longer than it may: id, and since when its lease has run out."""
         rows = self._db.rows(

@@ -20,6 +20,7 @@ from dicom_node import cli_fsck
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.executors.ahead import PREFIX
 from dicom_node.fsck import Examiner, Problem
+from dicom_node.inspection import Inspection
 from dicom_node.workitem import State, WorkItem
 from tests.e2e.node import (
     PROGNODE,
@@ -302,6 +303,21 @@ def test_a_proved_result_that_cannot_be_made_again_is_marked_as_removed(node: Pa
     repaired(node)
     with store_of(node) as store:
         assert store.items()[0].state is State.COMPLETED
+
+
+def test_a_result_that_retention_removes_while_fsck_looks_is_not_missing(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = Inspection.items_with_results
+
+    def later(inspection: Inspection) -> Iterator[Any]:
+        for item in really(inspection):
+            sql(node, "UPDATE work_item SET results_removed = 1")  # its row was read before
+            shutil.rmtree(spool_of(node).results(item.key, "report").parent)
+            yield item
+
+    monkeypatch.setattr(Inspection, "items_with_results", later)
+    assert kinds(node) == {"REMOVAL_UNFINISHED": 1}
 
 
 def test_an_older_content_does_not_take_the_place_of_a_newer_one(node: Path) -> None:
