@@ -93,20 +93,31 @@ class Loop:
 
     def take(self, state: State, work: Callable[[WorkItem], None], *, without_job: bool = False) -> bool:
         """Do this with the next work item of a state. False when there is none."""
+        self._pay()
         # A lease belongs to a claim: a thread that stood still for longer must not go on with what another one has.
         self._local.owner = f"{self._process}-{uuid.uuid4().hex}"
         item = self.store.claim(state, self._owner, LEASE_SECONDS, self.clock(), without_job=without_job)
         if item is None:
             return False
-        self.store.note(item.id, f"{state.lower()} claimed", self.clock(), f"attempt {item.attempts}")
         with about(item=str(item.id), study=mark_of(item.study_instance_uid)):
             try:
+                self.store.note(item.id, f"{state.lower()} claimed", self.clock(), f"attempt {item.attempts}")
                 self._attempt(item, state, work)
             except LeaseLost as error:  # superseded meanwhile, or taken over: what was done is not wanted any more
                 LOGGER.warning("lease.lost %s", error)
-            except StoreBusy as error:  # the lease runs out, and the stage runs again
+            except StoreBusy as error:
                 LOGGER.warning("store.busy %s", error)
+                self._local.owed = item, error
         return True
+
+    def _pay(self) -> None:
+        """Give back what the store could not take, not as an attempt: nothing has ended. Raises StoreBusy."""
+        owed: tuple[WorkItem, StoreBusy] | None = getattr(self._local, "owed", None)
+        if owed is not None:
+            item, error = owed
+            with suppress(LeaseLost):  # the lease has run out, and another process has it
+                self.give_back(item, self.clock() + FIRST_RETRY_SECONDS, error, counts=False)
+            self._local.owed = None
 
     def _attempt(self, item: WorkItem, state: State, work: Callable[[WorkItem], None]) -> None:
         if item.attempts > self._settings.job.attempts:  # claimed before and never given back: it ended the node

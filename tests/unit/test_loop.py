@@ -11,7 +11,8 @@ from config.settings import Settings
 from dicom_node.births import Birth
 from dicom_node.loop import LEASE_SECONDS, Loop, Stage
 from dicom_node.spool import Spool
-from dicom_node.workitem import State, WorkItem
+from dicom_node.store import Store
+from dicom_node.workitem import State, StoreBusy, WorkItem
 from tests.road import Clock
 
 
@@ -94,6 +95,36 @@ def test_a_stop_that_cuts_a_job_short_costs_it_no_attempt(tmp_path: Path) -> Non
             thread.join(60)
     (item,) = loop.store.items()
     assert item.state is State.SCHEDULED
+
+
+def test_a_store_that_is_full_or_busy_for_a_moment_costs_no_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, clock, settings = Spool(tmp_path / "spool"), Clock(), Settings()
+    spool.create()
+    loop, postpone, turns = Loop(settings, spool, clock), Store.postpone, list[int]()
+    schedule(loop, clock)
+
+    def is_full(*arguments: object, **_: object) -> None:
+        raise StoreBusy("the store cannot be used: database or disk is full", "check the spool's disk")
+
+    def work(item: WorkItem) -> None:
+        turns.append(item.attempts)
+        if len(turns) <= settings.job.attempts:
+            is_full()
+        loop.advance(item, State.ANALYSED, "there is room again")
+
+    for _ in range(settings.job.attempts):
+        assert loop.take(State.SCHEDULED, work)
+        monkeypatch.setattr(Store, "postpone", is_full)
+        with pytest.raises(StoreBusy):  # it is full still
+            loop.take(State.SCHEDULED, work)
+        monkeypatch.setattr(Store, "postpone", postpone)
+        assert not loop.take(State.SCHEDULED, work), "it is given back, for a moment"
+        clock.now += LEASE_SECONDS
+    assert loop.take(State.SCHEDULED, work)
+    (item,) = loop.store.items()
+    assert (item.state, turns) == (State.ANALYSED, [1] * (settings.job.attempts + 1))
 
 
 def schedule(loop: Loop, clock: Clock) -> None:
