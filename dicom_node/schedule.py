@@ -23,8 +23,9 @@ from dicom_node.ticket import Ticket
 from dicom_node.workitem import PRIORITIES, StageError
 
 LOGGER = logging.getLogger(__name__)
-LOOK_SECONDS = 0.02  # between two looks at whether something has come, which cost nothing
-PACE_SECONDS = 0.2  # between two turns while objects come: each flushes the disk, which the receiver needs
+LOOK_SECONDS = 0.02  # between two looks at whether something has come, while objects come
+NEAR_SECONDS = 1.0  # after the newest of them; later they are rarer: an idle node should cost nothing
+PACE_SECONDS = 0.19  # between two turns while objects come: each flushes the disk, which the receiver needs
 
 
 class Lull:
@@ -32,16 +33,21 @@ class Lull:
 
     def __init__(self) -> None:
         self._seen = self._planned = -1  # the newest arrival: of the last look, and of the last turn
-        self._turned = -math.inf
+        self._turned = self._came = -math.inf
 
     def is_due(self, newest: int, now: float) -> bool:
         """Whether it is time for a turn, which is taken then. `newest`: a number that grows with each arrival."""
         lull = newest == self._seen != self._planned
-        self._seen = newest
+        if newest != self._seen:
+            self._seen, self._came = newest, now
         if not lull and 0 <= now - self._turned < PACE_SECONDS:
             return False
         self._planned, self._turned = newest, now
         return True
+
+    def is_near(self, now: float) -> bool:
+        """Whether something has come a moment ago, so that more may come, or a lull."""
+        return 0 <= now - self._came < NEAR_SECONDS
 
 
 class Scheduler:

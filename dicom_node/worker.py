@@ -77,10 +77,13 @@ class Worker:
         return more
 
     def _plan_in_a_lull(self) -> bool:
-        """False even where more may have come: that is seen in the next look."""
+        """True, after a moment, while objects come."""
         if self._lull.is_due(self._store.arrivals.newest(), self._timer()):
             self.step_plan()
-        return False
+        if not self._lull.is_near(self._timer()):
+            return False
+        time.sleep(LOOK_SECONDS)
+        return True
 
     def step_fetch(self) -> bool:
         """Clinical values of FHIR servers, for the studies that wait for them. False also where there is none."""
@@ -134,7 +137,7 @@ class Worker:
     @property
     def _stages(self) -> list[Stage]:
         return [
-            Stage("plan", self._plan_in_a_lull, LOOK_SECONDS),
+            Stage("plan", self._plan_in_a_lull),
             Stage("fetch", self.step_fetch),
             *(self.analyst.stages if self.analyst else ()),
             Stage("report", self.step_report, of=State.ANALYSED),

@@ -1,6 +1,6 @@
 """When the planner turns while objects come."""
 
-from dicom_node.schedule import PACE_SECONDS, Lull
+from dicom_node.schedule import NEAR_SECONDS, PACE_SECONDS, Lull
 
 STEP = 1 / 64  # between looks, of a length without rounding
 STEADY = 13  # looks that the pace has
@@ -29,3 +29,14 @@ def test_a_clock_that_goes_back_stops_nothing() -> None:
     lull = Lull()
     assert lull.is_due(1, 1000.0)
     assert lull.is_due(2, 10.0)
+
+
+def test_looks_are_frequent_only_near_what_has_come() -> None:
+    lull = Lull()
+    assert not lull.is_near(1000.0)
+    for newest, now in ((7, 1000.0), (7, 1000.5), (8, 1000.75)):
+        lull.is_due(newest, now)
+        assert lull.is_near(now)
+    lull.is_due(8, 1000.75 + NEAR_SECONDS)
+    assert not lull.is_near(1000.75 + NEAR_SECONDS)
+    assert not lull.is_near(10.0)  # a clock that goes back
