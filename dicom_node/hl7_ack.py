@@ -50,12 +50,11 @@ class NotOurs(Exception):
 
 
 def acknowledgement(message: Message, reply: Reply, application: str, facility: str, now: float) -> bytes | None:
-    """The ACK of a message, in its character set and version; None where its sender wants none (MSH-15, MSH-16 NE)."""
+    """The ACK of a message, in its character set and version; None where its sender wants none (MSH-15, MSH-16)."""
     msh = message.msh
-    accept, wanted = msh.value(15), msh.value(16)
-    if accept == wanted == "NE":
+    code = _code(msh.value(15), msh.value(16), reply.code)
+    if code is None:
         return None
-    enhanced = accept not in ("", "NE")
     control_id = msh.text(msh.field(10))
     own_id = base64.b32encode(hashlib.sha256(f"{control_id} {now}".encode()).digest()).decode()[:20]
     lines = [
@@ -76,13 +75,27 @@ def acknowledgement(message: Message, reply: Reply, application: str, facility: 
         ),
         segment(
             "MSA",
-            {1: ACCEPT_CODES[reply.code] if enhanced else reply.code, 2: escape(control_id), 3: escape(reply.text)},
+            {1: code, 2: escape(control_id), 3: escape(reply.text)},
         ),
     ]
     if reply.error:
         condition = components(str(reply.error), _CONDITIONS[str(reply.error)].capitalize(), "HL70357")
         lines.append(segment("ERR", {3: condition, 4: "E", 8: escape(reply.text)}))
     return "".join(f"{line}\r" for line in lines).encode(message.encoding, "replace")
+
+
+def _code(accept: str, application: str, code: Code) -> str | None:
+    """MSA-1: of the accept acknowledgement where one is due, else of the application's; one at most (HL7 2.9.3)."""
+    if not accept and not application:
+        return code  # original mode
+    if _is_due(accept, code):
+        return ACCEPT_CODES[code]
+    return code if _is_due(application, code) else None
+
+
+def _is_due(condition: str, code: Code) -> bool:
+    """HL7 table 0155; what is not in it is answered, for its sender may wait."""
+    return {"": False, "NE": False, "ER": code != "AA", "SU": code == "AA"}.get(condition, True)
 
 
 def _character_set(message: Message) -> str:

@@ -313,13 +313,21 @@ def test_a_refusal_has_an_err_segment_with_its_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "application", "code"),
-    [("", "", "AA"), ("NE", "AL", "AA"), ("AL", "NE", "CA"), ("AL", "AL", "CA"), ("NE", "NE", None)],
-)
-def test_the_mode_of_acknowledgement_is_the_sender_s(accept: str, application: str, code: str | None) -> None:
+    ("accept", "application", "taken", "refused"),
+    [
+        ("", "", "AA", "AR"), ("NE", "AL", "AA", "AR"), ("AL", "NE", "CA", "CR"), ("AL", "AL", "CA", "CR"),
+        ("NE", "NE", None, None), ("", "NE", None, None), ("", "AL", "AA", "AR"), ("AL", "", "CA", "CR"),
+        ("ER", "", None, "CR"), ("ER", "AL", "AA", "CR"), ("SU", "", "CA", None), ("SU", "ER", "CA", "AR"),
+        ("NE", "ER", None, "AR"), ("NE", "SU", "AA", None), ("XX", "", "CA", "CR"),
+    ],
+)  # fmt: skip
+def test_an_acknowledgement_is_sent_when_the_sender_s_conditions_say_so(
+    accept: str, application: str, taken: str | None, refused: str | None
+) -> None:
     message = read(f"MSH|^~\\&|RIS|H|||20260301||ADT^A08|1|P|2.5.1|||{accept}|{application}\r".encode())
-    made = acknowledgement(message, Reply("AA"), "", "", 0.0)
-    assert (made is None) if code is None else (made is not None and f"MSA|{code}|1".encode() in made)
+    for reply, code in ((Reply("AA"), taken), (Reply("AR"), refused)):
+        made = acknowledgement(message, reply, "", "", 0.0)
+        assert (made is None) if code is None else (made is not None and f"MSA|{code}|1".encode() in made)
 
 
 def test_the_header_of_a_message_in_an_unknown_character_set_can_still_be_answered() -> None:
