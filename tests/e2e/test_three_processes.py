@@ -89,7 +89,7 @@ def test_three_processes_score_a_study_whichever_is_killed(tmp_path: Path, pacs:
         store = Store.open(spool_of(folder).store)
         facts = {one.component: one.facts for one in store.vitals.components()}
         store.close()
-        assert facts["work"] == {"jobs": "apart"}
+        assert facts["work"]["jobs"] == "apart"
         assert "in force" in facts["run"]["isolation"]
         assert set(node.stop()) == {0}
 
