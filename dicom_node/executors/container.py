@@ -18,7 +18,7 @@ from pathlib import Path
 
 from config.identity import VERSION
 from config.settings import Job
-from dicom_node.executors import cgroup, inside, process, sandbox, trials
+from dicom_node.executors import cgroup, inside, job_log, process, sandbox, trials
 from dicom_node.executors import container_words as words
 from dicom_node.executors.container_words import Engine
 from dicom_node.executors.contract import Ended, NotStarted, for_a_tool
@@ -78,7 +78,7 @@ class ContainerExecutor:
         argv = self._command(name, words.NODE_LABEL, program, folder_in, folder_out, seconds, self.limits)
         child = self._start(argv)
         assert child.stdout is not None
-        said = threading.Thread(target=process.keep_log, args=(child.stdout, log), daemon=True)
+        said = threading.Thread(target=job_log.keep, args=(child.stdout, log), daemon=True)
         with process.heard(child, said, lambda: self._end(child, name)):
             ended = process.wait(child, folder_out, self.limits, lambda: self._remove(name))
         if ended.exit_code in words.ENGINE_FAILED and not ended.broke:

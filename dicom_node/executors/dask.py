@@ -25,7 +25,7 @@ from typing import Any
 
 from config.identity import VERSION
 from config.job import Dask, Job
-from dicom_node.executors import parcel, process, remote
+from dicom_node.executors import job_log, parcel, process, remote
 from dicom_node.executors.contract import Ended, NotStarted
 from dicom_node.spool import sha256
 
@@ -165,7 +165,7 @@ def _write(names: object, bodies: list[bytes], folder_out: Path) -> None:
         raise NotStarted("the worker's answer is not valid: other files than a job leaves")
     for name, content in zip(names, bodies, strict=False):
         (folder_out / str(name)).write_bytes(content)
-    (folder_out.parent / process.LOG_FILE).write_bytes(bodies[-1][-4 * process.LOG_BYTES :])
+    (folder_out.parent / process.LOG_FILE).write_bytes(bodies[-1][-4 * job_log.MAXIMUM_BYTES :])
 
 
 def _take_over(job: Path, name: object, folder_out: Path) -> None:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from pathlib import Path
 from typing import IO
 
 from config.settings import Job
-from dicom_node.executors import cgroup, harvest, sandbox, syscalls
+from dicom_node.executors import cgroup, harvest, job_log, sandbox, syscalls
 from dicom_node.executors.contract import Ended, NotStarted, for_a_tool
 from dicom_node.executors.sandbox import Isolation
 
 LOG_FILE = "job.log"  # beside IN and OUT: the job cannot reach it
-LOG_BYTES = 524_288  # that are kept of the beginning, and as many of the end
 LOOK_SECONDS = 0.25  # between two looks at what it has written
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 NICENESS = "10"  # receiving and delivery go first where jobs take every processor
@@ -138,7 +136,7 @@ class Started:
 
     def run(self, folder_out: Path, limits: Job) -> Ended:
         """Until the end, with a log beside OUT; the wall clock begins here. Raises NotStarted."""
-        log = threading.Thread(target=keep_log, args=(self.child.stdout, folder_out.parent / LOG_FILE), daemon=True)
+        log = threading.Thread(target=job_log.keep, args=(self.child.stdout, folder_out.parent / LOG_FILE), daemon=True)
         with heard(self.child, log, self.end):
             return wait(self.child, folder_out, limits, lambda: _ask_to_end(self.child))
 
@@ -168,7 +166,7 @@ def _start(
     try:
         child = subprocess.Popen(
             argv,
-            bufsize=0,  # `keep_log` and who waits for a word read the same pipe
+            bufsize=0,  # `job_log` and who waits for a word read the same pipe
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -282,46 +280,6 @@ def heard(child: "subprocess.Popen[bytes]", reader: threading.Thread, end: Calla
         reader.join(GRACE_SECONDS)
 
 
-def keep_log(stream: IO[bytes], path: Path) -> None:
-    """Write what a job says to its log: the beginning as it comes, the end when it has ended; not gigabytes.
-
-    A full disk costs the log alone: what is not read from its pipe would hold up the job.
-    """
-    written, left_out = 0, 0
-    tail: deque[bytes] = deque()
-    with stream, contextlib.closing(_Log(path)) as log:
-        while piece := os.read(stream.fileno(), 65536):
-            if written < LOG_BYTES:
-                log.write(piece)
-                written += len(piece)
-                continue
-            tail.append(piece)
-            while sum(map(len, tail)) > LOG_BYTES:
-                left_out += len(tail.popleft())
-        if left_out:
-            log.write(f"\n... {left_out} bytes are left out here ...\n".encode())
-        for piece in tail:
-            log.write(piece)
-
-
-class _Log:
-    """A file that says nothing of errors."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] | None = None
-        with contextlib.suppress(OSError):
-            self._file = path.open("wb", buffering=0)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, data: bytes) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.write(data)
-
-
 @contextmanager
 def _filter(isolation: Isolation, argv: list[str]) -> Iterator[tuple[list[str], tuple[int, ...]]]:
     """The argument list with the filter of system calls in it, and the descriptors that it needs."""
@@ -399,7 +357,7 @@ def _keep_end(stream: IO[bytes], said: bytearray) -> None:
     with stream:
         while piece := os.read(stream.fileno(), 65536):
             said += piece
-            del said[:-LOG_BYTES]
+            del said[: -job_log.MAXIMUM_BYTES]
 
 
 def _environment(home: Path | None) -> dict[str, str]:

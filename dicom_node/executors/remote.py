@@ -22,7 +22,7 @@ from typing import Any
 from analysis.contract import FEATURES_FILE, MASK_FILE, PICTURES_FILE, RESULT_FILE, TIMING_FILE, ExitCode
 from config.identity import VERSION
 from config.job import Job
-from dicom_node.executors import harvest, parcel, process
+from dicom_node.executors import harvest, job_log, parcel, process
 from dicom_node.executors.contract import GOLDEN_SECONDS, Ended, NotStarted, for_a_tool
 from dicom_node.executors.sandbox import Isolation
 
@@ -97,7 +97,7 @@ def _told(ended: Ended, out: Path, limits: Job) -> bytes:
                 found[name] = content
     except harvest.Unfit as error:
         broke, found = broke or f"left something else: {error}", {}
-    log = harvest.read(out.parent, process.LOG_FILE, 4 * process.LOG_BYTES) or b""
+    log = harvest.read(out.parent, process.LOG_FILE, 4 * job_log.MAXIMUM_BYTES) or b""
     header = {"exit_code": ended.exit_code, "broke": broke, "files": [*found]}
     return parcel.packed(header, [*found.values(), log])
 

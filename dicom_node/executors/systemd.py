@@ -19,7 +19,7 @@ from typing import Any
 
 from config.identity import VERSION
 from config.settings import Job
-from dicom_node.executors import cgroup, harvest, inside, process, sandbox, trials
+from dicom_node.executors import cgroup, harvest, inside, job_log, process, sandbox, trials
 from dicom_node.executors import container_words as words
 from dicom_node.executors.contract import Ended, NotStarted
 
@@ -213,7 +213,7 @@ def _keep_log(folder_out: Path, target: Path) -> None:
     with contextlib.suppress(OSError, harvest.Unfit):
         stream = harvest.opened(folder_out, LOG_IN_OUT)
         if stream is not None:
-            process.keep_log(stream, target)
+            job_log.keep(stream, target)
 
 
 def _forget(unit: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from config.settings import Job
-from dicom_node.executors import cgroup, harvest, process, sandbox, syscalls
+from dicom_node.executors import cgroup, harvest, job_log, process, sandbox, syscalls
 from dicom_node.executors.contract import NotStarted
 from dicom_node.executors.sandbox import Isolation
 from tests import hostile
@@ -411,7 +411,7 @@ def test_a_log_that_cannot_be_written_does_not_hold_up_the_job(tmp_path: Path) -
     for path in (tmp_path / "gone" / "job.log", Path("/dev/full")):
         child = subprocess.Popen(["sh", "-c", "head -c 3000000 /dev/zero"], stdout=subprocess.PIPE)
         assert child.stdout is not None
-        process.keep_log(child.stdout, path)
+        job_log.keep(child.stdout, path)
         assert child.wait(60) == 0
 
 
@@ -422,7 +422,7 @@ def test_of_what_a_tool_says_the_end_is_kept_and_one_that_is_missing_is_not_its_
     monkeypatch.setattr(process, "_confined", lambda *_: program)
     code, said = process.ask_module("analysis.golden", tmp_path, 60.0, LIMITS, Isolation((), (), ()))
     assert (code, said.splitlines()[-1]) == (0, "9 numbers agree")
-    assert len(said) <= process.LOG_BYTES
+    assert len(said) <= job_log.MAXIMUM_BYTES
     for gone in (["/nowhere/bwrap"], ["sh", "-c", "/nowhere/bwrap"]):
         monkeypatch.setattr(process, "_confined", lambda *_, gone=gone: gone)
         with pytest.raises(NotStarted):
