@@ -103,6 +103,7 @@ class Importer:
             raise TableError(f"no column {layout.patient_id_column!r}; name the patient ID's with --patient-id-column")
         folded = {name.casefold() for name in table.columns}
         self._is_long = not layout.columns and {"name", "value"} <= folded
+        self._says_units = self._is_long and "unit" in folded
         self._sources = [] if self._is_long else self._mapped()
 
     # -- columns ---------------------------------------------------------------------------------------------
@@ -137,11 +138,15 @@ class Importer:
             if factor is None:
                 raise TableError(f"column {column!r}: {unit} cannot be converted into {into or 'no unit'} for {name}")
             taken_as = f"{unit} x {factor} = {into}"
-        elif into and not unit:
-            taken_as = f"no unit stated, taken as {into}"
+        elif not unit:
+            taken_as = self._assumed(name)
         self.report.columns[name] = Column(name, column, taken_as)
         own_day = next((self._place[each] for each in (f"{column}_date", f"{name}_date") if each in self._place), -1)
         return _Source(name, self._place[column], own_day, unit)
+
+    def _assumed(self, name: str) -> str:
+        into = self._unit_of(name)
+        return f"no unit stated, taken as {into}" if into else ""
 
     def _ignore(self, column: str, others: tuple[str, ...]) -> None:
         if column in self._layout.columns:
@@ -227,7 +232,8 @@ class Importer:
         if name is None:
             self.report.wrong_lines.setdefault("names no predictor", []).append(line.number)
             return
-        self.report.columns.setdefault(name, Column(name, "value"))
+        if name not in self.report.columns:
+            self.report.columns[name] = Column(name, "value", "" if self._says_units else self._assumed(name))
         unit = line.cells[at["unit"]] if "unit" in at else ""
         yield _Source(name, at["value"], -1), unit
 
@@ -277,6 +283,8 @@ class Importer:
         if number is None:
             raise Refused("is not a plain number")
         into = self._unit_of(name)
+        if self._says_units and into and not unit:
+            raise Refused(f"has no unit; write the one it was measured in, such as {into}")
         factor = self._codes.factor(name, unit, into) if unit else 1
         if factor is None:
             raise Refused(f"has a unit that cannot be converted into {into or 'no unit'}")

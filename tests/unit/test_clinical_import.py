@@ -171,6 +171,15 @@ def test_one_line_per_value_is_read_too(table: Desk) -> None:
     assert report.columns["albumin"].refused == {"has a unit that cannot be converted into g/L": [5]}
 
 
+def test_no_unit_is_assumed_in_silence(table: Desk) -> None:
+    empty = "patient_id,name,value,unit\nP1,albumin,39,\n"
+    assert table.refusal(empty) == "has no unit; write the one it was measured in, such as g/L"
+    assert table.value("patient_id,name,value,unit\nP1,ecog,1,\n").value == 1.0, "it has none"
+    _, report = table.read("patient_id,name,value\nP1,albumin,39\nP1,ecog,1\n")
+    assert report.columns["albumin"].taken_as == "no unit stated, taken as g/L"
+    assert report.columns["ecog"].taken_as == ""
+
+
 @pytest.mark.parametrize(
     ("text", "layout", "says"),
     [
