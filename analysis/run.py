@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import resource
+import select
 import sys
 import threading
 import time
@@ -137,7 +138,8 @@ def _told() -> bool:
             importlib.import_module(name)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     with suppress(MemoryError):  # then it is looked for when it is needed
-        keep_room(sys.maxsize if limit == resource.RLIM_INFINITY else limit // ROOM_SHARE)
+        most = sys.maxsize if limit == resource.RLIM_INFINITY else limit // ROOM_SHARE
+        keep_room(most, lambda: bool(select.select([sys.stdin], [], [], 0)[0]))
     return bool(sys.stdin.readline())
 
 

@@ -4,7 +4,7 @@ import math
 import mmap
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +25,7 @@ from analysis.native import Stored, read_header, read_pixels
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _LARGEST = 32767
 ROOM_BYTES = 168_000_000  # that a chest of 320 slices of 512x512 needs
+_PIECE_BYTES = 8_388_608  # of it, touched at once
 _room_kept: list[NDArray[np.uint8]] = []  # one at most, until the first volume takes it
 # What pydicom and its decoders raise on a file that is cut, damaged or lies about itself.
 UNREADABLE = (
@@ -88,15 +89,18 @@ class Volume:
         return index
 
 
-def keep_room(most: int) -> None:
-    """Have the memory of a usual CT, but `most` bytes, at hand before there is one. Raises MemoryError.
+def keep_room(most: int, is_wanted: Callable[[], bool] = lambda: False) -> None:
+    """Have the memory of a usual CT, but `most` bytes, at hand before there is one, or until it `is_wanted`.
 
     Memory that is touched for the first time has to be found and zeroed, by the host too where the machine is a virtual
-    one: that can take longer than reading the files into it.
+    one: that can take longer than reading the files into it. Raises MemoryError.
     """
     room = np.empty(min(ROOM_BYTES, most), dtype=np.uint8)
-    room[:: mmap.PAGESIZE] = 0
     _room_kept[:] = [room]
+    for begin in range(0, room.size, _PIECE_BYTES):
+        if is_wanted():
+            return
+        room[begin : begin + _PIECE_BYTES : mmap.PAGESIZE] = 0
 
 
 def read_ct(paths: Sequence[Path]) -> Volume:
