@@ -163,7 +163,7 @@ class Runner:
         (folder_in / "bundle").mkdir()
         for path in bundle.folder.iterdir():
             place(path, folder_in / "bundle" / path.name)
-        (folder_in / JOB_FILE).write_bytes(request.model_dump_json(indent=1).encode())  # after a power cut it is laid out anew
+        (folder_in / JOB_FILE).write_bytes(request.model_dump_json(indent=1).encode())  # a power cut: laid out anew
         return folder_in, folder_out
 
 

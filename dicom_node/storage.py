@@ -149,7 +149,7 @@ class Cleaner:
         self._store.retention.contents_gone(gone)
         return bool(gone)
 
-    def _stays(self, what: str, path: Path, why: str) -> None:
+    def _stays(self, what: str, path: Path, why: str | None) -> None:
         """Say it, once until the next start."""
         if path not in self._stubborn:
             LOGGER.warning("storage.not_removed %s: %s", what, why)
