@@ -270,15 +270,15 @@ class Dispatcher:
 
     def _find_failed(self, peer: Peer, rows: Sequence[Delivery], why: deliver.QueryFailed) -> None:
         """It may pass; but a PACS that never answers the question must not keep results open for ever."""
-        again, detail = [], f"{why}; {why.hint}"
+        again, words = [], str(why).partition(" (")[0]  # without the status, which may be another each time
         for row in rows:
-            in_a_row = row.attempts if row.detail == detail else 0  # what an outage had cost before does not count
+            in_a_row = row.attempts if row.detail.startswith(words) else 0  # what an outage had cost does not count
             patience = REPORT_PATIENCE if peer.proof == "find" or row.transaction_uid else QUERY_PATIENCE
             if in_a_row + 1 < patience:
                 again.append(replace(row, attempts=in_a_row))
             else:
                 self._end_unproved(row, str(why))
-        self._later(again, detail)
+        self._later(again, f"{why}; {why.hint}")
 
     def _without_find(self, peer: Peer, row: Delivery) -> None:
         """Only storage commitment can prove this one: its report may take hours, but not for ever."""

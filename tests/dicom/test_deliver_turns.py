@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,8 @@ def test_a_pacs_that_never_answers_the_search_ends_as_unproved_after_a_while(
 ) -> None:
     node = node_of(composed, tmp_path, pacs, "auto")
     (item,) = node.items
-    pacs.on_find = lambda level: 0xC000 if level == "IMAGE" else None
+    statuses = cycle([0xC000, 0x0110])
+    pacs.on_find = lambda level: next(statuses) if level == "IMAGE" else None
     assert node.worker.step_deliver()
     for row in node.store.deliveries.of_item(item.id):
         node.store.deliveries.record(row.id, attempts=40, detail="it was down for a week")
