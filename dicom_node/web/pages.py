@@ -325,6 +325,7 @@ def act(
     try:
         said = operations.act(store, action, item_id, signed.actor, time.time(), value)
     except operations.Refused as refused:
+        opened(request, store, signed, row.study_instance_uid, row.id, "study.opened", part=True)
         return _confirm(request, row_of(item_id, store), action, store, refused, 409)
     answer = RedirectResponse(f"/items/{row.id}", 303)
     notice = quote(f"{actions.described(action, row, ()).label}: {said}.")
