@@ -97,6 +97,14 @@ class Arrivals:
         )
         return Instance.from_json(rows[0]["header"]) if rows else None
 
+    def has(self, sop_instance_uid: str, digest: str) -> bool:
+        """Whether these bytes are the newest of an instance, and not removed."""
+        rows = self._db.rows(
+            "SELECT 1 FROM instance WHERE sop_instance_uid = ? AND digest = ? AND current = 1 AND removed = 0",
+            [sop_instance_uid, digest],
+        )
+        return bool(rows)
+
     def calling_ae_title(self, sop_instance_uid: str) -> str:
         """Who sent the newest content of an instance; '' where it is not here."""
         rows = self._db.rows(

@@ -94,18 +94,25 @@ class Births:
             items.note(self._db, waiting.id, "waiting", now, detail)
             return True
 
-    def waiting_rois(self, looked: float = -math.inf, now: float = math.inf, but: str = "") -> list[str]:
+    def waiting_rois(self, looked: float = -math.inf, now: float = math.inf) -> list[str]:
         """Contour objects that wait: to be looked at again when time, not an object, may have decided them.
 
         The longer nothing has changed, the more rarely: those whose turn has come since all were asked for at `looked`.
-        `but`: not those with this reason, unless an operator asks.
         """
         rows = self._db.rows(
-            "SELECT id, roi_sop_instance_uid AS uid, updated_at FROM work_item WHERE state = ? AND uid IS NOT NULL"
-            " AND (replan OR reason IS NOT ?)",
-            [State.WAITING, but],
+            "SELECT id, roi_sop_instance_uid AS uid, updated_at FROM work_item WHERE state = ? AND uid IS NOT NULL",
+            [State.WAITING],
         )
         return [row["uid"] for row in rows if _is_due(row["id"], now - row["updated_at"], now - looked, now)]
+
+    def waiting_in(self, study_instance_uid: str) -> list[str]:
+        """Contour objects of a study that wait: what comes for it may be theirs without their naming it."""
+        rows = self._db.rows(
+            "SELECT roi_sop_instance_uid AS uid FROM work_item WHERE study_instance_uid = ? AND state = ?"
+            " AND uid IS NOT NULL",
+            [study_instance_uid, State.WAITING],
+        )
+        return [row["uid"] for row in rows]
 
     def waiting_without_contour(self) -> list[WorkItem]:
         return self._items("state = ? AND roi_sop_instance_uid IS NULL", [State.WAITING])

@@ -33,6 +33,9 @@ _KINDS = {
 }
 
 
+STILL_FACTOR = 10.0  # of quiet_seconds: no sender pauses for so long between the images of a series
+
+
 def decide(
     roi: Instance,
     on_hand: OnHand | Iterable[Instance],
@@ -40,13 +43,14 @@ def decide(
     *,
     waited_seconds: float | None,
     quiet: bool,
+    still: bool = False,
 ) -> Decision:
     """Decide what to do with a contour object.
 
     All referenced images here: a Plan at once (or NotEligible, with what a gate found). Some missing: Waiting, and
     after `settings.missing_instances_hours` NotEligible. None of them here, but images under other SOP Instance UIDs
     in the series that the object names, in its frame of reference: that series, for archives and de-identifiers crop
-    series and rewrite UIDs; once quiet where it is as long as a list of the whole series, else after the same time.
+    series and rewrite UIDs; once quiet where it is as long as a list of the whole series, else once still.
     Only contours name images, or nothing does: the whole series once quiet.
 
     Parameters
@@ -55,13 +59,14 @@ def decide(
         for an object without references, the CT of its study and frame of reference.
     waited_seconds : since the object came; None when not known; `math.inf` when nothing else will come.
     quiet : nothing came for these series for `settings.quiet_seconds`.
+    still : nothing came for STILL_FACTOR times as long.
 
     Raises
     ------
     ConfigError
         A pattern of the settings is not a regular expression.
     """
-    question = _Question(roi, _by_uid(on_hand), settings, waited_seconds or 0.0, quiet)
+    question = _Question(roi, _by_uid(on_hand), settings, waited_seconds or 0.0, quiet, still)
     refused = _refused_at_once(question)
     if refused is not None:
         return refused
@@ -79,6 +84,7 @@ class _Question:
     settings: Planning
     waited_seconds: float
     quiet: bool
+    still: bool
 
     @property
     def nothing_else_comes(self) -> bool:
@@ -163,7 +169,7 @@ def _with_references(question: _Question) -> Decision:
         # they make the next revision.
         rewritten = [] if here or not question.settled else _rewritten(question)
         instead = _examined(question, rewritten, absent) if rewritten else None
-        early = isinstance(instead, Plan) and _is_as_long(roi, rewritten)
+        early = isinstance(instead, Plan) and (question.still or _is_as_long(roi, rewritten))
         if instead is not None and (early or question.waited_enough):
             return instead
         if not question.waited_enough:

@@ -81,6 +81,8 @@ class Scheduler:
             else:
                 touched = self._store.arrivals.rois_touched_by(instance.sop_instance_uid, instance.series_instance_uid)
                 rois |= dict.fromkeys(sorted(touched))
+        for study in dict.fromkeys(instance.study_instance_uid for _, instance in arrivals):
+            rois |= dict.fromkeys(self._store.births.waiting_in(study))
         for uid in rois:
             self.look_at(uid)
         for _, instance in arrivals:  # after the contours: a CT that has one needs no waiting row
@@ -92,9 +94,9 @@ class Scheduler:
     def look_at_waiting(self, looked: float = -math.inf) -> None:
         """Decide again what is still open: quiet series, images that never came, a mended table, an operator's wish.
 
-        `looked`: when that was done last. What was removed is looked at when it comes again.
+        `looked`: when that was done last.
         """
-        for uid in self._store.births.waiting_rois(looked, self._clock(), but=WaitingReason.INPUTS_REMOVED):
+        for uid in self._store.births.waiting_rois(looked, self._clock()):
             self.look_at(uid)
 
     def refuse_without_contour(self) -> None:
@@ -143,6 +145,7 @@ class Scheduler:
             rule.plan,
             waited_seconds=self._waited(roi),
             quiet=self._quiet(roi, images, rule.plan.quiet_seconds),
+            still=self._quiet(roi, images, rule.plan.quiet_seconds * plan.STILL_FACTOR),
         )
         if isinstance(decision, Waiting):
             study, series = decision.study_instance_uid, decision.ct_series_instance_uid

@@ -66,9 +66,10 @@ class Worker:
 
     def step_plan(self) -> bool:
         """Arrivals -> work items."""
+        looked = self._looked
         scheduler = Scheduler(self._store, self._spool, self._settings, self._bundles, self._clock)
-        if abs(self._clock() - self._looked) >= LOOK_AGAIN_SECONDS:  # the clock may be set back
-            looked, self._looked = self._looked, self._clock()
+        if abs(self._clock() - looked) >= LOOK_AGAIN_SECONDS:  # the clock may be set back
+            self._looked = self._clock()
             scheduler.look_at_waiting(looked)
         more = scheduler.take_arrivals()
         if more:
@@ -189,13 +190,15 @@ class Worker:
 
         def put_in_force() -> None:
             self._bundles = bundles  # first: they hold those of the old settings too
-            self._looked = 0.0  # what waits may have waited for these
             self._settings, self._fetch = settings, fetch
             self._keeper.go_on_with(settings)
             self._heartbeat.go_on_with(settings)
             self._loop.go_on_with(settings)
             if self.analyst:
                 self.analyst.go_on_with(bundles)
+            self._looked = (
+                0.0  # what waits may have waited for these; last, else a turn with the old ones uses it
+            )
 
         return put_in_force
 

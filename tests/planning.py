@@ -20,8 +20,9 @@ def now(
     waited: float | None = 1.0,
     quiet: bool = False,
     settings: Planning = SETTINGS,
+    still: bool = False,
 ) -> Decision:
-    return decide(roi, list(on_hand), settings, waited_seconds=waited, quiet=quiet)
+    return decide(roi, list(on_hand), settings, waited_seconds=waited, quiet=quiet, still=still)
 
 
 def at_last(roi: Instance, on_hand: Iterable[Instance]) -> Decision:

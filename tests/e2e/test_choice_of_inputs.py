@@ -89,6 +89,22 @@ def test_a_contour_that_comes_before_its_ct_waits_for_it_and_the_shortfall_is_st
     assert newest.predecessor_key == before.key
 
 
+@pytest.mark.parametrize("named", ["nothing", "the contoured images"])
+def test_a_contour_that_has_waited_long_goes_on_with_images_that_it_does_not_name(node: Road, named: str) -> None:
+    contour = synthetic.rtstruct(
+        CT, series_level_references=False, contour_level_references=named == "the contoured images"
+    )
+    contour.StudyInstanceUID, contour.FrameOfReferenceUID = CT[0].StudyInstanceUID, CT[0].FrameOfReferenceUID
+    node.take(contour)
+    (item,) = plan(node, 12 * HOUR)
+    assert item.state is State.WAITING
+    for part in (CT[:10], CT[10:]):
+        node.take(*part)
+        plan(node, 0.2)
+    (item,) = plan(node, 45.0)
+    assert item.state is State.SCHEDULED
+
+
 def test_a_contour_that_is_drawn_anew_is_a_revision_by_its_uid_and_else_a_result_of_its_own(node: Road) -> None:
     first, corrected, other = (synthetic.rtstruct(CT, radius=radius) for radius in (10.0, 8.0, 6.0))
     other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = generate_uid()

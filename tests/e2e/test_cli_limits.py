@@ -156,4 +156,4 @@ def test_config_check_names_a_bundle_that_is_none(tmp_path: Path) -> None:
     path = write_settings(tmp_path / "node")
     path.write_text('bundle = "/etc/passwd"\n' + path.read_text())
     code, said = run("config", "check", "--config", path)
-    assert (code, "FAIL bundle: /etc/passwd/manifest.json is not there" in said) == (os.EX_CONFIG, True)
+    assert (code, "bundle: /etc/passwd/manifest.json is not there" in said) == (os.EX_CONFIG, True)

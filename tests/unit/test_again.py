@@ -22,12 +22,13 @@ def test_fails(number):
 """
 
 
-def asked_after(folder: Path, *tests: str) -> tuple[int, str]:
+def asked_after(folder: Path, *tests: str, status: int = 0) -> tuple[int, str]:
     """How `scripts.again` ends in a folder where these tests ran, and what it said."""
     (folder / "test_some.py").write_text(TESTS)
     if tests:
         command = [sys.executable, "-m", "pytest", "-q", *(f"test_some.py::{test}" for test in tests)]
-        subprocess.run(command, cwd=folder, capture_output=True, check=False)
+        ended = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+        (folder / ".pytest_cache" / "status").write_text(f"{status or ended.returncode}\n")
     command = [sys.executable, str(ROOT / "scripts/again.py")]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout
@@ -52,4 +53,9 @@ def test_more_than_two_are_not_asked(tmp_path: Path) -> None:
 
 
 def test_what_failed_before_the_tests_is_no_matter_of_chance(tmp_path: Path) -> None:
-    assert asked_after(tmp_path) == (1, "again: 0 tests failed; only one or 2 would be asked once more\n")
+    assert asked_after(tmp_path) == (1, "again: not all tests have run; what is above says why\n")
+
+
+def test_where_the_tests_broke_off_none_is_asked_again(tmp_path: Path) -> None:
+    said = (1, "again: not all tests have run; what is above says why\n")
+    assert asked_after(tmp_path, "test_fails_the_first_time", status=3) == said

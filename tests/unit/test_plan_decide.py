@@ -146,6 +146,7 @@ def test_a_pause_in_sending_is_not_taken_for_a_series_that_was_cropped_and_rewri
     plan = now(contour, cropped, DAY, quiet=True)
     assert isinstance(plan, Plan)
     assert (plan.absent, plan.ct_sop_instance_uids) == (12, uids(cropped))
+    assert now(contour, cropped, quiet=True, still=True) == plan, "ten times as long is no pause"
     # More images than are listed, none of them listed: where the contoured ones alone are, that says nothing.
     drawn = set(by_contours.referenced_sop_instance_uids)
     named = replace(by_contours, referenced_series_instance_uids=(ct[0].series_instance_uid,))

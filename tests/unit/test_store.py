@@ -129,15 +129,9 @@ def test_contours_that_wait_are_not_all_looked_at_in_the_same_moment(store: Stor
     assert max(looks) <= 2
 
 
-def test_a_contour_whose_images_were_removed_is_looked_at_on_arrival_or_when_asked_and_is_given_up_in_time(
-    store: Store,
-) -> None:
+def test_a_contour_whose_images_were_removed_is_given_up_in_time(store: Store) -> None:
     wait(store, "INPUTS_REMOVED")
-    assert store.births.waiting_rois(but="INPUTS_REMOVED") == []
-    (item,) = store.items()
-    assert store.births.replan(item.id, "asked for", 2.0)
-    assert store.births.waiting_rois(but="INPUTS_REMOVED") == ["1.5"]
-    assert store.retention.give_up(State.WAITING, 1.5, "too long", 100.0) == 0
+    assert store.retention.give_up(State.WAITING, 0.5, "too long", 100.0) == 0
     assert store.retention.give_up(State.WAITING, 3.0, "too long", 100.0) == 1
     assert wait(store, "REFERENCED_CT_INCOMPLETE"), "what comes for it is a new question"
     assert store.retention.give_up(State.WAITING, 3.0, "too long", 100.0) == 0
