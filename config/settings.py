@@ -6,6 +6,7 @@ The commented default stands beside this module in `prognode.toml`; a test holds
 import ipaddress
 import re
 import tomllib
+import unicodedata
 import zoneinfo
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -368,8 +369,8 @@ def _values(settings: Settings) -> Iterator[str]:
     if zone and zone not in zoneinfo.available_timezones():
         yield f"'node.time_zone' {zone!r} is no IANA time zone; see timedatectl list-timezones"
     site = settings.node.site
-    if len(site) > 64 or "\\" in site or not site.isprintable():
-        yield "'node.site' must be at most 64 characters without backslash and line feed, for it is an Institution Name"
+    if len(site) > 64 or any(c == "\\" or unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in site):
+        yield "'node.site' must be at most 64 characters without backslash and control characters, as an LO"
     classes = settings.report.sr_sop_classes
     if not classes or set(classes) - set(Report().sr_sop_classes):
         yield f"'report.sr_sop_classes' must hold some of {', '.join(Report().sr_sop_classes)}"

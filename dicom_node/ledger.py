@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from dicom_node.instance import Instance
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 
@@ -40,6 +41,14 @@ class Ledger:
         """Run `work(store)` and give its result, or raise its exception."""
         with self._turn:
             return work(self._opened())
+
+    def has(self, instance: Instance) -> bool:
+        """Whether these very bytes were taken before: their file stays then, with the sender and syntax in its head."""
+        uid, digest = instance.sop_instance_uid, instance.digest
+        try:
+            return self._spool.instance_path(uid, digest).exists() and self.call(lambda s: s.arrivals.has(uid, digest))
+        except Exception:  # noqa: BLE001 - then it is kept as if it were new, and its row's commit says what is wrong
+            return False
 
     def commit(self, work: Callable[[Store], T]) -> T:
         """`call` in one transaction with what other threads bring meanwhile; durable when this returns.

@@ -306,10 +306,8 @@ class Receiver:
         if not new:
             association.dimse.known[instance.study_instance_uid, instance.sop_class_uid] += 1
         if LOGGER.isEnabledFor(logging.DEBUG):
-            LOGGER.debug(
-                "instance.stored %s, class %s, from %s%s",
-                instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already",
-            )  # fmt: skip
+            said = (instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already")
+            LOGGER.debug("instance.stored %s, class %s, from %s%s", *said)
         return SUCCESS, ""
 
     def _keep(
@@ -331,22 +329,12 @@ class Receiver:
             descriptor, digest = incoming.complete()
             instance, identity = _read(incoming, digest, *named)
             with self._spool.instances_kept():
-                if not self._is_here(instance):
+                if not self._open_ledger().has(instance):
                     self._spool.keep_arrival(incoming.path, descriptor, instance.sop_instance_uid, digest)
                     incoming.kept()
                 return instance, self._record(instance, identity, calling, association.dimse.mark)
         except OSError as error:
             raise Refusal(OUT_OF_RESOURCES, f"disk: {error.strerror or type(error).__name__}") from error
-
-    def _is_here(self, instance: Instance) -> bool:
-        """Whether these very bytes were taken before: their file stays then, with the sender and syntax in its head."""
-        uid, digest = instance.sop_instance_uid, instance.digest
-        try:
-            return self._spool.instance_path(uid, digest).exists() and self._open_ledger().call(
-                lambda store: store.arrivals.has(uid, digest)
-            )
-        except Exception:  # noqa: BLE001 - then it is kept as if it were new, and `_record` says what is wrong
-            return False
 
     def _record(self, instance: Instance, identity: Identity, calling: str, mark: str) -> bool:
         try:

@@ -196,9 +196,7 @@ class Worker:
             self._loop.go_on_with(settings)
             if self.analyst:
                 self.analyst.go_on_with(bundles)
-            self._looked = (
-                0.0  # what waits may have waited for these; last, else a turn with the old ones uses it
-            )
+            self._looked = 0.0  # what waits may have waited for these; last, else a turn with the old ones uses it
 
         return put_in_force
 

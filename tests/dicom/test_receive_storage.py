@@ -11,6 +11,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from config.settings import Peer
+from dicom_node import headers
 from dicom_node.entity import transfer_syntaxes
 from dicom_node.instance import CT, ENHANCED_CT, LABEL_MAP_SEG, LEGACY_CONVERTED_CT, RTSTRUCT, SEG
 from tests.network import association, data_set_bytes, files, receiving, rows, settings_for, store_file, storescu
@@ -101,6 +102,19 @@ def test_a_resent_object_is_one_file_and_one_row_and_other_bytes_are_kept_beside
     with receiving(tmp_path) as (receiver, spool), association(receiver.port, [CT]) as made:
         assert [store_file(made, p)[0] for p in (path, path, path, other, path)] == [0x0000] * 5
         assert len(files(spool)) == 2
+
+
+def test_a_resent_object_leaves_the_file_as_it_came_first(tmp_path: Path) -> None:
+    path = save(ct_series(1, seed=5)[0], tmp_path / "a")
+    with receiving(tmp_path, settings_for(Peer("RESEARCH"))) as (receiver, spool):
+        for calling in ("RESEARCH", "MODALITY"):
+            assert storescu(receiver.port, [path], calling=calling).returncode == 0
+        (kept,) = files(spool)
+        assert headers.sender(kept) == "RESEARCH"
+        assert not list(spool.incoming.iterdir())
+        kept.unlink()  # lost: then what comes is taken
+        assert storescu(receiver.port, [path]).returncode == 0
+        assert [headers.sender(one) for one in files(spool)] == ["MODALITY"]
 
 
 def test_objects_from_several_associations_at_once_are_all_kept(tmp_path: Path) -> None:

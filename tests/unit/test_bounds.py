@@ -24,7 +24,10 @@ from config.settings import SettingsError, parse
         ({"report": {"series_number": 3_000_000_000}}, "'report.series_number' must be from 0 to 2147483000"),
         ({"node": {"site": "x" * 65}}, "'node.site' must be at most 64 characters"),
         ({"node": {"site": "A\\B"}}, "'node.site' must be at most 64 characters without backslash"),
-        ({"node": {"site": "A\nB"}}, "'node.site' must be at most 64 characters without backslash and line feed"),
+        (
+            {"node": {"site": "A\nB"}},
+            "without backslash and control characters",
+        ),
         ({"peers": [{"ae_title": "PACS"}, {"ae_title": "PACS "}]}, "[[peers]] names PACS more than once"),
         ({"plan": {"minimum_slice_spacing_mm": 9.0}}, "'plan.minimum_slice_spacing_mm' 9 is above maximum_slice"),
         (
@@ -41,5 +44,6 @@ def test_a_value_that_would_stop_everything_is_refused(data: dict[str, Any], sai
 
 
 def test_the_bounds_themselves_are_taken() -> None:
+    parse({"node": {"site": "東京病院\u3000放射線部"}}, Path())
     parse({"deliver": {"delay_factor": 1.0}, "receive": {"maximum_pdu_bytes": 0}}, Path())
     parse({"plan": {"minimum_slice_spacing_mm": 5.0, "maximum_slice_spacing_mm": 5.0}}, Path())
