@@ -7,12 +7,12 @@ chosen by a name of the site is said in the report, and is never what bears the 
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.contract import Combine, Reason
 from config.settings import Planning
 from dicom_node.decision import ChosenBy
-from dicom_node.instance import Roi
+from dicom_node.instance import Instance, Roi
 from dicom_node.organ_names import is_around, is_organ, meant
 from dicom_node.workitem import ConfigError
 
@@ -81,6 +81,26 @@ def choose(rois: Sequence[Roi], settings: Planning) -> Choice | NoChoice:
         return NoChoice(Reason.ROI_AMBIGUOUS, f"{len(found)} of {len(rois)} match: numbers {_listed(numbers)}")
     combine = Combine.SINGLE if len(found) == 1 else Combine(settings.several_rois)
     return Choice(numbers, combine, frozenset(roi.frame_of_reference_uid for roi in found) - {""}, by)
+
+
+def drawn_by(roi: Instance, choice: Choice | NoChoice) -> Instance:
+    """A contour object with the images that count for the chosen ROIs: the listed ones, and those they are drawn on.
+
+    What other ROIs alone are drawn on counts where nothing else is named.
+    """
+    numbers = choice.numbers if isinstance(choice, Choice) else ()
+    chosen = [one for one in roi.rois if one.number in numbers]
+    theirs = {place for one in chosen for place in one.unlisted_images}
+    others = {place for one in roi.rois for place in one.unlisted_images} - theirs
+    images = tuple(uid for place, uid in enumerate(roi.referenced_sop_instance_uids) if place not in others)
+    relevant = chosen if images else roi.rois
+    classes = (*roi.referenced_sop_class_uids, *(uid for one in relevant for uid in one.unlisted_sop_class_uids))
+    return replace(
+        roi,
+        referenced_sop_instance_uids=images or roi.referenced_sop_instance_uids,
+        referenced_sop_class_uids=tuple(dict.fromkeys(classes)),
+        references_from_contours=roi.references_from_contours or bool(theirs),
+    )
 
 
 def _compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:

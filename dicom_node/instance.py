@@ -5,6 +5,7 @@ Leaf of the node: standard library only. `headers.read` fills these; `store` kee
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -27,6 +28,10 @@ class Roi:
     contours: int = 0  # number of contours (RTSTRUCT) or frames (SEG)
     geometric_types: tuple[str, ...] = ()
     frame_of_reference_uid: str = ""
+    # Images that it is drawn on and that no series-level list holds: places in `Instance.referenced_sop_instance_uids`,
+    # and their SOP classes.
+    unlisted_images: tuple[int, ...] = ()
+    unlisted_sop_class_uids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Instance:
     rois: tuple[Roi, ...] = ()
     referenced_sop_instance_uids: tuple[str, ...] = ()
     referenced_series_instance_uids: tuple[str, ...] = ()
-    referenced_sop_class_uids: tuple[str, ...] = ()
+    referenced_sop_class_uids: tuple[str, ...] = ()  # without those that `rois` have
     references_from_contours: bool = False  # what is named need not be the whole series: see `references`
 
     @property
@@ -87,17 +92,15 @@ class Instance:
     def from_json(text: str) -> "Instance":
         """Read what `to_json` wrote; raises TypeError or KeyError on anything else."""
         data = json.loads(text)
-        geometry = data["geometry"]
+        geometry = _with_tuples(data["geometry"])
         geometry["positions"] = tuple(tuple(p) for p in geometry["positions"])
-        for key in ("orientation", "pixel_spacing"):
-            geometry[key] = tuple(geometry[key]) if geometry[key] is not None else None
         data["geometry"] = Geometry(**geometry)
-        data["rois"] = tuple(Roi(**{**roi, "geometric_types": tuple(roi["geometric_types"])}) for roi in data["rois"])
-        for key in (
-            "image_type",
-            "referenced_sop_instance_uids",
-            "referenced_series_instance_uids",
-            "referenced_sop_class_uids",
-        ):
-            data[key] = tuple(data[key])
-        return Instance(**data)
+        data["rois"] = tuple(Roi(**_with_tuples(roi)) for roi in data["rois"])
+        return Instance(**_with_tuples(data))
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    for key, value in values.items():
+        if type(value) is list:
+            values[key] = tuple(value)
+    return values

@@ -66,7 +66,9 @@ def decide(
     ConfigError
         A pattern of the settings is not a regular expression.
     """
-    question = _Question(roi, _by_uid(on_hand), settings, waited_seconds or 0.0, quiet, still)
+    choice = candidates.choose(roi.rois, settings)
+    roi = candidates.drawn_by(roi, choice)
+    question = _Question(roi, choice, _by_uid(on_hand), settings, waited_seconds or 0.0, quiet, still)
     refused = _refused_at_once(question)
     if refused is not None:
         return refused
@@ -77,9 +79,13 @@ def decide(
 
 @dataclass(frozen=True)
 class _Question:
-    """The arguments of `decide`; `images` are what is on hand, but our own objects, in UID order."""
+    """The arguments of `decide`; `images` are what is on hand, but our own objects, in UID order.
+
+    `roi` has the references that count for the `choice` alone.
+    """
 
     roi: Instance
+    choice: candidates.Choice | candidates.NoChoice
     images: OnHand
     settings: Planning
     waited_seconds: float
@@ -169,7 +175,7 @@ def _with_references(question: _Question) -> Decision:
         # they make the next revision.
         rewritten = [] if here or not question.settled else _rewritten(question)
         instead = _examined(question, rewritten, absent) if rewritten else None
-        early = isinstance(instead, Plan) and (question.still or _is_as_long(roi, rewritten))
+        early = isinstance(instead, Plan) and (question.still or _is_as_long(question, rewritten))
         if instead is not None and (early or question.waited_enough):
             return instead
         if not question.waited_enough:
@@ -192,10 +198,12 @@ def _rewritten(question: _Question) -> list[Instance]:
     return images if all(image.frame_of_reference_uid in frames for image in images) else []
 
 
-def _is_as_long(roi: Instance, images: list[Instance]) -> bool:
+def _is_as_long(question: _Question, images: list[Instance]) -> bool:
     """As many images of the listed kind as the whole series has. What is less may be a pause of who sends it."""
+    roi, listed = question.roi, len(question.roi.referenced_sop_instance_uids)
     of_kind = {image.sop_class_uid for image in images} <= set(roi.referenced_sop_class_uids)
-    return not roi.references_from_contours and of_kind and len(images) >= len(roi.referenced_sop_instance_uids)
+    a_series = listed >= question.settings.minimum_slices or any(len(image.geometry.positions) > 1 for image in images)
+    return not roi.references_from_contours and of_kind and a_series and len(images) >= listed
 
 
 def _is_part_of_a_stack(images: list[Instance], settings: Planning) -> bool:
@@ -217,7 +225,7 @@ def _examined(question: _Question, images: list[Instance], absent: int) -> Decis
         return _not_eligible(question, defect.reason, defect.detail, images)
     if question.roi.patient and images[0].patient and question.roi.patient != images[0].patient:
         return _not_eligible(question, Reason.ROI_PATIENT_DIFFERS, "", images)
-    choice = candidates.choose(question.roi.rois, question.settings)
+    choice = question.choice
     if isinstance(choice, candidates.NoChoice):
         return _not_eligible(question, choice.reason, choice.detail, images)
     if _in_another_frame(question.roi, choice, images):

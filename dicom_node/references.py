@@ -1,12 +1,13 @@
 """What a contour object (RTSTRUCT, SEG) draws and on which images, for `headers`. Pure.
 
-All images that are named count: those of the series-level lists, and those at contours or frames. A list that names no
-image but the latter is marked: it need not hold the whole series.
+Images are named in series-level lists, and at contours or frames. What only the latter name is kept by ROI: a point or
+an organ says nothing of the tumour. A list that names no image but those drawn on is marked: it need not hold the whole
+series.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from pydicom.dataset import Dataset
 
@@ -27,6 +28,9 @@ from dicom_node.instance import Roi
 MAXIMUM_REFERENCES = 20_000
 MAXIMUM_ROIS = 1_000
 MAXIMUM_CONTOURS = 200_000
+MAXIMUM_UNLISTED = 200_000  # images of all ROIs together
+
+_Images = Mapping[str, Dataset]  # by SOP Instance UID
 
 
 @dataclass(frozen=True)
@@ -52,18 +56,22 @@ def rtstruct_facts(dataset: Dataset, encodings: Encodings) -> References:
     ]
     contours = {whole_number(roi, "ReferencedROINumber"): roi for roi in items(dataset, "ROIContourSequence")}
     listed = _limited(image for one in series for image in items(one, "ContourImageSequence"))
-    drawn_on = _limited(
-        image
-        for roi in contours.values()
-        for contour in items(roi, "ContourSequence")
-        for image in items(contour, "ContourImageSequence")
-    )
+    rois = tuple(_rtstruct_rois(dataset, contours, encodings))
+    by_roi = {
+        number: _limited(
+            image
+            for contour in items(contours.get(number, Dataset()), "ContourSequence")
+            for image in items(contour, "ContourImageSequence")
+        )
+        for number in {roi.number for roi in rois}
+    }
     frame_uids = {uid(frame, "FrameOfReferenceUID") for frame in frames} - {""}
     return _references(
         listed,
-        drawn_on,
+        _limited(image for images in by_roi.values() for image in images.values()),
         series,
-        rois=tuple(_rtstruct_rois(dataset, contours, encodings)),
+        rois,
+        by_roi,
         frame_of_reference_uid=frame_uids.pop() if len(frame_uids) == 1 else "",
     )
 
@@ -101,18 +109,13 @@ def seg_facts(dataset: Dataset, encodings: Encodings, *, label_map: bool) -> Ref
     frames = frames_of(dataset)
     series = list(items(dataset, "ReferencedSeriesSequence"))
     listed = _limited(image for one in series for image in items(one, "ReferencedInstanceSequence"))
-    drawn_on = _limited(
-        image
-        for frame in frames
-        for derivation in items(frame, "DerivationImageSequence")
-        for image in items(derivation, "SourceImageSequence")
-    )
+    drawn_on = _limited(_sources(frames))
     if not listed and not drawn_on:
         drawn_on = _limited(items(dataset, "SourceImageSequence"))
     segments = items(dataset, "SegmentSequence")
     if len(segments) > MAXIMUM_ROIS:
         raise UnreadableHeader(f"SegmentSequence has {len(segments)} items")
-    counts = _frames_per_segment(dataset, frames)
+    by_segment = _frames_per_segment(dataset, frames)
     frame_of_reference_uid = uid(dataset, "FrameOfReferenceUID")
     rois = []
     for segment in segments:
@@ -124,42 +127,67 @@ def seg_facts(dataset: Dataset, encodings: Encodings, *, label_map: bool) -> Ref
                 number=number,
                 name=name_text(segment, "SegmentLabel", encodings),
                 interpreted_type=ascii_text(first_item(segment, "SegmentedPropertyTypeCodeSequence"), "CodeValue", 16),
-                contours=len(frames) if label_map else counts[number],
+                contours=len(frames if label_map else by_segment[number]),
                 frame_of_reference_uid=frame_of_reference_uid,
             )
         )
-    return _references(listed, drawn_on, series, rois=tuple(rois))
+    numbers = set() if label_map else {roi.number for roi in rois}
+    by_roi = {number: _limited(_sources(by_segment[number])) for number in numbers}
+    return _references(listed, drawn_on, series, tuple(rois), by_roi)
 
 
-def _frames_per_segment(dataset: Dataset, frames: Iterable[Dataset]) -> Counter[int | None]:
+def _sources(frames: Iterable[Dataset]) -> Iterator[Dataset]:
+    for frame in frames:
+        for derivation in items(frame, "DerivationImageSequence"):
+            yield from items(derivation, "SourceImageSequence")
+
+
+def _frames_per_segment(dataset: Dataset, frames: Iterable[Dataset]) -> defaultdict[int | None, list[Dataset]]:
     shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     common = first_item(shared, "SegmentIdentificationSequence")
-    return Counter(
-        unsigned_short(first_item(frame, "SegmentIdentificationSequence") or common, "ReferencedSegmentNumber")
-        for frame in frames
-    )
+    found = defaultdict[int | None, list[Dataset]](list)
+    for frame in frames:
+        segment = first_item(frame, "SegmentIdentificationSequence") or common
+        found[unsigned_short(segment, "ReferencedSegmentNumber")].append(frame)
+    return found
 
 
 def _references(
-    listed: dict[str, Dataset],
-    drawn_on: dict[str, Dataset],
+    listed: _Images,
+    drawn_on: _Images,
     series: list[Dataset],
-    *,
     rois: tuple[Roi, ...],
+    by_roi: Mapping[int, _Images],
+    *,
     frame_of_reference_uid: str = "",
 ) -> References:
     # Contours leave slices above and below free: only a list that holds these, too, can be that of the whole series.
     # One image that is listed is a multi-frame one, or too few.
-    whole = drawn_on.keys() < listed.keys() or (drawn_on.keys() == listed.keys() and len(listed) == 1)
-    images = listed | (drawn_on | listed)  # in the list's order and words, then the others
+    whole = bool(listed.keys() - drawn_on.keys()) or len(listed) == 1
+    images = {**listed, **drawn_on, **listed}  # in the list's order and words, then the others
+    uids = tuple(one for one in images if one)
+    unlisted = {number: {u: i for u, i in drawn.items() if u not in listed} for number, drawn in by_roi.items()}
+    if sum(len(unlisted.get(roi.number, {})) for roi in rois) > MAXIMUM_UNLISTED:
+        raise UnreadableHeader(f"ROIs are drawn on more than {MAXIMUM_UNLISTED} images that are not listed")
+    places = {one: place for place, one in enumerate(uids)}
+    of_rois = frozenset[str]().union(*unlisted.values())
     return References(
-        rois=rois,
-        sop_instance_uids=tuple(one for one in images if one),
+        rois=tuple(_with_unlisted(roi, unlisted.get(roi.number, {}), places) for roi in rois),
+        sop_instance_uids=uids,
         series_instance_uids=_once(uid(one, "SeriesInstanceUID") for one in series),
-        sop_class_uids=_once(uid(image, "ReferencedSOPClassUID") for image in images.values()),
+        sop_class_uids=_classes(image for one, image in images.items() if one not in of_rois),
         frame_of_reference_uid=frame_of_reference_uid,
         from_contours=bool(images) and not whole,
     )
+
+
+def _with_unlisted(roi: Roi, unlisted: _Images, places: Mapping[str, int]) -> Roi:
+    found = tuple(sorted(places[one] for one in unlisted if one))
+    return replace(roi, unlisted_images=found, unlisted_sop_class_uids=_classes(unlisted.values()))
+
+
+def _classes(images: Iterable[Dataset]) -> tuple[str, ...]:
+    return _once(uid(image, "ReferencedSOPClassUID") for image in images)
 
 
 def _once(uids: Iterable[str]) -> tuple[str, ...]:

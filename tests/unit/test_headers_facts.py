@@ -1,5 +1,6 @@
 """headers.read fills the facts that planning needs, for every SOP class and for real files."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +153,29 @@ def test_one_multi_frame_image_that_is_listed_is_the_whole_series(
     instance = facts(draw(enhanced_ct(ct_series(12, seed=61))), tmp_path)
     assert len(instance.referenced_sop_instance_uids) == 1
     assert not instance.references_from_contours
+
+
+def test_what_a_roi_alone_is_drawn_on_is_kept_with_it(tmp_path: Path) -> None:
+    dataset = rtstruct(ct_series(12, seed=62), roi_names=("GTV-1", "Isocenter"))
+    for drawn in dataset.ROIContourSequence[1].ContourSequence:
+        drawn.ContourImageSequence = [
+            item_of(ReferencedSOPInstanceUID="1.2.3.4", ReferencedSOPClassUID="1.2.840.10008.5.1.4.1.1.4")
+        ]
+    instance = facts(dataset, tmp_path)
+    tumour, point = instance.rois
+    assert (tumour.unlisted_images, tumour.unlisted_sop_class_uids) == ((), ())
+    assert [instance.referenced_sop_instance_uids[place] for place in point.unlisted_images] == ["1.2.3.4"]
+    assert point.unlisted_sop_class_uids == ("1.2.840.10008.5.1.4.1.1.4",)
+    assert instance.referenced_sop_class_uids == (CT,)
+    assert not instance.references_from_contours
+
+
+def test_facts_that_were_kept_before_rois_had_their_images_are_read(tmp_path: Path) -> None:
+    instance = facts(rtstruct(ct_series(12, seed=63)), tmp_path)
+    kept = json.loads(instance.to_json())
+    for roi in kept["rois"]:
+        del roi["unlisted_images"], roi["unlisted_sop_class_uids"]
+    assert Instance.from_json(json.dumps(kept)) == instance
 
 
 def test_an_rtstruct_without_any_reference_has_none(tmp_path: Path) -> None:

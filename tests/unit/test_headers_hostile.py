@@ -171,6 +171,24 @@ def test_more_references_than_any_series_has_are_refused(tmp_path: Path, monkeyp
     assert "more than 200 images" in str(outcome(save(dataset, tmp_path / "a").read_bytes(), tmp_path))
 
 
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (1, 1, 1)], ids=str)
+def test_more_images_at_the_contours_of_all_rois_than_any_plan_has_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...]
+) -> None:
+    dataset = rtstruct(ct_series(8, seed=79), roi_names=("a", "b", "c"), series_level_references=False)
+    for number, structure, roi in zip(
+        numbers, dataset.StructureSetROISequence, dataset.ROIContourSequence, strict=True
+    ):
+        structure.ROINumber = roi.ReferencedROINumber = number
+    path = save(dataset, tmp_path / "a")
+    found = outcome(path.read_bytes(), tmp_path)
+    assert isinstance(found, Instance)
+    kept = sum(len(roi.unlisted_images) for roi in found.rois)
+    assert kept == 3 * len(found.referenced_sop_instance_uids) > 3
+    monkeypatch.setattr(references, "MAXIMUM_UNLISTED", kept - 1)
+    assert f"more than {kept - 1} images that are not listed" in str(outcome(path.read_bytes(), tmp_path))
+
+
 def test_frames_that_do_not_agree_with_their_number_are_refused(tmp_path: Path) -> None:
     dataset = enhanced_ct(ct_series(4, 4, 4, seed=77))
     dataset.NumberOfFrames = 5

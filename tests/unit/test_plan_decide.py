@@ -1,17 +1,19 @@
 """References decide what is scored; what is missing is waited for, then stated."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 from pydicom.dataset import Dataset
 
 from analysis.contract import Combine, Reason, RoiKind
+from config.settings import Planning
 from dicom_node.decision import NotEligible, Plan, Waiting
-from dicom_node.instance import Instance
+from dicom_node.instance import CT, Instance
 from tests.facts import fact, facts
 from tests.planning import CT_FILES, DAY, at_last, now, uids
-from tests.synthetic import ct_series, enhanced_ct, rtstruct, seg, shuffled, uid
+from tests.synthetic import ct_series, enhanced_ct, item_of, rtstruct, seg, shuffled, uid
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,28 @@ def test_an_enhanced_ct_that_is_split_into_slices_is_not_taken_before_its_time(c
     assert isinstance(now(listed, slices, DAY, quiet=True), Plan)
 
 
+def test_one_listed_slice_is_no_measure_of_how_long_a_rewritten_series_is(ct: list[Instance]) -> None:
+    dataset = rtstruct(CT_FILES)
+    (series,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence
+    series.ContourImageSequence = series.ContourImageSequence[5:6]
+    dataset.ROIContourSequence[0].ContourSequence = [
+        drawn
+        for drawn in dataset.ROIContourSequence[0].ContourSequence
+        if drawn.ContourImageSequence[0].ReferencedSOPInstanceUID
+        == series.ContourImageSequence[0].ReferencedSOPInstanceUID
+    ]
+    listed = fact(dataset)
+    assert (len(listed.referenced_sop_instance_uids), listed.rois[0].contours) == (1, 1)
+    rewritten = [replace(image, sop_instance_uid=f"1.2.3.{k}") for k, image in enumerate(ct)]
+    assert isinstance(now(listed, rewritten[:9], quiet=True), Waiting)
+    plan = now(listed, rewritten, quiet=True, still=True)
+    assert isinstance(plan, Plan)
+    assert plan.ct_sop_instance_uids == uids(rewritten)
+    multi_frame = enhanced_ct(CT_FILES)
+    whole = replace(fact(multi_frame), sop_instance_uid="1.2.3.4")
+    assert isinstance(now(fact(rtstruct(multi_frame)), [whole], quiet=True), Plan)
+
+
 def test_a_rewritten_series_must_share_the_frame_of_reference_and_pass_the_gates(
     ct: list[Instance], contour: Instance
 ) -> None:
@@ -265,6 +289,82 @@ def test_contours_on_images_of_another_series_than_the_listed_one_are_not_scored
     decision = now(on_another, [*ct, *other])
     assert isinstance(decision, NotEligible)
     assert decision.reason is Reason.ROI_REFERENCES_SEVERAL_SERIES
+
+
+# -- what else is drawn in the object ------------------------------------------------------------------------
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+
+
+def _with_a_point(
+    image: str, sop_class: str = CT, names: tuple[str, str] = ("GTV-1", "Isocenter"), **how: bool
+) -> Instance:
+    """A contour object of two ROIs; the second is a point that names this image."""
+    dataset = rtstruct(CT_FILES, roi_names=names, **how)
+    dataset.ROIContourSequence[1].ContourSequence = dataset.ROIContourSequence[1].ContourSequence[:1]
+    (point,) = dataset.ROIContourSequence[1].ContourSequence
+    point.ContourGeometricType, point.NumberOfContourPoints, point.ContourData = "POINT", 1, point.ContourData[:3]
+    (named,) = point.ContourImageSequence
+    named.ReferencedSOPInstanceUID, named.ReferencedSOPClassUID = image, sop_class
+    return fact(dataset)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("sop_class", [CT, MR])
+def test_an_image_that_another_roi_names_does_not_decide_over_the_tumour(
+    ct: list[Instance], sop_class: str, listed: bool
+) -> None:
+    with_a_point = _with_a_point("1.2.3.4", sop_class, series_level_references=listed)
+    alone = fact(rtstruct(CT_FILES, series_level_references=listed))
+    plan = now(with_a_point, ct, quiet=not listed)
+    assert isinstance(plan, Plan)
+    assert plan == now(alone, ct, quiet=not listed)
+    elsewhere = replace(ct[0], sop_instance_uid="1.2.3.4", series_instance_uid="1.2.3", sop_class_uid=sop_class)
+    assert now(with_a_point, [*ct, elsewhere], quiet=not listed) == plan
+    assert now(with_a_point, ct[1:], quiet=True) == now(alone, ct[1:], quiet=True)
+
+
+def test_an_image_that_another_segment_names_does_not_decide_over_the_tumour(ct: list[Instance]) -> None:
+    dataset = seg(CT_FILES, labels=("GTV-1", "Lung"))
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == 2:
+            (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+            elsewhere = deepcopy(source)  # those of the segments may be one object
+            elsewhere.ReferencedSOPInstanceUID = "1.2.3.4"
+            frame.DerivationImageSequence = [item_of(SourceImageSequence=[elsewhere])]
+    two = fact(dataset)
+    assert two.referenced_sop_instance_uids[-1] == "1.2.3.4"
+    plan = now(two, ct)
+    assert isinstance(plan, Plan)
+    assert (plan.roi_numbers, plan.ct_sop_instance_uids) == ((1,), uids(ct))
+
+
+def test_the_images_of_each_roi_that_is_chosen_count(ct: list[Instance]) -> None:
+    both = _with_a_point("1.2.3.4", names=("GTV-1", "GTV-2"))
+    both = replace(both, rois=tuple(replace(one, geometric_types=("CLOSED_PLANAR",)) for one in both.rois))
+    union = Planning(several_rois="union")
+    waiting = now(both, ct, quiet=True, settings=union)
+    assert isinstance(waiting, Waiting)
+    assert waiting.detail == "12 of 13 images are here"
+    elsewhere = replace(ct[0], sop_instance_uid="1.2.3.4", series_instance_uid="1.2.3")
+    decision = now(both, [*ct, elsewhere], settings=union)
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.ROI_REFERENCES_SEVERAL_SERIES
+
+
+def test_where_no_roi_is_the_tumour_that_is_said_at_once_whatever_a_point_names(ct: list[Instance]) -> None:
+    decision = now(_with_a_point("1.2.3.4", MR, names=("Lung", "Isocenter")), ct)
+    assert isinstance(decision, NotEligible)
+    assert decision.reason is Reason.ROI_NOT_FOUND
+
+
+def test_where_the_tumour_names_no_image_those_of_the_other_rois_tell_its_series(ct: list[Instance]) -> None:
+    dataset = rtstruct(CT_FILES, roi_names=("GTV-1", "Lung"), series_level_references=False)
+    for drawn in dataset.ROIContourSequence[0].ContourSequence:
+        del drawn.ContourImageSequence
+    plan = now(fact(dataset), ct, quiet=True)
+    assert isinstance(plan, Plan)
+    assert (plan.roi_numbers, plan.ct_sop_instance_uids) == ((1,), uids(ct))
 
 
 # -- no references -------------------------------------------------------------------------------------------
