@@ -37,6 +37,7 @@ from dicom_node.workitem import DeliveryState, Retryable
 
 LOGGER = logging.getLogger(__name__)
 STUDY_ROOT_FIND = str(StudyRootQueryRetrieveInformationModelFind)
+NO_ANSWER = "the peer could not answer C-FIND"  # how a QueryFailed begins
 TURN_SECONDS = 0.02
 SAME_ASSOCIATION_SECONDS = 0.5  # how long a commitment report on the asking association is waited for
 
@@ -105,7 +106,10 @@ class EchoResult:
 
 
 class QueryFailed(Retryable):
-    """The peer takes the question, and does not get to an answer (a C-FIND status of failure)."""
+    """The peer takes an association, and does not answer the C-FIND (a status of failure, or none): it is up."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{NO_ANSWER} ({why})", _ASKED_AGAIN)
 
 
 def delay(attempt: int, settings: Deliver) -> float:
@@ -258,7 +262,7 @@ def request_commitment(
     with association_with(peer, settings, contexts, [(evt.EVT_N_EVENT_REPORT, on_report)]) as association:
         if not _accepts(association, StorageCommitmentPushModel):
             return CommitmentAnswer("NOT_OFFERED", message="the peer does not offer storage commitment")
-        with _standing("storage commitment"):
+        with _standing(Retryable("the connection ended before storage commitment", _ASKED_AGAIN)):
             request = request_dataset(transaction_uid, instances)
             answer, _ = association.send_n_action(
                 request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -290,9 +294,7 @@ def find(
     strictest SCP needs. None when the peer does not offer it or such a query. Raises QueryFailed and Retryable.
     """
     seen: set[str] = set()
-    with association_with(
-        peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind, NATIVE)]
-    ) as association:
+    with association_with(peer, settings, [build_context(STUDY_ROOT_FIND, NATIVE)]) as association:
         if not _accepts(association, StudyRootQueryRetrieveInformationModelFind):
             return None
         for series in sorted(set(instances.values())):
@@ -340,9 +342,7 @@ def find_identities(peer: Peer, study: str, settings: Settings) -> list[Identity
     STUDY level of the Study Root model (PS3.4 C.6.2.1). None when the peer does not offer it or such a query.
     Raises QueryFailed and Retryable.
     """
-    with association_with(
-        peer, settings, [build_context(StudyRootQueryRetrieveInformationModelFind, NATIVE)]
-    ) as association:
+    with association_with(peer, settings, [build_context(STUDY_ROOT_FIND, NATIVE)]) as association:
         if not _accepts(association, StudyRootQueryRetrieveInformationModelFind):
             return None
         answers = _answers(association, study_query(study))
@@ -354,31 +354,30 @@ def find_identities(peer: Peer, study: str, settings: Settings) -> list[Identity
 def _answers(association: Association, query: Dataset) -> list[Dataset] | None:
     """What a C-FIND gives; None where the peer does not answer such a question at all.
 
-    Raises QueryFailed where it does not answer it now, Retryable where the association ends.
+    Raises QueryFailed where it does not answer it now.
     """
     found: list[Dataset] = []
     status: int | None = None
-    with _standing("C-FIND"):
+    with _standing(QueryFailed("the connection ended before it")):
         for answer, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
             status = int(answer.Status) if "Status" in answer else None
             found += [] if identifier is None else [identifier]
     if status is None:
-        raise Retryable("the connection ended during C-FIND", _ASKED_AGAIN)
+        raise QueryFailed("the connection ended, or it took too long")
     if code_to_category(status) in ("Success", "Warning", "Pending"):
         return found
     if status in _NOT_ANSWERED:
         return None
-    kind = Retryable if status & 0xFF00 == 0xA700 else QueryFailed  # out of resources: that does pass
-    raise kind(f"the peer could not answer C-FIND (status {status:04X}H)", _ASKED_AGAIN)
+    raise QueryFailed(f"status {status:04X}H")
 
 
 @contextmanager
-def _standing(what: str) -> Iterator[None]:
-    """pynetdicom raises RuntimeError where the association has ended before the request."""
+def _standing(failure: Retryable) -> Iterator[None]:
+    """Raises `failure` where the association has ended before the request: pynetdicom's is a RuntimeError."""
     try:
         yield
     except RuntimeError as error:
-        raise Retryable(f"the connection ended before {what}", _ASKED_AGAIN) from error
+        raise failure from error
 
 
 def echo(peer: Peer, settings: Settings) -> EchoResult:
@@ -387,7 +386,7 @@ def echo(peer: Peer, settings: Settings) -> EchoResult:
         with association_with(peer, settings, []) as association:
             if not _accepts(association, Verification):
                 return EchoResult(True, f"{peer.ae_title} accepts an association, but offers no C-ECHO")
-            with _standing("C-ECHO"):
+            with _standing(Retryable("the connection ended before C-ECHO", _ASKED_AGAIN)):
                 answer = association.send_c_echo()
     except Retryable as error:
         return EchoResult(False, str(error), error.hint)

@@ -22,14 +22,13 @@ from dicom_node.telemetry import stage
 from dicom_node.workitem import DeliveryState, Retryable, WorkItem
 
 LOGGER = logging.getLogger(__name__)
+_NOT_TAKEN = "status "  # how `deliver.decide` begins where a peer has answered the C-STORE, and not taken the object
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 REPORT_PATIENCE = 16  # looks for a commitment report, with growing delay: about six hours by default
-QUESTION_PATIENCE = (
-    3  # tries before another destination gets the objects without the first one's word on whose they are
-)
+QUESTION_PATIENCE = 3  # failed questions in a row whose study it is, after which the objects leave without an answer
 STUBBORN = 3  # tries more than the others after which an object that gets no answer is sent after them
 QUERY_PATIENCE = 8  # failed C-FINDs in a row, about 20 minutes, where nobody has asked for this proof
-RESEND_AFTER_UNSEEN = 3  # read-backs that do not find an object before it is sent again
+RESEND_AFTER_UNSEEN = 3  # answers that do not list an object before it is sent again
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Dispatcher:
         pending = [row for row in due if row.state is DeliveryState.PENDING]
         if pending:
             if not self._store.deliveries.has_left(item.id):
-                self._settle_identity(item, peer)
+                self._settle_identity(item, peer, pending)
             self._send(item, peer, pending)
         sent = [
             row
@@ -128,8 +127,11 @@ class Dispatcher:
         if why_later is not None:
             self._later([row], why_later)
 
-    def _settle_identity(self, item: WorkItem, peer: Peer) -> None:
-        """Before the first object leaves: whose study it is now. Raises Retryable, but not for ever."""
+    def _settle_identity(self, item: WorkItem, peer: Peer, rows: Sequence[Delivery]) -> None:
+        """Before the first object leaves: whose study it is now.
+
+        Raises Retryable: for ever only where the peer is the one that is asked, and no association comes about.
+        """
         from dicom_node.reporter import Reporter  # noqa: PLC0415 - highdicom: an idle node has not loaded it
 
         reporter = Reporter(self._store, self._spool, self._settings, self._clock)
@@ -137,12 +139,16 @@ class Dispatcher:
             reporter.settle_identity(item)
         except Retryable as error:
             first = reporter.asked(item) or peer
-            answers = isinstance(error, deliver.QueryFailed)  # it is up, and may take the objects all the same
-            if peer.ae_title == first.ae_title and not answers:
+            is_up = isinstance(error, deliver.QueryFailed)  # and may take the objects all the same
+            if peer.ae_title == first.ae_title and not is_up:
                 self._hold(peer)
                 raise
-            if max(row.attempts for row in self._store.deliveries.of_item(item.id)) < QUESTION_PATIENCE:
-                raise Retryable(f"{first.ae_title} cannot be asked whose study it is: {error}", error.hint) from error
+            words = f"{first.ae_title} cannot be asked whose study it is"
+            in_a_row = [row.attempts if row.detail.startswith((words, _NOT_TAKEN)) else 0 for row in rows]
+            if max(in_a_row) < QUESTION_PATIENCE:
+                for row, failed in zip(rows, in_a_row, strict=True):  # what an outage had cost does not count
+                    self._store.deliveries.record(row.id, attempts=failed)
+                raise Retryable(f"{words}: {error}", error.hint) from error
             reporter.without_asking(item, f"{first.ae_title} does not answer")
 
     def _hold(self, peer: Peer) -> None:
@@ -237,14 +243,16 @@ class Dispatcher:
         study = next(iter(places.values())).study_instance_uid
         wanted = {place.sop_instance_uid: place.series_instance_uid for place in places.values()}
         asks = peer.proof != "commitment"
+        query = deliver.image_query(study, "", sorted(wanted))
+        entry = query_sent(peer, deliver.STUDY_ROOT_FIND, query, self._clock(), item.id)
         try:
             seen = deliver.find(peer, study, wanted, self._settings) if asks else None
         except deliver.QueryFailed as error:
+            self._store.audit.add(replace(entry, outcome="failed", detail=str(error)))
             self._find_failed(peer, rows, error)
             return
         if seen is not None:
-            query = deliver.image_query(study, "", sorted(wanted))
-            self._store.audit.add(query_sent(peer, deliver.STUDY_ROOT_FIND, query, self._clock(), item.id))
+            self._store.audit.add(entry)
         for row in rows:
             if seen is None:
                 self._without_find(peer, row)
@@ -252,27 +260,28 @@ class Dispatcher:
                 self._store.deliveries.settle(
                     row, state=DeliveryState.SEEN, final=1, proved_at=self._clock(), detail=""
                 )
-            elif row.attempts + 1 >= RESEND_AFTER_UNSEEN:
-                LOGGER.warning("delivery.unseen %s does not list what it has accepted; sending again", peer.ae_title)
-                unseen = row.unseen + row.attempts + 1
-                wait = deliver.delay(unseen, self._settings.deliver)
-                self._store.deliveries.settle(
-                    row,
-                    state=DeliveryState.PENDING,
-                    transaction_uid=None,
-                    unseen=unseen,
-                    attempts=0,
-                    run_after=self._clock() + wait,
-                    detail="accepted, but not found by C-FIND; sending again",
-                )
             else:
-                self._later([row], "accepted, not yet found by C-FIND")
+                self._not_listed(row)
+
+    def _not_listed(self, row: Delivery) -> None:
+        """The peer has answered, and does not list it: counted apart from tries that brought no answer."""
+        unseen = row.unseen + 1
+        wait = deliver.delay(unseen, self._settings.deliver)
+        columns = {"unseen": unseen, "attempts": 0, "run_after": self._clock() + wait}
+        if unseen % RESEND_AFTER_UNSEEN:
+            detail = "accepted, not yet found by C-FIND"
+            LOGGER.warning("delivery.postponed %s to %s by %.0f s: %s", row.document, row.destination, wait, detail)
+            self._store.deliveries.settle(row, detail=detail, **columns)
+            return
+        LOGGER.warning("delivery.unseen %s does not list what it has accepted; sending again", row.destination)
+        detail = "accepted, but not found by C-FIND; sending again"
+        self._store.deliveries.settle(row, state=DeliveryState.PENDING, transaction_uid=None, detail=detail, **columns)
 
     def _find_failed(self, peer: Peer, rows: Sequence[Delivery], why: deliver.QueryFailed) -> None:
         """It may pass; but a PACS that never answers the question must not keep results open for ever."""
-        again, words = [], str(why).partition(" (")[0]  # without the status, which may be another each time
-        for row in rows:
-            in_a_row = row.attempts if row.detail.startswith(words) else 0  # what an outage had cost does not count
+        again = []
+        for row in rows:  # whatever the status, which may be another each time; what an outage had cost does not count
+            in_a_row = row.attempts if row.detail.startswith(deliver.NO_ANSWER) else 0
             patience = REPORT_PATIENCE if peer.proof == "find" or row.transaction_uid else QUERY_PATIENCE
             if in_a_row + 1 < patience:
                 again.append(replace(row, attempts=in_a_row))

@@ -97,8 +97,12 @@ class Reporter:
         peer, study = self.asked(item), item.study_instance_uid
         if peer is None:
             return known
-        answers = deliver.find_identities(peer, study, self._settings)
         query = query_sent(peer, deliver.STUDY_ROOT_FIND, deliver.study_query(study), self._clock(), item.id)
+        try:
+            answers = deliver.find_identities(peer, study, self._settings)
+        except deliver.QueryFailed as error:
+            self._store.audit.add(replace(query, outcome="failed", detail=str(error)))
+            raise
         self._store.audit.add(query)
         if answers is None:
             self.without_asking(item, f"{peer.ae_title} offers no C-FIND")

@@ -19,16 +19,23 @@ from dicom_node.workitem import DeliveryState, Retryable
 from tests.road import Road, road
 from tests.synthetic import DEFECTS, ct_series, rtstruct
 
+ABORT = -1  # instead of a status
+
 
 class Moody(DemoPacs):
-    """Does what it is told when it is asked (`on_find`)."""
+    """Does what it is told when it is asked (`on_find`): once an association, whatever the number of questions."""
 
     on_find: Callable[[str], int | None] = staticmethod(lambda level: None)
+    told: tuple[Association | None, int | None] = (None, None)
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        status = self.on_find(str(event.identifier.QueryRetrieveLevel))
+        if self.told[0] is not event.assoc:
+            self.told = event.assoc, self.on_find(str(event.identifier.QueryRetrieveLevel))
+        status = self.told[1]
         if status is None:
             yield from super()._on_find(event)
+        elif status == ABORT:
+            event.assoc.abort()
         else:
             yield status, None
 
@@ -120,7 +127,7 @@ def test_an_object_that_makes_the_pacs_abort_goes_last_and_keeps_no_other_from_l
     assert tried[-1] == abhorred
 
 
-@pytest.mark.parametrize("status", [0x0110, 0xC000, 0xFE00])
+@pytest.mark.parametrize("status", [0x0110, 0xC000, 0xFE00, 0xA700, ABORT])
 def test_one_failed_search_does_not_end_the_proof(status: int, composed: Path, tmp_path: Path, pacs: Moody) -> None:
     node = node_of(composed, tmp_path, pacs, "auto")
     answers = iter([None, status])  # whose study it is; whether it is there
@@ -137,7 +144,7 @@ def test_a_pacs_that_never_answers_the_search_ends_as_unproved_after_a_while(
 ) -> None:
     node = node_of(composed, tmp_path, pacs, "auto")
     (item,) = node.items
-    statuses = cycle([0xC000, 0x0110])
+    statuses = cycle([0xC000, ABORT, 0x0110, 0xA700])
     pacs.on_find = lambda level: next(statuses) if level == "IMAGE" else None
     assert node.worker.step_deliver()
     for row in node.store.deliveries.of_item(item.id):
@@ -150,11 +157,47 @@ def test_a_pacs_that_never_answers_the_search_ends_as_unproved_after_a_while(
     assert details == {(DeliveryState.SENT, "the peer could not answer C-FIND (status C000H)")}
 
 
-def test_a_pacs_that_cannot_say_whose_a_study_is_is_asked_again_and_gets_the_result_in_the_end(
+def test_searches_that_failed_are_no_look_that_did_not_find_an_object(
     composed: Path, tmp_path: Path, pacs: Moody
 ) -> None:
+    node = node_of(composed, tmp_path, pacs, "auto")
+    (item,) = node.items
+    answers = iter([None, 0x0110, ABORT, 0x0000])  # whose study it is; it fails twice; it lists nothing
+    pacs.on_find = lambda level: next(answers, None)
+    for _ in range(3):
+        node.later(60.0)
+    rows = node.store.deliveries.of_item(item.id)
+    assert {(row.state, row.final, row.attempts, row.unseen) for row in rows} == {(DeliveryState.SENT, 0, 0, 1)}
+    node.later(60.0)
+    assert {row.state for row in node.store.deliveries.of_item(item.id)} == {DeliveryState.SEEN}
+    assert len(pacs.received) == len(set(pacs.received)) == len(rows)
+
+
+def test_what_three_answers_do_not_list_is_sent_again_also_where_searches_fail_in_between(
+    composed: Path, tmp_path: Path, pacs: Moody
+) -> None:
+    node = node_of(composed, tmp_path, pacs, "auto")
+    (item,) = node.items
+    answers = iter([None, *[0x0110, 0x0000] * 3])
+    pacs.on_find = lambda level: next(answers, None)
+    for _ in range(6):
+        node.later(60.0)
+    rows = node.store.deliveries.of_item(item.id)
+    assert {(row.state, row.attempts, row.unseen) for row in rows} == {(DeliveryState.PENDING, 0, 3)}
+    assert len(pacs.received) == len(rows)
+    node.later(60.0)
+    assert node.items[0].state == "COMPLETED"
+    assert len(pacs.received) == 2 * len(rows)
+
+
+@pytest.mark.parametrize("status", [0x0110, 0xA700, ABORT])
+def test_a_pacs_that_cannot_say_whose_a_study_is_is_asked_again_and_gets_the_result_in_the_end(
+    status: int, composed: Path, tmp_path: Path, pacs: Moody
+) -> None:
     node = node_of(composed, tmp_path, pacs, "none")
-    pacs.on_find = lambda level: 0x0110
+    for row in node.store.deliveries.of_item(node.items[0].id):
+        node.store.deliveries.record(row.id, attempts=40, detail="it was down for a week")
+    pacs.on_find = lambda level: status
     for _ in range(QUESTION_PATIENCE):
         node.later(60.0)
         assert pacs.received == []
