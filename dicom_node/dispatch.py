@@ -28,7 +28,7 @@ REPORT_PATIENCE = 16  # looks for a commitment report, with growing delay: about
 QUESTION_PATIENCE = 3  # failed questions in a row whose study it is, after which the objects leave without an answer
 STUBBORN = 3  # tries more than the others after which an object that gets no answer is sent after them
 QUERY_PATIENCE = 8  # failed C-FINDs in a row, about 20 minutes, where nobody has asked for this proof
-RESEND_AFTER_UNSEEN = 3  # answers that do not list an object before it is sent again
+RESEND_AFTER_UNSEEN = 3  # answers that an object is not there (C-FIND, commitment report) before it is sent again
 
 
 @dataclass(frozen=True)
