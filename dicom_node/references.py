@@ -57,21 +57,20 @@ def rtstruct_facts(dataset: Dataset, encodings: Encodings) -> References:
     contours = {whole_number(roi, "ReferencedROINumber"): roi for roi in items(dataset, "ROIContourSequence")}
     listed = _limited(image for one in series for image in items(one, "ContourImageSequence"))
     rois = tuple(_rtstruct_rois(dataset, contours, encodings))
-    by_roi = {
+    drawn_on: dict[int | None, _Images] = {
         number: _limited(
             image
             for contour in items(contours.get(number, Dataset()), "ContourSequence")
             for image in items(contour, "ContourImageSequence")
         )
-        for number in {roi.number for roi in rois}
+        for number in dict.fromkeys(roi.number for roi in rois)
     }
     frame_uids = {uid(frame, "FrameOfReferenceUID") for frame in frames} - {""}
     return _references(
         listed,
-        _limited(image for images in by_roi.values() for image in images.values()),
+        drawn_on,
         series,
         rois,
-        by_roi,
         frame_of_reference_uid=frame_uids.pop() if len(frame_uids) == 1 else "",
     )
 
@@ -109,9 +108,6 @@ def seg_facts(dataset: Dataset, encodings: Encodings, *, label_map: bool) -> Ref
     frames = frames_of(dataset)
     series = list(items(dataset, "ReferencedSeriesSequence"))
     listed = _limited(image for one in series for image in items(one, "ReferencedInstanceSequence"))
-    drawn_on = _limited(_sources(frames))
-    if not listed and not drawn_on:
-        drawn_on = _limited(items(dataset, "SourceImageSequence"))
     segments = items(dataset, "SegmentSequence")
     if len(segments) > MAXIMUM_ROIS:
         raise UnreadableHeader(f"SegmentSequence has {len(segments)} items")
@@ -131,9 +127,11 @@ def seg_facts(dataset: Dataset, encodings: Encodings, *, label_map: bool) -> Ref
                 frame_of_reference_uid=frame_of_reference_uid,
             )
         )
-    numbers = set() if label_map else {roi.number for roi in rois}
-    by_roi = {number: _limited(_sources(by_segment[number])) for number in numbers}
-    return _references(listed, drawn_on, series, tuple(rois), by_roi)
+    by_roi = {None: frames} if label_map else by_segment
+    drawn_on = {number: _limited(_sources(of_roi)) for number, of_roi in by_roi.items()}
+    if not listed and not any(drawn_on.values()):
+        drawn_on = {None: _limited(items(dataset, "SourceImageSequence"))}
+    return _references(listed, drawn_on, series, tuple(rois))
 
 
 def _sources(frames: Iterable[Dataset]) -> Iterator[Dataset]:
@@ -154,25 +152,31 @@ def _frames_per_segment(dataset: Dataset, frames: Iterable[Dataset]) -> defaultd
 
 def _references(
     listed: _Images,
-    drawn_on: _Images,
+    drawn_on: Mapping[int | None, _Images],
     series: list[Dataset],
     rois: tuple[Roi, ...],
-    by_roi: Mapping[int, _Images],
-    *,
     frame_of_reference_uid: str = "",
 ) -> References:
+    """`drawn_on` by ROI number; those of None are of all ROIs."""
+    drawn: dict[str, Dataset] = {}
+    for of_roi in drawn_on.values():
+        drawn.update(of_roi)
+        _check_number(drawn)
     # Contours leave slices above and below free: only a list that holds these, too, can be that of the whole series.
     # One image that is listed is a multi-frame one, or too few.
-    whole = bool(listed.keys() - drawn_on.keys()) or len(listed) == 1
-    images = {**listed, **drawn_on, **listed}  # in the list's order and words, then the others
+    whole = bool(listed.keys() - drawn.keys()) or len(listed) == 1
+    images = {**listed, **drawn, **listed}  # in the list's order and words, then the others
     uids = tuple(one for one in images if one)
-    unlisted = {number: {u: i for u, i in drawn.items() if u not in listed} for number, drawn in by_roi.items()}
-    if sum(len(unlisted.get(roi.number, {})) for roi in rois) > MAXIMUM_UNLISTED:
+    unlisted = {
+        number: {one: image for one, image in drawn_on.get(number, {}).items() if one not in listed}
+        for number in {roi.number for roi in rois}
+    }
+    if sum(len(unlisted[roi.number]) for roi in rois) > MAXIMUM_UNLISTED:
         raise UnreadableHeader(f"ROIs are drawn on more than {MAXIMUM_UNLISTED} images that are not listed")
     places = {one: place for place, one in enumerate(uids)}
     of_rois = frozenset[str]().union(*unlisted.values())
     return References(
-        rois=tuple(_with_unlisted(roi, unlisted.get(roi.number, {}), places) for roi in rois),
+        rois=tuple(_with_unlisted(roi, unlisted[roi.number], places) for roi in rois),
         sop_instance_uids=uids,
         series_instance_uids=_once(uid(one, "SeriesInstanceUID") for one in series),
         sop_class_uids=_classes(image for one, image in images.items() if one not in of_rois),
@@ -199,6 +203,10 @@ def _limited(images: Iterable[Dataset]) -> dict[str, Dataset]:
     found: dict[str, Dataset] = {}
     for image in images:
         found.setdefault(uid(image, "ReferencedSOPInstanceUID"), image)
-        if len(found) > MAXIMUM_REFERENCES:
-            raise UnreadableHeader(f"more than {MAXIMUM_REFERENCES} images are referenced")
+        _check_number(found)
     return found
+
+
+def _check_number(images: _Images) -> None:
+    if len(images) > MAXIMUM_REFERENCES:
+        raise UnreadableHeader(f"more than {MAXIMUM_REFERENCES} images are referenced")
