@@ -306,8 +306,8 @@ class Receiver:
         if not new:
             association.dimse.known[instance.study_instance_uid, instance.sop_class_uid] += 1
         if LOGGER.isEnabledFor(logging.DEBUG):
-            said = (instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already")
-            LOGGER.debug("instance.stored %s, class %s, from %s%s", *said)
+            what = (instance.digest[:16], instance.sop_class_uid, escaped(calling), "" if new else ", known already")
+            LOGGER.debug("instance.stored %s, class %s, from %s%s", *what)
         return SUCCESS, ""
 
     def _keep(
