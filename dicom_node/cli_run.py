@@ -85,10 +85,6 @@ def _run(config: Path | None, process: Process, *, jobs: bool = True) -> None:
     if process in ("work", "run"):  # a sender waits for each answer of the receiver; a report can wait
         with suppress(OSError):  # under systemd, where the weights of the units say it
             os.nice(GIVES_WAY)
-    elif process == "receive":
-        from dicom_node.prompt import ask_for_short_slices
-
-        ask_for_short_slices()  # before a thread is started
     settings = settings_of(config)
     log(settings=settings)
     for key, path in not_there(settings):
