@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.trend import TICK
+from benchmarks.trend import cpu_seconds
 
 _EVERY_SECONDS = 0.05  # what a process uses between the last look and its end is lost
 
@@ -42,7 +42,7 @@ class Family:
     def _look(self) -> None:
         with self._lock:
             for pid in {*self._used, *_below(self._pid)}:
-                self._used[pid] = max(self._used.get(pid, 0.0), _own_seconds(pid))
+                self._used[pid] = max(self._used.get(pid, 0.0), cpu_seconds(pid, of_children=False))
 
 
 def _below(pid: int) -> Iterator[int]:
@@ -53,12 +53,3 @@ def _below(pid: int) -> Iterator[int]:
         return
     for child in chain.from_iterable(children):
         yield from _below(int(child))
-
-
-def _own_seconds(pid: int) -> float:
-    """User and system time of a process without its children; 0 when it has ended."""
-    try:
-        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return sum(map(int, values[11:13])) / TICK

@@ -69,13 +69,13 @@ def resident_bytes(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS")), 0)
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU of a process and its ended children; 0 when it has ended."""
+def cpu_seconds(pid: int, *, of_children: bool = True) -> float:
+    """CPU of a process, and of its ended children; 0 when it has ended."""
     try:
         values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return sum(map(int, values[11:15])) / TICK
+    return sum(map(int, values[11 : 15 if of_children else 13])) / TICK
 
 
 def machine_seconds() -> tuple[float, float]:

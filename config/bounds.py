@@ -22,10 +22,7 @@ _LEAST_PDU_BYTES = 4096
 # Of connections, a week: the system's own clocks for waiting end at 24 days.
 _MOST_SECONDS = 604_800.0
 _TIMED = frozenset({"receive", "tls", "deliver", "web", "hl7", "audit.syslog", "fhir_servers"})
-_SERIES_NUMBERS = (
-    0,
-    2_147_483_000,
-)  # an Integer String has 31 bits (PS3.5 section 6.2); a number for each series
+_SERIES_NUMBERS = (0, 2_147_483_000)  # an Integer String has 31 bits (PS3.5 section 6.2), and each series a number
 _PAIRS = ("slice_spacing_mm", "pixel_spacing_mm")
 _MAY_BE_ZERO = frozenset(
     {
