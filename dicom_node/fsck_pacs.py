@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom import dcmread
@@ -41,14 +42,17 @@ def _missing(
 ) -> Iterator[Finding]:
     study, places = rows[0].study_instance_uid, _places(spool, rows[0].key)
     wanted = {row.sop_instance_uid: places.get(row.sop_instance_uid, "") for row in rows}
+    query = deliver.image_query(study, "", sorted(wanted))
+    entry = query_sent(peer, deliver.STUDY_ROOT_FIND, query, clock(), rows[0].work_item_id)
     try:
         seen = deliver.find(peer, study, wanted, settings)
     except Retryable as error:
+        if isinstance(error, deliver.QueryFailed):  # it has been asked
+            store.audit.add(replace(entry, outcome="failed", detail=str(error)))
         raise NotAsked(f"{error}; {error.hint}") from None
     if seen is None:
         raise NotAsked(f"{peer.ae_title} offers no C-FIND: what it has cannot be asked for")
-    query = deliver.image_query(study, "", sorted(wanted))
-    store.audit.add(query_sent(peer, deliver.STUDY_ROOT_FIND, query, clock(), rows[0].work_item_id))
+    store.audit.add(entry)
     for row in rows:
         if row.sop_instance_uid in seen:
             continue

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pynetdicom import evt
 
 from config.settings import Peer, Settings, load
 from dicom_node import cli_fsck
@@ -383,6 +384,21 @@ def test_a_pacs_that_is_down_is_an_error_and_not_a_finding(node: Path) -> None:
     assert done.returncode == 69
     assert "could not be asked" in done.stderr
     assert "ok: spool and store agree" in done.stdout
+
+
+def test_a_question_that_a_pacs_does_not_answer_is_audited_as_failed(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_answer(pacs: DemoPacs, event: evt.Event) -> Iterator[tuple[int, None]]:
+        yield 0xC001, None
+
+    monkeypatch.setattr(DemoPacs, "_on_find", no_answer)
+    with DemoPacs(node / "pacs", PACS) as pacs, store_of(node) as store:
+        write_settings(node, destination(PACS, pacs.port))
+        not_asked = cli_fsck._ask_pacs(store, spool_of(node), load(node / SETTINGS), {})
+        entry = next(entry for entry in store.audit.newest() if entry.action == "query.sent")
+    assert "status C001H" in not_asked
+    assert (entry.outcome, entry.detail) == ("failed", "the peer could not answer C-FIND (status C001H)")
 
 
 # -- consent, locks, kills -------------------------------------------------------------------------------------
