@@ -9,6 +9,10 @@ from dicom_node.identity import Identity
 from dicom_node.workitem import DeliveryState, WorkItem
 
 
+class Withdrawn(Exception):
+    """The message must not leave any more: it has been withdrawn or held since its row was read."""
+
+
 @dataclass(frozen=True)
 class Previous:
     """What this destination was told, or may have been, of the same contour by an earlier revision; it is replaced now.
@@ -30,8 +34,8 @@ class Outgoing:
     previous : tuple of Previous
         Newest first, back to the last that the destination has acknowledged: any of them may be what it holds.
     leaving : callable
-        Is told the identifier of the message just before any of it leaves: should this node end in between, the next
-        revision still names it.
+        Is told the identifier of the message when the connection stands and nothing of it has left: should this node
+        end in between, the next revision still names it. Raises Withdrawn.
     """
 
     name: str

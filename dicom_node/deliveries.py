@@ -38,6 +38,10 @@ class Delivery:
 
 _COLUMNS = ", ".join(field.name for field in dataclass_fields(Delivery))
 _MAY_BE_THERE = "sop_class_uid IS NOT NULL AND sop_instance_uid IS NOT NULL"  # an object that has left
+_MAY_LEAVE = (
+    "state = ? AND final = 0"
+    " AND NOT EXISTS (SELECT 1 FROM work_item w WHERE w.id = delivery.work_item_id AND w.held = 1)"
+)
 
 
 class Deliveries:
@@ -150,11 +154,15 @@ class Deliveries:
                 for delivery_id, (sop_class, sop_instance) in variants.items()
                 if self._db.execute(
                     "UPDATE delivery SET sop_class_uid = coalesce(sop_class_uid, ?),"
-                    " sop_instance_uid = coalesce(sop_instance_uid, ?) WHERE id = ? AND state = ? AND final = 0"
-                    " AND NOT EXISTS (SELECT 1 FROM work_item w WHERE w.id = delivery.work_item_id AND w.held = 1)",
+                    f" sop_instance_uid = coalesce(sop_instance_uid, ?) WHERE id = ? AND {_MAY_LEAVE}",
                     [sop_class, sop_instance, delivery_id, PENDING],
                 )
             }
+
+    def message_leaving(self, delivery_id: int, identifier: str) -> bool:
+        """A message is about to be written; False where it has been withdrawn or held since it was read."""
+        sql = f"UPDATE delivery SET sop_instance_uid = ? WHERE id = ? AND {_MAY_LEAVE}"
+        return self._db.execute(sql, [identifier, delivery_id, PENDING]) == 1
 
     def stayed(self, delivery_ids: Iterable[int]) -> None:
         """What `leaving` announced did not get there after all."""

@@ -9,7 +9,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,12 +76,24 @@ class Session:
             return None
         return made if (made.get("resourceType"), made.get("id")) == (kind, fhir_id) else None
 
-    def post(self, document: dict[str, Any]) -> Reply:
-        """POST a Bundle to the server's base; any status is an answer. Raises NotReached, Retryable or Permanent."""
-        headers = {"Content-Type": "application/fhir+json; charset=utf-8", "Prefer": "return=minimal"}
+    def post(self, document: dict[str, Any], leaving: Callable[[], None] = lambda: None) -> Reply:
+        """POST a Bundle to the server's base; any status is an answer. Raises NotReached, Retryable or Permanent.
+
+        `leaving` is called when the connection stands and nothing of the document has left, and may raise.
+        """
         body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        headers = {
+            "Content-Type": "application/fhir+json; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Prefer": "return=minimal",
+        }
+
+        def content() -> Iterator[bytes]:  # is asked for when the headers, without any of it, have been written
+            leaving()
+            yield body
+
         with network():
-            request = self._client.build_request("POST", self._base.rstrip("/"), content=body, headers=headers)
+            request = self._client.build_request("POST", self._base.rstrip("/"), content=content(), headers=headers)
             response = self._client.send(request, stream=True)
             try:
                 deadline = time.monotonic() + self._server.timeout_seconds

@@ -8,7 +8,7 @@ quote the patient.
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -34,7 +34,7 @@ _CODE = re.compile(r"[a-z][a-z-]{1,30}")  # IssueType and IssueSeverity
 
 
 def send(going: Outgoing) -> Answer:
-    """Send a result to an entry of [[fhir_servers]]; never raises for what the peer does."""
+    """Send a result to an entry of [[fhir_servers]]; never raises for what the peer does; raises Withdrawn."""
     identity, settings = going.identity, going.settings
     server = next((one for one in settings.fhir_servers if one.name == going.name), None)
     if server is None:
@@ -53,8 +53,7 @@ def send(going: Outgoing) -> Answer:
             (fhir_id,) = patients
             replaced = [one for told in going.previous for one in _held(session, told)]
             bundle = transaction(going.result, identity, context, {"reference": f"Patient/{fhir_id}"}, replaced)
-            going.leaving(identifier)
-            return _posted(server, session, bundle, identifier)
+            return _posted(server, session, bundle, identifier, going.leaving)
     except NotReached as error:
         return Answer(PENDING, f"{server.name}: {error}; {error.hint}", dead=True)
     except Retryable as error:
@@ -113,9 +112,11 @@ def _held(session: Session, told: Previous) -> Iterator[dict[str, Any]]:
         yield from (one for one in [report, *linked] if one is not None and is_open(one))
 
 
-def _posted(server: FhirServer, session: Session, bundle: dict[str, Any], identifier: str) -> Answer:
+def _posted(
+    server: FhirServer, session: Session, bundle: dict[str, Any], identifier: str, leaving: Callable[[str], None]
+) -> Answer:
     try:
-        reply = session.post(bundle)
+        reply = session.post(bundle, lambda: leaving(identifier))
     except NotReached:
         raise
     except Retryable as error:  # the request may have arrived

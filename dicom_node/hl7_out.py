@@ -19,7 +19,7 @@ PENDING, FAILED, ACKNOWLEDGED = DeliveryState.PENDING, DeliveryState.FAILED, Del
 
 
 def send(going: Outgoing) -> Answer:
-    """Send a result to an entry of [[hl7_peers]]; never raises for what the peer does.
+    """Send a result to an entry of [[hl7_peers]]; never raises for what the peer does; raises Withdrawn.
 
     The message and its MSH-10 are the same each time, so that a receiver that has it already can tell.
     """
@@ -34,11 +34,10 @@ def send(going: Outgoing) -> Answer:
         )
     identifier = control_id(identity, context)
     message = oru_r01(going.result, identity, context).encode("utf-8")
-    going.leaving(identifier)
     try:
-        acknowledgement = read_acknowledgement(
-            exchange(peer, message, settings.deliver.connect_timeout_seconds), identifier
-        )
+        connect_seconds = settings.deliver.connect_timeout_seconds
+        answer = exchange(peer, message, connect_seconds, lambda: going.leaving(identifier))
+        acknowledgement = read_acknowledgement(answer, identifier)
     except NotReached as error:
         return Answer(PENDING, str(error), dead=True)
     except NoAnswer as error:

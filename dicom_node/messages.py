@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from analysis.contract import RESULT_FILE, JobResult
 from config.settings import Settings
 from dicom_node import deliver
-from dicom_node.answer import Answer, Outgoing, Previous
+from dicom_node.answer import Answer, Outgoing, Previous, Withdrawn
 from dicom_node.audit import AuditEntry, AuditOutcome
 from dicom_node.deliveries import Delivery
 from dicom_node.identity import Identity
@@ -74,7 +74,11 @@ class Messenger:
             words = "not sent: no PACS has taken the objects that it would point to; correct that, then: prognode retry"
             answer = Answer(DeliveryState.FAILED, words)
         else:
-            answer = self._send(item, row)
+            try:
+                answer = self._send(item, row)
+            except Withdrawn:
+                LOGGER.info("message.withdrawn to %s: it has not left", row.destination)
+                return None
         self._record(item, row, answer)
         return answer.message if answer.state is DeliveryState.PENDING and not answer.retry_after else None
 
@@ -86,7 +90,8 @@ class Messenger:
         previous = self._previous(item, row.destination)
 
         def leaving(identifier: str) -> None:
-            self._store.deliveries.record(row.id, sop_instance_uid=identifier)
+            if not self._store.deliveries.message_leaving(row.id, identifier):
+                raise Withdrawn
 
         going = Outgoing(name, item, self._result(item), identity, self._settings, previous, leaving)
         answer = CHANNELS[scheme](going)
@@ -114,7 +119,7 @@ class Messenger:
         else:
             LOGGER.error("delivery.refused %s by %s: %s", row.document, row.destination, answer.message)
             attempts = row.attempts + 1
-            deliveries.record(row.id, state=answer.state, final=1, detail=answer.message, attempts=attempts)
+            deliveries.settle(row, state=answer.state, final=1, detail=answer.message, attempts=attempts)
         self._audit(item, row, "done" if taken else "refused", answer.message)
 
     def _audit(self, item: WorkItem, row: Delivery, outcome: AuditOutcome, detail: str) -> None:

@@ -81,9 +81,13 @@ class Reader:
 
 
 def exchange(
-    peer: Hl7Peer, message: bytes, connect_seconds: float, clock: Callable[[], float] = time.monotonic
+    peer: Hl7Peer,
+    message: bytes,
+    connect_seconds: float,
+    leaving: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> bytes:
-    """Send one message and give the acknowledgement.
+    """Send one message and give the acknowledgement; `leaving` is called when the connection stands, and may raise.
 
     The host's name is checked against its certificate (MLLPS); `peer.timeout_seconds` is for everything from the
     first byte sent to the last of the answer.
@@ -100,6 +104,7 @@ def exchange(
     except ConfigError as error:
         raise NotReached(str(error)) from None
     with connection:
+        leaving()
         end = clock() + peer.timeout_seconds
         try:
             connection.settimeout(peer.timeout_seconds)

@@ -1,15 +1,18 @@
 """Results on their way to a RIS: after the objects, once, and never for what was replaced; the RIS is a process of its
 own that is refused, deaf, killed and up again. Stages run in this process, jobs do not."""
 
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from config.settings import Deliver, Hl7Peer, Peer
+from dicom_node import mllp, operations
 from dicom_node.deliveries import Delivery
 from dicom_node.demo_pacs import DemoPacs
 from dicom_node.workitem import DeliveryState, State, WorkItem
@@ -219,6 +222,33 @@ def test_a_message_whose_node_was_killed_before_it_noted_the_acknowledgement_is_
     assert site.row(first).state is DeliveryState.CANCELED
     assert len(site.ris.messages) == 2
     assert observations(site.ris.messages[-1])["REPLACES"][5] == known
+
+
+@pytest.mark.parametrize("action", ["hold", "cancel"])
+def test_what_is_held_or_withdrawn_while_the_node_connects_does_not_leave(
+    site: Site, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    store, operator = site.node.store, operations.Actor("it", "cli")
+
+    def connected(*arguments: Any, real: Callable[..., socket.socket] = mllp._connected) -> socket.socket:
+        monkeypatch.undo()
+        operations.act(store, action, site.node.items[0].id, operator, site.node.clock())
+        return real(*arguments)
+
+    monkeypatch.setattr(mllp, "_connected", connected)
+    ct = synthetic.DEFECTS["without rescale"](
+        synthetic.ct_series(16, 40, 40, seed=1)
+    )  # not scored: no job is waited for
+    site.node.take(*ct, synthetic.rtstruct(ct))
+    site.later()
+    site.later()
+    (row,) = store.deliveries.of_item(1)
+    assert (site.ris.messages, row.sop_instance_uid) == ([], None)
+    assert row.state is (DeliveryState.PENDING if action == "hold" else DeliveryState.CANCELED)
+    if action == "hold":
+        operations.act(store, "release", 1, operator, site.node.clock())
+        site.later()
+        assert (len(site.ris.messages), site.row().state) == (1, DeliveryState.ACKNOWLEDGED)
 
 
 def test_a_dead_ris_costs_one_time_out_for_all_that_waits_for_it(site: Site) -> None:

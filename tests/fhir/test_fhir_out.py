@@ -12,7 +12,7 @@ import pytest
 from analysis.contract import JobResult
 from config.settings import Deliver, FhirServer, Node, Settings
 from dicom_node import fhir_out
-from dicom_node.answer import Answer, Outgoing, Previous
+from dicom_node.answer import Answer, Outgoing, Previous, Withdrawn
 from dicom_node.identity import Identity
 from dicom_node.workitem import DeliveryState, WorkItem
 from tests.certificates import Authority
@@ -185,6 +185,17 @@ def test_the_identifier_is_known_before_anything_leaves(peer: FhirPeer) -> None:
     going = Outgoing("EHR", ITEM, scored(), ANNA, settings, leaving=lambda one: noted.append((one, len(peer.posts))))
     answer = fhir_out.send(going)
     assert noted == [(answer.identifier, 0)]
+
+
+def test_what_is_withdrawn_when_the_connection_stands_does_not_leave(peer: FhirPeer) -> None:
+    def withdrawn(identifier: str) -> None:
+        raise Withdrawn
+
+    settings = Settings(fhir_servers=(entry(peer),))
+    with pytest.raises(Withdrawn):
+        fhir_out.send(Outgoing("EHR", ITEM, scored(), ANNA, settings, leaving=withdrawn))
+    assert peer.posts == []
+    assert send(entry(peer)).state is ACKNOWLEDGED
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 415, 422])
