@@ -271,7 +271,7 @@ REASONS: dict[Code, ReasonText] = {
     FailureReason.NODE_ENDED: ReasonText("The node ended several times while it worked on this study.", _ENDED_BY_WHAT),
     FailureReason.STAGE_FAILED: ReasonText("A stage of the node failed unexpectedly.", _REPORT_BUG),
     FailureReason.DELIVERY_REFUSED: ReasonText(
-        "A destination refused a part of the result.",
+        "A part of the result did not get to a destination.",
         "Administrator: correct the destination as its delivery says, then run: prognode retry --study UID.",
     ),
 }

@@ -185,7 +185,7 @@ class Deliveries:
                 [row["destination"], row["at"]],
             )
             if not taken:
-                found[row["destination"]] = f"{row['n']} refused: {row['detail']}"
+                found[row["destination"]] = f"{row['n']} failed: {row['detail']}"
         for row in self._db.rows(
             "SELECT destination, count(*) AS n, detail FROM delivery"
             " WHERE final = 0 AND sent_at IS NULL AND attempts > 0 GROUP BY destination"
@@ -223,7 +223,7 @@ class Deliveries:
         return newest
 
     def reopen_failed(self, work_item_id: int) -> int:
-        """Let refused deliveries of a work item be tried again; how many."""
+        """Let failed deliveries of a work item be tried again; how many."""
         return self._db.execute(
             "UPDATE delivery SET state = ?, final = 0, run_after = 0, attempts = 0"
             " WHERE work_item_id = ? AND state = ?",
@@ -239,14 +239,14 @@ class Deliveries:
         )
 
     def finished_items(self) -> list[tuple[int, str]]:
-        """REPORTED work items without an open delivery, each with '' or what was refused."""
+        """REPORTED work items without an open delivery, each with '' or what failed."""
         rows = self._db.rows(
             "SELECT w.id, (SELECT group_concat(d.document || ' at ' || d.destination || ': ' || d.detail, '; ')"
-            " FROM delivery d WHERE d.work_item_id = w.id AND d.state = 'FAILED') AS refused"
+            " FROM delivery d WHERE d.work_item_id = w.id AND d.state = 'FAILED') AS failed"
             " FROM work_item w WHERE w.state = 'REPORTED' AND NOT EXISTS"
             " (SELECT 1 FROM delivery d WHERE d.work_item_id = w.id AND d.final = 0)"
         )
-        return [(row["id"], row["refused"] or "") for row in rows]
+        return [(row["id"], row["failed"] or "") for row in rows]
 
 
 def _delivery(row: dict[str, Any]) -> Delivery:

@@ -149,7 +149,7 @@ def _retry(store: Store, row: Row, actor: Actor, now: float, _: str) -> str:
     store.retry(row.id, now, f"retry by {actor.name}")
     again = store.worklist.row(row.id)
     sends = again is not None and again.state is State.REPORTED
-    said = "what was refused is sent again" if sends else "it is analysed again"
+    said = "what failed is sent again" if sends else "it is analysed again"
     return f"{said}, once it is released" if row.held else said
 
 

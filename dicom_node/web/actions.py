@@ -62,12 +62,12 @@ def _sent(row: Row) -> str:
 
 
 def _of_retry(row: Row, deliveries: Sequence[Delivery]) -> list[str]:
-    refused = [item for item in deliveries if item.state is DeliveryState.FAILED]
+    failed = [item for item in deliveries if item.state is DeliveryState.FAILED]
     lines = [
         f"{study_view.document(item.document)} is sent to {item.destination} again, the same bytes as before."
-        for item in refused
+        for item in failed
     ]
-    if not refused:
+    if not failed:
         lines.append("The study is analysed again from the inputs that were frozen when it was planned.")
     if row.state is State.FAILED and row.hint:
         lines.append(f"Before that, the cause has to be mended. {row.hint}")

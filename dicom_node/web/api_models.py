@@ -36,7 +36,7 @@ class DeliveryCountsOut(_Out):
     """Objects and messages of the work item over all destinations."""
 
     open: int
-    refused: int
+    refused: int = Field(description="FAILED: refused there, or could not be sent")
     sent: int
     proved: int
     total: int

@@ -33,7 +33,7 @@ _PROOFS = {
     DeliveryState.COMMITTED: "storage commitment",
     DeliveryState.SEEN: "found there by C-FIND",
     DeliveryState.ACKNOWLEDGED: "acknowledged by the application",
-    DeliveryState.FAILED: "refused",
+    DeliveryState.FAILED: "failed",
     DeliveryState.CANCELED: "withdrawn before it was sent",
     DeliveryState.NOT_ACCEPTED: "not accepted there; not needed",
 }
@@ -234,14 +234,14 @@ def deliveries(counts: DeliveryCounts) -> Badge:
     >>> deliveries(DeliveryCounts(open=1, refused=0, sent=3, proved=3, total=4))
     Badge(text='3 of 4 proved', tone='')
     >>> deliveries(DeliveryCounts(open=0, refused=1, sent=3, proved=3, total=4)).text
-    '1 of 4 refused'
+    '1 of 4 failed'
     >>> deliveries(DeliveryCounts(open=0, refused=0, sent=0, proved=0, total=6))
     Badge(text='0 of 6 sent', tone='')
     """
     if not counts.total:
         return Badge("none yet")
     if counts.refused:
-        return Badge(f"{counts.refused} of {counts.total} refused", "bad")
+        return Badge(f"{counts.refused} of {counts.total} failed", "bad")
     done = counts.open == 0
     if done and counts.sent < counts.total:  # withdrawn, or not accepted there and not needed
         proved = f", {counts.proved} proved" if counts.proved < counts.sent else ""

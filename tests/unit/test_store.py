@@ -263,7 +263,7 @@ def test_a_refused_delivery_fails_the_item_and_a_retry_sends_the_same_again(stor
     store.complete_delivered(3.0)
     assert store.items()[0].state is State.FAILED
     assert "A900H" in store.details(item.id)["events"][-1]["detail"]
-    assert store.deliveries.troubles() == {"PACS": "1 refused: status A900H"}
+    assert store.deliveries.troubles() == {"PACS": "1 failed: status A900H"}
     store.retry(item.id, 4.0)
     assert store.items()[0].state is State.REPORTED  # not SCHEDULED: what was composed is sent as it is
     assert store.deliveries.due(5.0)[0].state is DeliveryState.PENDING

@@ -64,7 +64,7 @@ def test_a_whole_walk(context: BrowserContext, hospital: Hospital, tmp_path: Pat
     expect(page.get_by_text("Risk report (SR) is sent to PACS again")).to_be_visible()
     shot(page, tmp_path, "confirm")
     page.get_by_role("button", name="Try again").click()
-    expect(page.get_by_text("Try again: what was refused is sent again.")).to_be_visible()
+    expect(page.get_by_text("Try again: what failed is sent again.")).to_be_visible()
     hospital.work()
     rows = hospital.road.store.deliveries.of_item(hospital.item("refused").id)
     ended = {str(row.state) for row in rows}
@@ -73,7 +73,7 @@ def test_a_whole_walk(context: BrowserContext, hospital: Hospital, tmp_path: Pat
     proved = sum(row.proved_at is not None for row in rows)  # by storage commitment or C-FIND
     expect(page.locator("#deliveries .badge.good")).to_have_count(proved)
     page.reload()
-    expect(page.get_by_text("Try again: what was refused")).to_have_count(0)  # said once
+    expect(page.get_by_text("Try again: what failed")).to_have_count(0)  # said once
     page.locator("#audit summary").click()
     expect(page.locator("#audit")).to_contain_text("workitem.retry")
 

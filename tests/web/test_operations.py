@@ -254,7 +254,7 @@ def test_a_retry_of_a_refused_delivery_sends_just_that_again(store: Store, items
         store.deliveries.record(row.id, state=state, final=1, sent_at=None if refused else 4.0)
     store.complete_delivered(items.tick())
     assert now_of(store, item).state is State.FAILED
-    assert act(store, "retry", item.id, ANNA, items.tick()) == "what was refused is sent again"
+    assert act(store, "retry", item.id, ANNA, items.tick()) == "what failed is sent again"
     assert {row.destination for row in store.deliveries.due(items.tick())} == {"ARCHIVE"}
 
 
