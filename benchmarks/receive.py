@@ -141,7 +141,11 @@ def _sender(server: Server, objects: int) -> "subprocess.Popen[str]":
 
 
 def _kept(folder: Path) -> dict[str, str]:
-    """SOP Instance UID -> SHA-256 of the pixels, of what lies in a receiver's folder; the files are removed."""
+    """SOP Instance UID -> SHA-256 of the pixels, of what lies in a receiver's folder; the files are emptied.
+
+    They stay: ext4 passes over every number of a file that was removed a short while ago, one by one, when it looks for
+    one for the next file. After some hundred removed objects that is a quarter of a millisecond for each that arrives.
+    """
     found = {}
     ours = folder / "spool" / "instances"  # beside it jobs make and remove folders, and results lie
     for path in (ours if ours.is_dir() else folder).rglob("*"):
@@ -151,7 +155,7 @@ def _kept(folder: Path) -> dict[str, str]:
                 found[str(dataset.SOPInstanceUID)] = hashlib.sha256(dataset.PixelData).hexdigest()
             except (InvalidDicomError, AttributeError):
                 continue
-            path.unlink()
+            os.truncate(path, 0)
     return found
 
 

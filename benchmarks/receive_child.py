@@ -5,16 +5,18 @@ The node itself has no such switch.
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dicom_node import cli, database, spool
 
 
-def _replace(self: spool.Spool, incoming: Path, descriptor: int, sop_instance_uid: str, digest: str) -> Path:
-    path = self.instance_path(sop_instance_uid, digest)
-    os.replace(incoming, path)
-    return path
+def _replace(
+    self: spool.Spool, incoming: Path, descriptor: int, sop_instance_uid: str, digest: str, known: Callable[[], bool]
+) -> bool:
+    os.replace(incoming, self.instance_path(sop_instance_uid, digest))
+    return True
 
 
 class _Careless(sqlite3.Connection):

@@ -26,7 +26,7 @@ from dicom_node.limits import Caller
 LOGGER = logging.getLogger(__name__)
 LARGEST_PDU_BYTES = 16_777_216  # taken where no limit is announced; real ones have 16 to 128 KiB, some 1 MiB
 SLOWEST_BYTES_PER_SECOND = 32_768.0  # of a PDU, on top of its time-out
-READ_BYTES = 262_144  # read ahead of an association at most
+READ_BYTES = 655_360  # read ahead of an association at most: a whole image of the usual size, with its command
 LEAST_ROOM_BYTES = 65_536  # with less of it, what was read ahead moves to the front
 MAXIMUM_UNANSWERED = 8  # messages of one association; its window is one operation (PS3.7 annex D.3.3.3)
 IDLE_MILLISECONDS = 100  # between two looks at the timers
@@ -54,7 +54,7 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
         self._buffer = bytearray(request)  # read ahead; what of it was not taken stands from `_start` to `_end`
         self._start, self._end = 0, len(request)
         self._seconds = limits.dimse_timeout_seconds
-        self._longest = limits.maximum_pdu_bytes or LARGEST_PDU_BYTES
+        self.longest = limits.maximum_pdu_bytes or LARGEST_PDU_BYTES
         self._deadline = 0.0
         self._poll = select.poll()  # select() knows no descriptor above 1023
         self._poll.register(connection, select.POLLIN)
@@ -92,8 +92,8 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
 
     def expect(self, nr_bytes: int) -> None:
         """The body of a PDU comes next: bounds its length, and gives it its time. Raises OSError."""
-        if nr_bytes > self._longest:
-            self._complain(f"a PDU of {nr_bytes} bytes; {self._longest} are the most that is taken")
+        if nr_bytes > self.longest:
+            self._complain(f"a PDU of {nr_bytes} bytes; {self.longest} are the most that is taken")
         self._deadline += nr_bytes / SLOWEST_BYTES_PER_SECOND
 
     def recv(self, nr_bytes: int) -> bytearray:
@@ -109,11 +109,15 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
         return data
 
     def view(self, least: int, most: int = READ_BYTES) -> memoryview:
-        """What was read ahead and not taken yet, `most` bytes of it; waits until `least` (at most 4096) are there.
+        """What was read ahead and not taken yet, `most` bytes of it; waits until `least` of them are there.
+
+        `least` is at most READ_BYTES.
 
         Fewer when the peer has closed. Valid until the next call. Raises OSError when they come too slowly.
         """
         while self._end - self._start < least:
+            if self._start + least > READ_BYTES:
+                self._to_the_front()
             if not self._fetch():
                 break
         return memoryview(self._buffer)[self._start : min(self._end, self._start + most)]
@@ -146,14 +150,12 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
     def _read(self) -> int:
         """Read ahead what has come: how many bytes; 0 at the end, -1 when there is nothing yet. Raises OSError."""
         if len(self._buffer) < READ_BYTES:
-            self._buffer = self._buffer[self._start : self._end].ljust(READ_BYTES, b"\0")
-            self._start, self._end = 0, self._end - self._start
-        elif self._end == self._start:
+            request, self._buffer = self._buffer, bytearray(READ_BYTES)  # memory that is not touched costs nothing
+            self._buffer[: len(request)] = request
+        if self._end == self._start:
             self._start = self._end = 0
         elif self._end > READ_BYTES - LEAST_ROOM_BYTES:
-            rest = self._buffer[self._start : self._end]
-            self._buffer[: len(rest)] = rest
-            self._start, self._end = 0, len(rest)
+            self._to_the_front()
         if self.socket.gettimeout() != 0:
             self.socket.settimeout(0)
         count = -1
@@ -168,6 +170,11 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
         except (BlockingIOError, ssl.SSLWantReadError):
             pass
         return count
+
+    def _to_the_front(self) -> None:
+        rest = self._buffer[self._start : self._end]
+        self._buffer[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
 
     def _space(self) -> memoryview:
         return memoryview(self._buffer)[self._end :]
@@ -188,10 +195,21 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
     def send(self, bytestream: bytes) -> None:
         """Send all of it in the time of a PDU, or take the connection for closed."""
         try:
-            self.socket.settimeout(self._seconds)
-            self.socket.sendall(bytestream)
+            rest = memoryview(bytestream)[self._sent_at_once(bytestream) :]
+            if rest:
+                self.socket.settimeout(self._seconds)
+                self.socket.sendall(rest)
         except Exception:  # noqa: BLE001 - as in pynetdicom: whatever it is, the connection is of no more use
             self.event_queue.put("Evt17")
+
+    def _sent_at_once(self, bytestream: bytes) -> int:
+        """How many bytes could be sent without waiting: nearly always all, which saves making the socket wait."""
+        if isinstance(self.socket, ssl.SSLSocket) or self.socket.gettimeout() != 0:
+            return 0
+        try:
+            return int(self.socket.send(bytestream))
+        except BlockingIOError:
+            return 0
 
 
 class NewsGivingMachine(StateMachine):  # type: ignore[misc]  # pynetdicom is not typed here
@@ -260,10 +278,18 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not
     def goes_on(self) -> bool:
         """Whether the fast path may read another PDU: it is there, and nothing else waits to be done."""
         self._idle_timer.restart()
-        if self._kill_thread or not (self.event_queue.empty() and self.to_provider_queue.empty()):
+        if not self._is_free():
             return False
+        if not self.socket.more():
+            # Waiting here and not in pynetdicom's loop spares its turn, which sleeps: the next object is on its way.
+            self.socket.wait(IDLE_MILLISECONDS, self._wake)
+            if not self._is_free() or not self.socket.more():
+                return False
         self.socket.begin_pdu()
-        return bool(self.socket.more())
+        return True
+
+    def _is_free(self) -> bool:
+        return not self._kill_thread and self.event_queue.empty() and self.to_provider_queue.empty()
 
     def run_reactor(self) -> None:
         try:

@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import P_DATA
 
-from dicom_node.connection import UnacceptablePdu
+from dicom_node.connection import READ_BYTES, UnacceptablePdu
 from dicom_node.elements import is_uid
 from dicom_node.incoming import EMPTY_PDU, MAXIMUM_COMMAND_BYTES, Incoming, Unacceptable
 from dicom_node.instance import CT_CLASSES, ROI_CLASSES
@@ -30,6 +30,7 @@ _NUMBERS = {0x0100: 2, 0x0110: 2, 0x0800: 2}
 _UIDS = (0x0002, 0x1000)
 _HEAD = struct.Struct(">BBL")
 _FRAGMENT = struct.Struct(">LBB")
+_BOTH_HEADS = struct.Struct(">BBLLBB")
 _ELEMENT = struct.Struct("<HHL")
 
 Keep = Callable[[Association, Incoming, str, str], tuple[int, str]]
@@ -78,6 +79,8 @@ class FastStore:
             return False  # also an end in mid-header: pynetdicom says what is to be said
         left = _HEAD.unpack(head)[2]
         self._socket.expect(left)
+        if self._incoming is not None and self._request is not None and self._plain_pdus(self._incoming, left):
+            return True
         self._socket.take(6)
         if not left:
             self._abort(EMPTY_PDU)
@@ -90,6 +93,23 @@ class FastStore:
             self._fragment(context_id, control, size - 2)
             left -= size + 4
         return True
+
+    def _plain_pdus(self, incoming: Incoming, length: int) -> bool:
+        """Take a PDU of the usual kind, and those behind it that have come: False where the next one is another.
+
+        One write to the file and one piece for the digest, not one for each PDU. `length` is the next one's.
+        """
+        if length > READ_BYTES - 6:
+            return False
+        view = self._socket.view(length + 6)
+        taken, size, last = unwrapped(view, self._context_id, self._socket.longest)
+        if taken:
+            self._come_on(size)
+            incoming.write(view[:size])
+            self._socket.take(taken)
+            if last:
+                self._answer()
+        return taken > 0
 
     def _view(self, count: int) -> memoryview:
         """Exactly `count` bytes, at most 4096."""
@@ -123,7 +143,7 @@ class FastStore:
                 self._abort("begins before the one before it is whole")
             if context_id != self._context_id:
                 self._abort("changes its presentation context")
-            self._data_set(self._incoming, self._request, count, last=bool(control & 2))
+            self._data_set(self._incoming, count, last=bool(control & 2))
         elif control & 1:
             self._command_set(context_id, count, last=bool(control & 2))
         else:
@@ -148,7 +168,7 @@ class FastStore:
             else:
                 self._incoming = self._begin(self._request)
 
-    def _data_set(self, incoming: Incoming, request: _Request, count: int, *, last: bool) -> None:
+    def _data_set(self, incoming: Incoming, count: int, *, last: bool) -> None:
         self._come_on(count)
         while count:
             view = self._view_some(count)
@@ -156,8 +176,13 @@ class FastStore:
             self._socket.take(len(view))
             count -= len(view)
         if last:
-            self._incoming = self._request = None
-            self._socket.send(_answer(request, *self._kept(incoming, request)))
+            self._answer()
+
+    def _answer(self) -> None:
+        incoming, request = self._incoming, self._request
+        self._incoming = self._request = None
+        if incoming is not None and request is not None:
+            self._socket.send(_response(request, *self._kept(incoming, request)))
 
     def _kept(self, incoming: Incoming, request: _Request) -> tuple[int, str]:
         try:
@@ -208,6 +233,28 @@ class FastStore:
         raise UnacceptablePdu(why)
 
 
+def unwrapped(view: memoryview, context_id: int, longest: int) -> tuple[int, int, bool]:
+    """Move the data set's bytes of whole P-DATA-TFs to the front of `view`: bytes taken, bytes at the front, last one.
+
+    Up to the last fragment of the data set, or to a PDU that has not wholly come, is longer than `longest`, or has
+    anything but one fragment of this presentation context's data set (PS3.8 section 9.3.5.1, annex E.2): that one is
+    left as it is.
+    """
+    taken = size = 0
+    while len(view) - taken >= 12:
+        kind, _, length, fragment, context, control = _BOTH_HEADS.unpack_from(view, taken)
+        end = taken + 6 + length
+        usual = kind == P_DATA_TF and fragment == length - 4 and fragment >= 2 and control in (0, 2)
+        if not usual or context != context_id or end > len(view) or length > longest:
+            break
+        count = fragment - 2
+        view[size : size + count] = view[taken + 12 : end]
+        size, taken = size + count, end
+        if control == 2:
+            return taken, size, True
+    return taken, size, False
+
+
 def elements_of(command: bytes) -> dict[int, bytes] | None:
     """Elements of a command set by their number in group 0000 (Implicit VR Little Endian, PS3.7 section 6.3.1).
 
@@ -234,7 +281,7 @@ def _element(number: int, value: bytes) -> bytes:
     return _ELEMENT.pack(0, number, len(value) + len(padding)) + value + padding
 
 
-def _answer(request: _Request, status: int, comment: str) -> bytes:
+def _response(request: _Request, status: int, comment: str) -> bytes:
     """A C-STORE-RSP (PS3.7 section 9.3.1.2) as the one P-DATA-TF that it takes; the comment is an LO: 64 characters."""
     body = _element(0x0002, request.sop_class_uid.encode())
     body += _element(0x0100, C_STORE_RSP.to_bytes(2, "little")) + _element(0x0120, request.message_id)

@@ -7,6 +7,8 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +32,7 @@ __all__ = ["UnreadableHeader", "data_set_digest", "identity_of", "read", "read_b
 
 MAXIMUM_FRAGMENTS = 1_000_000
 _BIG_BYTES = 1_000_000
+_USUAL_BYTES = 4096  # of what the images of a series have in common; more is not kept in memory
 _one_big_header = threading.Lock()  # what is parsed of one can take 200 MB; many associations must not do it at once
 _WITH_PIXELS = CT_CLASSES | {SEG, LABEL_MAP_SEG}
 _STRINGS = (
@@ -44,6 +47,8 @@ _SEQUENCES = (
     "ROIContourSequence", "RTROIObservationsSequence",
 )  # fmt: skip
 _SOP_CLASS_UID = 0x00080016
+_SOP_INSTANCE_UID = 0x00080018
+_OF_ONE_IMAGE = (_SOP_INSTANCE_UID, 0x00200012, 0x00200032)  # AcquisitionNumber, ImagePositionPatient
 _VALUES = frozenset(int(Tag(keyword)) for keyword in _STRINGS)
 _NESTED = frozenset(int(Tag(keyword)) for keyword in _SEQUENCES)
 
@@ -90,7 +95,7 @@ def _facts(stream: BinaryIO, size: int, syntax: UID, digest: str) -> tuple[Insta
         _check_pixels_whole(stream, *pixels, size)
     plain = _plain(values)
     if plain is not None and pixels is not None:
-        return _instance(plain, syntax, digest), identity_of(plain)
+        return _image(plain, syntax, digest)
     with _one_big_header if len(data) > _BIG_BYTES else nullcontext():
         dataset = read_dataset(BytesIO(data), implicit, True)
         if pixels is None and uid(dataset, "SOPClassUID", required=True) in _WITH_PIXELS:
@@ -104,6 +109,31 @@ def _plain(values: dict[int, bytes] | None) -> Plain | None:
         return None
     terms = values.get(CHARACTER_SET, b"").decode("latin-1").removesuffix(" ").split("\\")
     return Plain(values) if all(term in python_encoding for term in terms) else None
+
+
+def _image(plain: Plain, syntax: UID, digest: str) -> tuple[Instance, Identity]:
+    """`_instance` and `identity_of` of an image; what it has in common with its neighbours is read of one of them."""
+    sop_instance_uid = uid(plain, "SOPInstanceUID", required=True)
+    common = tuple((tag, value) for tag, value in plain.items() if tag not in _OF_ONE_IMAGE)
+    usual = sum(len(value) for _, value in common) <= _USUAL_BYTES
+    instance, identity = (_in_common if usual else _in_common.__wrapped__)(common, str(syntax))
+    own = Plain({tag: plain[tag] for tag in _OF_ONE_IMAGE if tag in plain})
+    return replace(
+        instance,
+        sop_instance_uid=sop_instance_uid,
+        digest=digest,
+        geometry=replace(instance.geometry, positions=geometry_of(own).positions),
+        acquisition_number=ascii_text(own, "AcquisitionNumber", 16),
+        own=_own(plain),
+    ), identity
+
+
+@lru_cache(maxsize=16)  # series that come at the same time
+def _in_common(values: tuple[tuple[int, bytes], ...], syntax: str) -> tuple[Instance, Identity]:
+    plain = Plain(values)
+    identity = identity_of(plain)
+    plain[_SOP_INSTANCE_UID] = b"0.0"  # of no image; each brings its own
+    return _instance(plain, UID(syntax), ""), identity
 
 
 @contextmanager

@@ -6,6 +6,7 @@ when the sender aborts. Here its DIMSE provider is subclassed, and nothing of an
 
 import hashlib
 import logging
+import os
 import struct
 import threading
 import time
@@ -33,7 +34,7 @@ from dicom_node.spool import Spool
 from dicom_node.watermark import Disk
 
 LOGGER = logging.getLogger(__name__)
-BUFFER_BYTES = 1 << 16  # longer pieces are written as they are
+BUFFER_BYTES = 1 << 16  # shorter pieces are gathered before they are written
 BEGINNING_BYTES = 1 << 16  # kept in memory: most headers are shorter
 ROOM_BYTES = 1 << 24  # how much room an object asks for at a time
 MAXIMUM_COMMAND_BYTES = 1 << 16  # a real command set has a few hundred
@@ -66,13 +67,14 @@ class Incoming:
         self._asked_at = 0
         self._kept = False
         self._digest = hashlib.sha256()
-        self._stream: Any = None
+        self._descriptor = -1
+        self._gathered = bytearray()  # written to the file with what comes next
         self._beginning = bytearray()
         self.transfer_syntax_uid = ""
 
     @property
     def is_open(self) -> bool:
-        return self._stream is not None
+        return self._descriptor >= 0
 
     def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, sender: str) -> None:
         """Begin the file with a correct meta header (PS3.10 section 7.1) of our own making; `sender`: its AE title."""
@@ -80,8 +82,8 @@ class Incoming:
         try:
             self._ask_for_room()
             if self.error is None:
-                self._stream = self.path.open("xb", buffering=BUFFER_BYTES)
-                self._stream.write(part10_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid, sender))
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                self._gathered += part10_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid, sender)
         except OSError as error:
             self._fail(error)
 
@@ -90,26 +92,39 @@ class Incoming:
         if self.size < BEGINNING_BYTES:
             self._beginning += data[: BEGINNING_BYTES - self.size]
         self.size += len(data)
-        if self._stream is not None and self.error is None:
+        if self._descriptor >= 0 and self.error is None:
             self._digest.update(data)
             try:
                 if self.size - self._asked_at > ROOM_BYTES:
-                    self._stream.flush()
                     self._asked_at = self.size
                     self._ask_for_room()
-                self._stream.write(data)
+                if len(self._gathered) + len(data) < BUFFER_BYTES:
+                    self._gathered += data
+                else:
+                    self._write_out(data)
             except OSError as error:
                 self._fail(error)
         return len(data)
+
+    def _write_out(self, data: bytes | memoryview = b"") -> None:
+        """What was gathered, and `data`, in one call where the disk takes it in one."""
+        parts = [memoryview(part) for part in (self._gathered, data) if part]
+        self._gathered = bytearray()
+        while parts:
+            written = os.writev(self._descriptor, parts)
+            while parts and written >= len(parts[0]):
+                written -= len(parts.pop(0))
+            if parts:
+                parts[0] = parts[0][written:]
 
     def flush(self) -> None:
         """Called by pynetdicom after every fragment: the buffer is ours to empty."""
 
     def close(self) -> None:
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
             try:
-                stream.close()
+                os.close(descriptor)
             except OSError as error:
                 self._fail(error)
         self._give_room_back()
@@ -119,8 +134,8 @@ class Incoming:
 
         They are not durable yet.
         """
-        self._stream.flush()
-        return self._stream.fileno(), self._digest.hexdigest()
+        self._write_out()
+        return self._descriptor, self._digest.hexdigest()
 
     def facts(self, digest: str) -> tuple[Instance, Identity]:
         """What its header says, once it is complete. Raises UnreadableHeader and OSError."""

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from socketserver import BaseRequestHandler
 from typing import TYPE_CHECKING, Any
 
@@ -329,8 +330,8 @@ class Receiver:
             descriptor, digest = incoming.complete()
             instance, identity = _read(incoming, digest, *named)
             with self._spool.instances_kept():
-                if not self._open_ledger().has(instance):
-                    self._spool.keep_arrival(incoming.path, descriptor, instance.sop_instance_uid, digest)
+                known = partial(self._open_ledger().has, instance)
+                if self._spool.keep_arrival(incoming.path, descriptor, instance.sop_instance_uid, digest, known):
                     incoming.kept()
                 return instance, self._record(instance, identity, calling, association.dimse.mark)
         except OSError as error:

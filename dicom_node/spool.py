@@ -16,7 +16,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +34,7 @@ _names = threading.Lock()  # around what gives a taken name to another file, or 
 
 
 @contextmanager
-def _descriptor(path: Path, flags: int = os.O_WRONLY | os.O_CREAT) -> Iterator[int]:
+def _descriptor(path: Path | str, flags: int = os.O_WRONLY | os.O_CREAT) -> Iterator[int]:
     """Of a file that nothing is written to; `open` takes three times as long, twice for each object that arrives."""
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -64,6 +64,8 @@ class Spool:
         self.audit = self.root / "audit"
         self.quarantine = self.root / "quarantine"
         self.store = self.root / "store.sqlite"
+        self._instances = f"{self.root}/instances"
+        self._door, self._room = f"{self.root}/arrivals.lock", f"{self.root}/instances.lock"
 
     def why_not(self, error: OSError) -> tuple[str, str]:
         """Why it cannot be made or written, and the remedy, in words."""
@@ -109,7 +111,7 @@ class Spool:
         wants to be alone closes the first lock behind those that are in, so that a stream of arrivals has a gap for it.
         """
         kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-        with _descriptor(self.root / "arrivals.lock") as door, _descriptor(self.root / "instances.lock") as room:
+        with _descriptor(self._door) as door, _descriptor(self._room) as room:
             fcntl.flock(door, kind)
             fcntl.flock(room, kind)
             if not alone:
@@ -178,7 +180,7 @@ class Spool:
     def instance_path(self, sop_instance_uid: str, digest: str) -> Path:
         """Where an instance lies. The UID is hashed: it comes from the network."""
         name = hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
-        return self.root / "instances" / name[:2] / f"{name}-{digest[:32]}.dcm"
+        return Path(f"{self._instances}/{name[:2]}/{name}-{digest[:32]}.dcm")
 
     def keep_instance(self, incoming: Path, sop_instance_uid: str, digest: str) -> Path:
         """Move a complete, already fsynced file to its place and make the name durable. Idempotent."""
@@ -187,8 +189,12 @@ class Spool:
         fsync_folder(path.parent)
         return path
 
-    def keep_arrival(self, incoming: Path, descriptor: int, sop_instance_uid: str, digest: str) -> Path:
+    def keep_arrival(
+        self, incoming: Path, descriptor: int, sop_instance_uid: str, digest: str, known: Callable[[], bool]
+    ) -> bool:
         """`keep_instance` for a complete file that is still open and not yet durable. Raises OSError.
+
+        False, and nothing is changed, where its name is taken and `known()` says that this is as it should be.
 
         Its bytes and its name are flushed side by side: a journalling file system makes one commit of it instead of
         two. A power cut before both are done can leave the name with a part of the bytes; no row knows it then, and
@@ -198,9 +204,12 @@ class Spool:
         try:
             os.link(incoming, path)
         except OSError:  # it is here already, or the file system has no hard links
+            if known():
+                return False
             os.fsync(descriptor)
             with _names:
-                return self.keep_instance(incoming, sop_instance_uid, digest)
+                self.keep_instance(incoming, sop_instance_uid, digest)
+            return True
         name_kept = _flushers.submit(fsync_folder, path.parent)
         try:
             try:
@@ -210,8 +219,8 @@ class Spool:
         except OSError:
             self._take_back(path, descriptor)
             raise
-        incoming.unlink()
-        return path
+        os.unlink(incoming)
+        return True
 
     @staticmethod
     def _take_back(path: Path, descriptor: int) -> None:

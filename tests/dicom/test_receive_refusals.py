@@ -1,6 +1,7 @@
 """Who and what is refused, with which status and which words, and that nothing is left behind."""
 
 import logging
+import os
 import sqlite3
 from pathlib import Path
 
@@ -134,26 +135,21 @@ def test_a_full_disk_in_mid_object_is_a700_and_leaves_nothing(
     from dicom_node import incoming
 
     monkeypatch.setattr(incoming, "BUFFER_BYTES", 0)
-    link = Path("/dev/full")
-    if not link.exists():
+    if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    monkeypatch.setattr(Spool, "new_incoming", lambda self: _full(self.incoming / "x"))
+    really = os.open
+
+    def full(path: str | Path, flags: int, *mode: int) -> int:
+        """The kernel's own ENOSPC at the first write to a file of an object."""
+        begins = flags & os.O_EXCL and Path(path).parent.name == "incoming"
+        return really("/dev/full", os.O_WRONLY) if begins else really(path, flags, *mode)
+
     with receiving(tmp_path) as (receiver, spool):
+        monkeypatch.setattr(os, "open", full)
         with association(receiver.port, [CT]) as made:
             status, comment = store_file(made, ct)
             assert (status, comment) == (0xA700, "disk: No space left on device")
         assert is_empty(spool)
-
-
-class _FullFile(type(Path())):  # type: ignore[misc]
-    """A path whose file is /dev/full: the kernel's own ENOSPC at the first write."""
-
-    def open(self, *_: object, **__: object) -> object:  # type: ignore[override]
-        return Path("/dev/full").open("wb", buffering=0)
-
-
-def _full(path: Path) -> Path:
-    return _FullFile(path)
 
 
 def test_a_store_that_cannot_be_written_is_a700(

@@ -107,9 +107,9 @@ def test_what_arrives_gets_its_name_once_and_again(
         monkeypatch.setattr(os, "link", refuse)
     for data in (b"torn by a power cut", b"whole"):  # the second time, the name is taken
         path, descriptor = arrived(spool, data)
-        kept = spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32)
+        assert spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda: False)
         os.close(descriptor)
-        assert kept.read_bytes() == data
+        assert spool.instance_path("1.2.3", "ab" * 32).read_bytes() == data
         assert list(spool.incoming.iterdir()) == []
 
 
@@ -118,15 +118,26 @@ def test_a_name_that_is_taken_is_given_to_durable_bytes_only(tmp_path: Path, mon
     spool = Spool(tmp_path / "spool")
     spool.create()
     path, descriptor = arrived(spool, b"first")
-    spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32)
+    spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda: False)
     os.close(descriptor)
     path, descriptor = arrived(spool, b"again")
     for name in ("fsync", "replace"):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (acts.append(name), real(*a))[1])
-    spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32)
+    spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda: False)
     os.close(descriptor)
     assert acts == ["fsync", "replace", "fsync"]
+
+
+def test_what_is_here_and_known_stays_as_it_is(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    for data, known in ((b"first", False), (b"again", True)):
+        path, descriptor = arrived(spool, data)
+        assert spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda known=known: known) is not known
+        os.close(descriptor)
+    assert spool.instance_path("1.2.3", "ab" * 32).read_bytes() == b"first"
+    assert path.exists(), "it is still its caller's to remove"
 
 
 @pytest.mark.parametrize("which", ["file", "folder"])
@@ -143,6 +154,6 @@ def test_what_cannot_be_flushed_keeps_no_name(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="broken"):
-        spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32)
+        spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda: False)
     os.close(descriptor)
     assert list(spool.root.glob("instances/*/*")) == []
