@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from config.settings import Settings
+from config.settings import Settings, Web
 from dicom_node.finding import Finding
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -30,7 +30,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("page", False, str(error), "correct [web]")
         return
-    yield Finding("page", True, f"prognode web would be at {deps.public_url(web)}")
+    yield _where(web)
     if provider is not None:
         try:
             provider.begin("/")
@@ -39,6 +39,14 @@ def check(settings: Settings) -> Iterator[Finding]:
         else:
             yield Finding("page.sign_in", True, f"{web.oidc.issuer} answers")
     yield from _users(settings)
+
+
+def _where(web: Web) -> Finding:
+    text, remedy = f"prognode web would be at {deps.public_url(web)}", ""
+    if deps.secure(web) and web.certificate is None and not web.trusted_proxies:
+        text += "; it speaks http itself, and takes every caller for the proxy in front"
+        remedy = "name the proxy's address in [web] trusted_proxies; without a proxy, give certificate and private_key"
+    return Finding("page", True, text, remedy)
 
 
 def _certificate(settings: Settings) -> Finding:

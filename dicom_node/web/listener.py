@@ -17,7 +17,7 @@ LOGGER = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 10.0
 GOODBYE_SECONDS = 5.0  # for the other end's part of closing TLS
 MAXIMUM_OPEN = 600  # of all; more than uvicorn answers, so that most of those in excess get a 503
-MAXIMUM_OF_ADDRESS = 400  # a browser holds up to six, and live updates up to 200 in all: a ward behind one address
+MAXIMUM_OF_ADDRESS = 400  # a ward behind one address: all live updates there can be, and as much again
 _AT_ONCE = 100  # refused, until the loop does something else
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # as asyncio has them
 

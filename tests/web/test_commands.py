@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from config.settings import Node as NodeSettings
+from config.settings import Settings, Web
 from dicom_node import passwords
 from dicom_node.spool import Spool
 from dicom_node.store import Store
+from dicom_node.web import checking
 from dicom_node.workitem import State
 from tests.e2e.node import PROGNODE, write_settings
 from tests.e2e.test_cli import run
@@ -197,3 +200,20 @@ def test_retry_runs_what_has_failed_again_and_of_a_study_also_what_was_not_score
         (failed.id, "workitem.retry"), (other.id, "workitem.retry"), (not_scored.id, "workitem.rescore"),
         (not_scored.id, "workitem.rescore"),
     ]  # fmt: skip
+
+
+# -- check -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("web", "level"),
+    [
+        (Web(), "ok"),
+        (Web(public_url="https://prognode.example"), "note"),
+        (Web(public_url="https://prognode.example", trusted_proxies=("127.0.0.1",)), "ok"),
+    ],
+)
+def test_an_https_page_needs_a_certificate_or_a_proxy_that_is_known(tmp_path: Path, web: Web, level: str) -> None:
+    found = next(checking.check(Settings(node=NodeSettings(spool=tmp_path / "none"), web=web)))
+    assert (found.id, found.well, found.level) == ("page", True, level)
+    assert ("trusted_proxies" in found.remedy) is (level == "note")

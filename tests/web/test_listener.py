@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from config.settings import Web
-from dicom_node.web import listener, server
+from dicom_node.web import listener, live, server
 from dicom_node.web.listener import Listener
 from tests.certificates import Authority
 
@@ -49,6 +49,10 @@ def admitted(ours: Listener, wanted: int) -> list[socket.socket]:
         while True:
             found.append(ours.accept()[0])
     return found
+
+
+def test_live_updates_of_one_address_leave_room_for_its_requests_and_for_the_others() -> None:
+    assert 2 * live.MOST_LISTENERS <= listener.MAXIMUM_OF_ADDRESS < server.MAXIMUM_CONNECTIONS < listener.MAXIMUM_OPEN
 
 
 def test_one_address_cannot_take_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
