@@ -126,14 +126,19 @@ def clock() -> Finding:
 
 def ports(settings: Settings) -> Iterator[Finding]:
     """Whether each port can be opened, or who has it."""
-    node, tls, hl7, web = settings.node, settings.tls, settings.hl7, settings.web
+    for name, host, port, key in (*of_receiver(settings), (PAGE, settings.web.host, settings.web.port, "[web] port")):
+        yield from _port(name, host, port, key, settings)
+
+
+def of_receiver(settings: Settings) -> Iterator[tuple[str, str, int, str]]:
+    """Name, host, port and setting of each port that the receiver opens."""
+    node, tls, hl7 = settings.node, settings.tls, settings.hl7
     if tls.listen != "only":
-        yield from _port("DICOM", node.host, node.port, "[node] port", settings)
+        yield "DICOM", node.host, node.port, "[node] port"
     if tls.listen != "off":
-        yield from _port("DICOM over TLS", node.host, tls.port, "[tls] port", settings)
+        yield "DICOM over TLS", node.host, tls.port, "[tls] port"
     if hl7.listen:
-        yield from _port("HL7", hl7.host, hl7.port, "[hl7] port", settings)
-    yield from _port(PAGE, web.host, web.port, "[web] port", settings)
+        yield "HL7", hl7.host, hl7.port, "[hl7] port"
 
 
 def _port(name: str, host: str, port: int, key: str, settings: Settings) -> Iterator[Finding]:
@@ -145,14 +150,13 @@ def _port(name: str, host: str, port: int, key: str, settings: Settings) -> Iter
     elif why.errno == errno.EADDRINUSE and _is_ours(name, host, port, settings):
         yield Finding("node.port", True, f"{where} is open, by this node", about=name)
     elif why.errno == errno.EADDRINUSE:
-        remedy = f"start the node, where its .socket unit has the port; else find who has it (ss -ltnp), or set {key}"
+        remedy = f"start the node, where its .socket unit has the port; else {probes.port_remedy(why, key)}"
         yield Finding("node.port", False, f"{where} is in use, and this node is not heard there", remedy, name)
     elif why.errno in (errno.EACCES, errno.EPERM):
         remedy = f"where a .socket unit opens it, all is well; else set {key} to one above 1023"
         yield Finding("node.port", True, f"{where}: this user may not open a port below 1024", remedy, name)
     else:
-        remedy = f"give an address of this machine, or 0.0.0.0, and a port in {key}"
-        yield Finding("node.port", False, f"{where}: {why.strerror}", remedy, name)
+        yield Finding("node.port", False, f"{where}: {why.strerror}", probes.port_remedy(why, key), name)
 
 
 def _is_ours(name: str, host: str, port: int, settings: Settings) -> bool:

@@ -65,6 +65,16 @@ def stop(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def stop_for_port(error: OSError, *ports: tuple[str, str, int, str]) -> NoReturn:
+    """End because of this error. Where a port could not be opened, say which of these: name, host, port, setting."""
+    from dicom_node import probes
+
+    for name, host, port, key in ports if probes.is_of_a_port(error) else ():
+        if why := probes.why_no_port(host, port):
+            stop(f"port of {name}, {host}:{port}: {why.strerror}; {probes.port_remedy(why, key)}", os.EX_UNAVAILABLE)
+    stop(error.strerror or type(error).__name__, os.EX_UNAVAILABLE)
+
+
 def counted(number: int, what: str) -> str:
     """A number with its noun.
 

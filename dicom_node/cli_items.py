@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Items = Annotated[
     list[int] | None,
     typer.Argument(
-        help="Numbers of work items, as `prognode status` prints them.", metavar="ITEM...", min=1, max=LARGEST_NUMBER
+        help="Numbers of work items, as `prognode status` prints them.", metavar="ITEM", min=1, max=LARGEST_NUMBER
     ),
 ]
 Study = Annotated[str | None, typer.Option("--study", help="The newest work items of this Study Instance UID.")]
@@ -87,7 +87,9 @@ def cancel(items: Items = None, study: Study = None, config: Config = None) -> N
 
 
 def priority(
-    value: Annotated[str, typer.Argument(help="HIGH, MEDIUM or LOW.")],
+    level: Annotated[
+        Literal["HIGH", "MEDIUM", "LOW"], typer.Argument(help="How soon: HIGH, MEDIUM or LOW.", case_sensitive=False)
+    ],
     items: Items = None,
     study: Study = None,
     config: Config = None,
@@ -96,7 +98,7 @@ def priority(
 
     Example: prognode priority HIGH 12
     """
-    _chosen("priority", items, study, config, value.upper())
+    _chosen("priority", items, study, config, level)
 
 
 def _chosen(action: str, items: list[int] | None, study: str | None, config: Path | None, value: str = "") -> None:

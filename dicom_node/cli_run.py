@@ -11,7 +11,7 @@ import typer
 
 from config.settings import Settings
 from dicom_node import notify
-from dicom_node.cli_common import Config, log, settings_of, stop
+from dicom_node.cli_common import Config, log, settings_of, stop, stop_for_port
 from dicom_node.cli_models import bundles_of
 
 if TYPE_CHECKING:
@@ -116,10 +116,11 @@ def _run(config: Path | None, process: Process, *, jobs: bool = True) -> None:
     except (StageError, ConfigError) as error:
         stop(f"{error} {getattr(error, 'hint', '')}".strip(), os.EX_CONFIG)
     except OSError as error:
-        stop(
-            f"{error.filename or settings.node.host}: {error.strerror}",
-            os.EX_CANTCREAT if error.filename else os.EX_UNAVAILABLE,
-        )
+        if error.filename:
+            stop(f"{error.filename}: {error.strerror}", os.EX_CANTCREAT)
+        from dicom_node.check_machine import of_receiver
+
+        stop_for_port(error, *of_receiver(settings))
 
 
 def _make(spool: "Spool") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from dicom_node import notify
-from dicom_node.cli_common import Config, Whole, caller, counted, log, settings_of, stop, store_of
+from dicom_node.cli_common import Config, Whole, caller, counted, log, settings_of, stop, stop_for_port, store_of
 
 if TYPE_CHECKING:
     from dicom_node.accounts import Role
@@ -60,7 +60,7 @@ def web(config: Config = None) -> None:
     except ConfigError as error:
         stop(str(error), os.EX_CONFIG)
     except OSError as error:
-        stop(f"{settings.web.host}:{settings.web.port}: {error.strerror}", os.EX_UNAVAILABLE)
+        stop_for_port(error, ("the page", settings.web.host, settings.web.port, "[web] port"))
 
 
 # -- users -----------------------------------------------------------------------------------------------------

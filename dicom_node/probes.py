@@ -1,6 +1,7 @@
 """Looks at the network for `prognode check`: may a port be opened, and which certificate does somebody show."""
 
 import contextlib
+import errno
 import http.client
 import socket
 import ssl
@@ -21,6 +22,22 @@ def why_no_port(host: str, port: int) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def is_of_a_port(error: OSError) -> bool:
+    """Whether it is an error of opening a port, and not of a disk or of too many files."""
+    errors = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
+    return isinstance(error, socket.gaierror) or error.errno in errors
+
+
+def port_remedy(why: OSError, key: str) -> str:
+    """What to do about a port that `why_no_port` says cannot be listened at; `key` is the setting that names it."""
+    if why.errno == errno.EADDRINUSE:
+        return f"find who has it (ss -ltnp), or set {key}"
+    if why.errno in (errno.EACCES, errno.EPERM):
+        return f"set {key} to one above 1023, or let a .socket unit open it"
+    host = key.replace("[tls]", "[node]").replace("port", "host")
+    return f"set {host} to an address of this machine, or to 0.0.0.0"
 
 
 def is_page(host: str, port: int, *, tls: bool) -> bool:

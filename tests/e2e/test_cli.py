@@ -146,7 +146,10 @@ def test_a_port_that_is_taken_is_69_and_a_spool_that_cannot_be_made_73(tmp_path:
         write_settings(tmp_path / "taken", port=pacs.port)
         code, output = prognode("receive", "--config", tmp_path / "taken" / SETTINGS)
     assert code == os.EX_UNAVAILABLE, output
-    assert "Address already in use" in output
+    assert f"127.0.0.1:{pacs.port}: Address already in use; find who has it (ss -ltnp), or set [node] port" in output
+    write_settings(tmp_path / "elsewhere", node={"host": "192.0.2.1"})  # an address of nobody (RFC 5737)
+    code, output = prognode("receive", "--config", tmp_path / "elsewhere" / SETTINGS)
+    assert (code, "; set [node] host to an address of this machine" in output) == (os.EX_UNAVAILABLE, True), output
     write_settings(tmp_path / "spool")
     (tmp_path / "spool" / "spool").write_text("a file where the spool is to be")
     code, output = prognode("receive", "--config", tmp_path / "spool" / SETTINGS)

@@ -62,7 +62,7 @@ def test_a_port_is_free_or_of_the_node_or_somebody_else_has_it(tmp_path: Path) -
     (free,) = check_machine.ports(settings)
     assert free.level == "ok"
     (elsewhere,) = check_machine.ports(replace(settings, node=replace(settings.node, host="192.0.2.1")))
-    assert (elsewhere.well, "give an address of this machine" in elsewhere.remedy) == (False, True)
+    assert (elsewhere.well, "set [node] host to an address of this machine" in elsewhere.remedy) == (False, True)
 
 
 def test_what_runs_was_stopped_or_went_without_a_word_is_said_of_each_process(tmp_path: Path) -> None:

@@ -398,7 +398,7 @@ def test_the_command_says_why_it_does_not_start(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         path = write_settings(tmp_path / "taken", web={"port": port})
         code, text = prognode("web", "--config", path)
-    assert (code, "Address already in use" in text) == (os.EX_UNAVAILABLE, True)
+    assert (code, "Address already in use; find who has it" in text) == (os.EX_UNAVAILABLE, True)
     assert "Traceback" not in text
 
 
