@@ -37,7 +37,6 @@ from dicom_node.workitem import DeliveryState, Retryable
 
 LOGGER = logging.getLogger(__name__)
 STUDY_ROOT_FIND = str(StudyRootQueryRetrieveInformationModelFind)
-NO_ANSWER = "the peer could not answer C-FIND"  # how a QueryFailed begins
 TURN_SECONDS = 0.02
 SAME_ASSOCIATION_SECONDS = 0.5  # how long a commitment report on the asking association is waited for
 
@@ -74,7 +73,6 @@ class Sent:
     sop_class_uid: str
     sop_instance_uid: str
     status: int | None
-    category: str
     state: DeliveryState
     message: str
 
@@ -88,9 +86,9 @@ class Sent:
 
 @dataclass(frozen=True)
 class CommitmentAnswer:
-    """REPORTED on the same association, PENDING (it will come on the peer's own), NOT_OFFERED or REFUSED."""
+    """REPORTED on the same association, PENDING (it will come on the peer's own) or NOT_OFFERED."""
 
-    kind: Literal["REPORTED", "PENDING", "NOT_OFFERED", "REFUSED"]
+    kind: Literal["REPORTED", "PENDING", "NOT_OFFERED"]
     committed: frozenset[str] = frozenset()
     failed: Mapping[str, int] | None = None  # SOP Instance UID -> Failure Reason (0008,1197)
     message: str = ""
@@ -105,11 +103,19 @@ class EchoResult:
     hint: str = ""
 
 
-class QueryFailed(Retryable):
-    """The peer takes an association, and does not answer the C-FIND (a status of failure, or none): it is up."""
+class Unanswered(Retryable):
+    """The peer takes an association, and does not do what it is asked (a status of failure, or none): it is up."""
+
+    words = "the peer could not take the request for storage commitment"
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"{NO_ANSWER} ({why})", _ASKED_AGAIN)
+        super().__init__(f"{self.words} ({why})", _ASKED_AGAIN)
+
+
+class QueryFailed(Unanswered):
+    """Of a C-FIND."""
+
+    words = "the peer could not answer C-FIND"
 
 
 def delay(attempt: int, settings: Deliver) -> float:
@@ -212,21 +218,14 @@ def _send_one(
     first = document.variants[0]
     names = ", ".join(UID(variant.sop_class_uid).name for variant in document.variants)
     words = f"the peer accepts no context for {names}; enable one there, then retry"
-    return Sent(document.name, first.sop_class_uid, first.sop_instance_uid, None, "", DeliveryState.FAILED, words)
+    return Sent(document.name, first.sop_class_uid, first.sop_instance_uid, None, DeliveryState.FAILED, words)
 
 
 def _sent(document: Document, variant: Variant, answer: Dataset) -> Sent:
     status = int(answer.Status) if "Status" in answer else None
     decision = decide(status)
-    return Sent(
-        name=document.name,
-        sop_class_uid=variant.sop_class_uid,
-        sop_instance_uid=variant.sop_instance_uid,
-        status=status,
-        category=code_to_category(status) if status is not None else "",
-        state=decision.state,
-        message=decision.message,
-    )
+    uids = variant.sop_class_uid, variant.sop_instance_uid
+    return Sent(document.name, *uids, status, decision.state, decision.message)
 
 
 def _store(association: Association, what: Path | Dataset) -> Dataset:
@@ -243,7 +242,7 @@ def request_commitment(
     """Ask for storage commitment of (SOP class, SOP instance) pairs; note the transaction before calling this.
 
     A report on the asking association is waited for shortly; PENDING means that it will come to `receive`.
-    Raises Retryable when no association comes about or it is lost before the answer.
+    Raises Unanswered, and Retryable when no association comes about.
     """
     reports: list[tuple[str, list[str], dict[str, int]]] = []
     arrived = threading.Event()
@@ -262,15 +261,15 @@ def request_commitment(
     with association_with(peer, settings, contexts, [(evt.EVT_N_EVENT_REPORT, on_report)]) as association:
         if not _accepts(association, StorageCommitmentPushModel):
             return CommitmentAnswer("NOT_OFFERED", message="the peer does not offer storage commitment")
-        with _standing(Retryable("the connection ended before storage commitment", _ASKED_AGAIN)):
+        with _standing(Unanswered("the connection ended before it")):
             request = request_dataset(transaction_uid, instances)
             answer, _ = association.send_n_action(
                 request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
         if "Status" not in answer:
-            raise Retryable(f"{peer.ae_title} did not answer the request for storage commitment", _ASKED_AGAIN)
+            raise Unanswered("the connection ended, or it took too long")
         if code_to_category(answer.Status) not in ("Success", "Warning"):
-            return CommitmentAnswer("REFUSED", message=f"status {answer.Status:04X}H to the request")
+            raise Unanswered(f"status {answer.Status:04X}H")
         _wait(arrived, association, min(SAME_ASSOCIATION_SECONDS, settings.deliver.commitment_wait_seconds))
     if not reports:
         return CommitmentAnswer("PENDING")

@@ -24,7 +24,7 @@ from dicom_node.workitem import DeliveryState, Retryable, WorkItem
 LOGGER = logging.getLogger(__name__)
 _NOT_TAKEN = "status "  # how `deliver.decide` begins where a peer has answered the C-STORE, and not taken the object
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-REPORT_PATIENCE = 16  # looks for a commitment report, with growing delay: about six hours by default
+REPORT_PATIENCE = 16  # looks for the proof that is asked for, with growing delay: about six hours by default
 QUESTION_PATIENCE = 3  # failed questions in a row whose study it is, after which the objects leave without an answer
 STUBBORN = 3  # tries more than the others after which an object that gets no answer is sent after them
 QUERY_PATIENCE = 8  # failed C-FINDs in a row, about 20 minutes, where nobody has asked for this proof
@@ -213,21 +213,21 @@ class Dispatcher:
         try:
             answer = deliver.request_commitment(peer, objects, transaction, self._settings)
         except Retryable as error:
+            answer = deliver.CommitmentAnswer("NOT_OFFERED")
             if peer.proof == "commitment":
                 for row in rows:  # the question may not have arrived: it is asked again
                     self._store.deliveries.record(row.id, transaction_uid=None)
-                raise
-            answer = deliver.CommitmentAnswer("REFUSED", message=str(error))
+                if not isinstance(error, deliver.Unanswered):
+                    raise
+                self._unanswered(peer, [replace(row, transaction_uid=None) for row in rows], error)
+                return []
         if answer.kind == "REPORTED":
             failed = answer.failed or {}
             self._store.deliveries.commitment_report(transaction, answer.committed, failed, self._clock())
         elif answer.kind != "PENDING":
             for row in rows:
-                if peer.proof == "commitment" and answer.kind == "NOT_OFFERED":
+                if peer.proof == "commitment":
                     self._store.deliveries.record(row.id, final=1, detail=answer.message)
-                elif peer.proof == "commitment":  # refused just now: it may be granted later
-                    self._store.deliveries.record(row.id, transaction_uid=None)
-                    self._later([row], answer.message)
                 else:  # asked, and not offered: only C-FIND can prove it
                     self._store.deliveries.record(row.id, transaction_uid="", run_after=self._clock())
         ours = {row.id for row in rows}
@@ -249,7 +249,7 @@ class Dispatcher:
             seen = deliver.find(peer, study, wanted, self._settings) if asks else None
         except deliver.QueryFailed as error:
             self._store.audit.add(replace(entry, outcome="failed", detail=str(error)))
-            self._find_failed(peer, rows, error)
+            self._unanswered(peer, rows, error)
             return
         if seen is not None:
             self._store.audit.add(entry)
@@ -277,12 +277,12 @@ class Dispatcher:
         detail = "accepted, but not found by C-FIND; sending again"
         self._store.deliveries.settle(row, state=DeliveryState.PENDING, transaction_uid=None, detail=detail, **columns)
 
-    def _find_failed(self, peer: Peer, rows: Sequence[Delivery], why: deliver.QueryFailed) -> None:
+    def _unanswered(self, peer: Peer, rows: Sequence[Delivery], why: deliver.Unanswered) -> None:
         """It may pass; but a PACS that never answers the question must not keep results open for ever."""
         again = []
         for row in rows:  # whatever the status, which may be another each time; what an outage had cost does not count
-            in_a_row = row.attempts if row.detail.startswith(deliver.NO_ANSWER) else 0
-            patience = REPORT_PATIENCE if peer.proof == "find" or row.transaction_uid else QUERY_PATIENCE
+            in_a_row = row.attempts if row.detail.startswith(why.words) else 0
+            patience = REPORT_PATIENCE if peer.proof != "auto" or row.transaction_uid else QUERY_PATIENCE
             if in_a_row + 1 < patience:
                 again.append(replace(row, attempts=in_a_row))
             else:

@@ -156,7 +156,6 @@ def test_each_status_decides(tmp_path: Path, segmentation: Path, status: int, st
         (sent,) = send(peer_of(pacs), [one(segmentation)], SETTINGS)
     assert (sent.state, sent.status) == (state, status)
     assert (sent.message == "") == (status == 0x0000)
-    assert sent.category
 
 
 @given(st.integers(0, 0xFFFF))

@@ -13,7 +13,7 @@ from pynetdicom.association import Association
 from config.settings import Deliver, Peer, Settings
 from dicom_node import deliver
 from dicom_node.demo_pacs import DemoPacs
-from dicom_node.dispatch import QUERY_PATIENCE, QUESTION_PATIENCE
+from dicom_node.dispatch import QUERY_PATIENCE, QUESTION_PATIENCE, REPORT_PATIENCE
 from dicom_node.store import Store
 from dicom_node.workitem import DeliveryState, Retryable
 from tests.road import Road, road
@@ -38,6 +38,18 @@ class Moody(DemoPacs):
             event.assoc.abort()
         else:
             yield status, None
+
+
+class Unwilling(DemoPacs):
+    """Ends the association at a request for storage commitment, or answers it with a failure, by turns."""
+
+    asked = 0
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        self.asked += 1
+        if self.asked % 2:
+            event.assoc.abort()
+        return 0x0110, None
 
 
 @pytest.fixture
@@ -155,6 +167,31 @@ def test_a_pacs_that_never_answers_the_search_ends_as_unproved_after_a_while(
     assert node.items[0].state == "COMPLETED"
     details = {(row.state, row.detail) for row in node.store.deliveries.of_item(item.id)}
     assert details == {(DeliveryState.SENT, "the peer could not answer C-FIND (status C000H)")}
+
+
+def test_a_pacs_that_never_takes_the_request_for_commitment_ends_as_unproved_after_a_while(
+    composed: Path, tmp_path: Path
+) -> None:
+    with Unwilling(tmp_path / "pacs", "PACS") as pacs:
+        node = node_of(composed, tmp_path, pacs, "commitment")
+        (item,) = node.items
+
+        def later(**columns: object) -> set[tuple[str, int, int, str]]:
+            for row in node.store.deliveries.of_item(item.id) if columns else ():
+                node.store.deliveries.record(row.id, **columns)
+            node.later(3600.0)
+            rows = node.store.deliveries.of_item(item.id)
+            return {(row.state, row.final, row.attempts, row.detail.partition(";")[0]) for row in rows}
+
+        words = "the peer could not take the request for storage commitment ({})".format
+        lost, refused = words("the connection ended, or it took too long"), words("status 0110H")
+        assert later() == {("SENT", 0, 1, lost)}
+        assert later() == {("SENT", 0, 2, refused)}
+        assert later(attempts=40, detail="it was down for a week") == {("SENT", 0, 1, lost)}
+        assert later(attempts=REPORT_PATIENCE - 2) == {("SENT", 0, REPORT_PATIENCE - 1, refused)}
+        assert later() == {("SENT", 1, REPORT_PATIENCE - 1, lost)}
+        assert node.items[0].state == "COMPLETED"
+        assert len(pacs.received) == len(set(pacs.received))
 
 
 def test_searches_that_failed_are_no_look_that_did_not_find_an_object(
