@@ -30,6 +30,7 @@ CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 PLANE_TOLERANCE = 0.25
 # Below this distance (mm) an offset is the rounding of decimal strings and not worth a word.
 PLANE_ROUNDING_MM = 0.1
+REPEATED_DECIMALS = 2  # mm: two contours with all corners alike so far are one, written twice
 MAX_POINTS = 2_000_000  # per ROI; a hand-drawn one has thousands
 LONGEST_NAME = 64  # VR LO
 
@@ -175,6 +176,7 @@ _TEXTS = MappingProxyType(
         "CONTOUR_CUT_BY_IMAGE_EDGE": "{} contours reach over the edge of the CT and were cut there.",
         "CONTOUR_WITHOUT_AREA": "{} contours of fewer than 3 points enclose nothing and were left out.",
         "CONTOUR_WITHOUT_VOXEL": "{} contours are so small or thin that they enclose no voxel centre.",
+        "CONTOUR_REPEATED": "{} contours are there more than once and were counted once.",
         "CONTOUR_OFF_PLANE": "{} contours lie beside their CT slice and were moved onto it.",
         "CONTOURS_OVERLAP": "{} contours overlap another one of their slice without lying inside it; "
         "the shared voxels count as outside (even-odd rule).",
@@ -279,10 +281,16 @@ def _points(contour: Dataset) -> NDArray[np.float64]:
 def _rasterise(contours: Sequence[NDArray[np.float64]], volume: Volume, flags: _Flags) -> Mask:
     mask = np.zeros(volume.array.shape, dtype=np.bool_)
     planes: dict[int, float] = {}  # slice -> where its first contour lies, in slices
+    drawn: set[bytes] = set()
     for points in contours:
         if len(points) < 3:
             flags.add("CONTOUR_WITHOUT_AREA")
             continue
+        corners = _corners(points)
+        if corners in drawn:  # even-odd, the same contour again would wipe out the first without a word
+            flags.add("CONTOUR_REPEATED")
+            continue
+        drawn.add(corners)
         index = volume.to_index(points)
         number = _slice_of(index[:, 0], volume, planes, flags)
         if number is not None:
@@ -290,6 +298,13 @@ def _rasterise(contours: Sequence[NDArray[np.float64]], volume: Volume, flags: _
     if not mask.any() and flags["CONTOUR_OUTSIDE_IMAGE"]:
         raise NotScorable(Reason.ROI_OUTSIDE_IMAGE)
     return mask
+
+
+def _corners(points: NDArray[np.float64]) -> bytes:
+    """What a contour and its repetition have in common, wherever it begins and whichever way it runs."""
+    rounded = points.round(REPEATED_DECIMALS) + 0.0  # no -0.0, which has other bytes than 0.0
+    corners: NDArray[np.float64] = np.unique(rounded, axis=0)
+    return corners.tobytes()
 
 
 def _slice_of(along: NDArray[np.float64], volume: Volume, planes: dict[int, float], flags: _Flags) -> int | None:

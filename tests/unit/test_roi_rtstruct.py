@@ -156,6 +156,28 @@ def test_overlapping_contours_are_flagged() -> None:
     assert np.count_nonzero(plane(mask)) == 2 * 49 - 2 * 9
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        pytest.param(lambda points: points, id="the same"),
+        pytest.param(lambda points: points[::-1], id="the other way round"),
+        pytest.param(lambda points: np.roll(points, 2, axis=0), id="begun elsewhere"),
+        pytest.param(lambda points: np.vstack([points, points[:1]]), id="closed"),
+        pytest.param(lambda points: points + 0.001, id="other decimals"),
+    ],
+)
+def test_a_contour_that_is_there_twice_counts_once_and_is_flagged(again: Any) -> None:
+    mask = rasterised(box(3.51, 12.51), again(box(3.51, 12.51)))
+    assert np.count_nonzero(plane(mask)) == 81
+    assert codes(mask) == {"CONTOUR_REPEATED"}
+
+
+def test_the_same_outline_on_two_slices_is_no_repetition() -> None:
+    mask = rasterised(box(3.5, 12.5), box(3.5, 12.5, k=3))
+    assert np.count_nonzero(mask.array) == 162
+    assert mask.flags == ()
+
+
 def test_a_sliver_drops_no_slice_and_no_other_contour() -> None:
     sliver = ring([(15.3, 3), (15.3, 9), (15.42, 9), (15.42, 3)])
     mask = rasterised(box(3.5, 9.5), sliver)
