@@ -21,6 +21,26 @@ SCHEMA_VERSION = 2
 MIGRATION_BYTES = 64_000_000  # beside twice the store's size
 
 
+class _Available:
+    """Around each statement; a class, for a generator would take longer than many a statement."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.OperationalError):
+            raise StoreBusy(
+                f"the store cannot be used: {error}", "check the spool's disk and other processes"
+            ) from error
+        if type(error) is sqlite3.DatabaseError:  # its subclasses say that a statement was wrong, not the file
+            raise StoreDamaged(
+                f"the store is damaged ({error}): stop the node, keep a copy of the spool, then: prognode restore"
+            ) from error
+
+
+_available = _Available()
+
+
 class Database:
     """One connection; belongs to the thread that opened it. Raises ConfigError for a file that is no store of ours.
 
@@ -59,32 +79,17 @@ class Database:
         self.connection.close()
 
     @contextmanager
-    def _available(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise StoreBusy(
-                f"the store cannot be used: {error}", "check the spool's disk and other processes"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:  # its subclasses say that a statement was wrong, not the file
-                raise
-            raise StoreDamaged(
-                f"the store is damaged ({error}): stop the node, keep a copy of the spool, then: prognode restore"
-            ) from error
-
-    @contextmanager
     def immediate(self) -> Iterator[None]:
         """A write transaction; rolled back when the block raises. Inside another one it is a part of that."""
         nested = self.connection.in_transaction
         if nested:
             yield
             return
-        with self._available():
+        with _available:
             self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-            with self._available():
+            with _available:
                 self.connection.execute("COMMIT")
         except BaseException:
             if self.connection.in_transaction:
@@ -93,23 +98,23 @@ class Database:
 
     def execute(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> int:
         """Run a statement that returns no rows; gives the number of rows it changed."""
-        with self._available():
+        with _available:
             return self.connection.execute(sql, arguments).rowcount
 
     def insert(self, table: str, row: Mapping[str, Any]) -> int:
         """Insert a row whose keys are column names of ours; gives its id."""
         names, marks = ", ".join(row), ", ".join("?" * len(row))
-        with self._available():
+        with _available:
             cursor = self.connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
         return int(cursor.lastrowid or 0)
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        with self._available():
+        with _available:
             self.connection.executemany(sql, rows)
 
     def rows(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
         """Rows of a query, or of an UPDATE ... RETURNING (committed at once, outside a transaction)."""
-        with self._available():
+        with _available:
             cursor = self.connection.execute(sql, arguments)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -119,12 +124,12 @@ class Database:
 
         One file, which needs no others beside it. Raises OSError or StoreBusy.
         """
-        with self._available():
+        with _available:
             _copy(self.connection, target)
 
     def well(self) -> list[str]:
         """What SQLite finds wrong with the file; [] when it is well."""
-        with self._available():
+        with _available:
             found = [str(row[0]) for row in self.connection.execute("PRAGMA integrity_check(20)")]
             broken = self.connection.execute("PRAGMA foreign_key_check").fetchall()
         return [text for text in found if text != "ok"] + [f"a row of {row[0]} refers to none" for row in broken[:20]]
@@ -156,7 +161,7 @@ class Database:
     @property
     def version(self) -> int:
         """The schema that the file has."""
-        with self._available():
+        with _available:
             return self._version()
 
     def _version(self) -> int:

@@ -28,13 +28,12 @@ def geometry_of(dataset: Header) -> Geometry:
     rows, columns = unsigned_short(dataset, "Rows"), unsigned_short(dataset, "Columns")
     frames = frames_of(dataset)
     if not frames:
-        position = numbers(dataset, "ImagePositionPatient", 3)
         return Geometry(
             rows=rows,
             columns=columns,
             orientation=numbers(dataset, "ImageOrientationPatient", 6),
             pixel_spacing=_two(numbers(dataset, "PixelSpacing", 2)),
-            positions=(_three(position),) if position else (),
+            positions=position_of(dataset),
         )
     shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     positions = [_group(f, shared, "PlanePositionSequence", "ImagePositionPatient", 3) for f in frames]
@@ -48,6 +47,12 @@ def geometry_of(dataset: Header) -> Geometry:
         positions=tuple(_three(p) for p in positions if p) if all(positions) else (),
         same_orientation=_all_same(orientations) and _all_same(spacings),
     )
+
+
+def position_of(dataset: Header) -> tuple[()] | tuple[tuple[float, float, float]]:
+    """`Geometry.positions` of a single-frame object."""
+    position = numbers(dataset, "ImagePositionPatient", 3)
+    return (_three(position),) if position else ()
 
 
 def frames_of(dataset: Header) -> Sequence[Dataset]:

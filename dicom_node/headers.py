@@ -21,7 +21,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from config.identity import MANUFACTURER
 from dicom_node.elements import Header, Plain, UnreadableHeader, ascii_text, encodings_of, name_text, raw, texts, uid
-from dicom_node.frames import geometry_of, rescale_of
+from dicom_node.frames import geometry_of, position_of, rescale_of
 from dicom_node.identity import KEYWORDS, Identity, patient_digest
 from dicom_node.instance import CT_CLASSES, LABEL_MAP_SEG, RTSTRUCT, SEG, Instance
 from dicom_node.outline import CHARACTER_SET, MAXIMUM_VALUE_BYTES, UNDEFINED, outline
@@ -117,13 +117,12 @@ def _image(plain: Plain, syntax: UID, digest: str) -> tuple[Instance, Identity]:
     common = tuple((tag, value) for tag, value in plain.items() if tag not in _OF_ONE_IMAGE)
     usual = sum(len(value) for _, value in common) <= _USUAL_BYTES
     instance, identity = (_in_common if usual else _in_common.__wrapped__)(common, str(syntax))
-    own = Plain({tag: plain[tag] for tag in _OF_ONE_IMAGE if tag in plain})
     return replace(
         instance,
         sop_instance_uid=sop_instance_uid,
         digest=digest,
-        geometry=replace(instance.geometry, positions=geometry_of(own).positions),
-        acquisition_number=ascii_text(own, "AcquisitionNumber", 16),
+        geometry=replace(instance.geometry, positions=position_of(plain)),
+        acquisition_number=ascii_text(plain, "AcquisitionNumber", 16),
         own=_own(plain),
     ), identity
 

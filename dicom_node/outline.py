@@ -164,8 +164,7 @@ class _Walk:
             self._position, self._walked = position, self._walked + walked
             self._plain |= values
             self._is_plain &= plain
-            for part in kept:
-                self._keep(part)
+            self._keep(*kept)
             self._stream.seek(position)
 
     def _next(self, level: _Level | None) -> _Element | None:
@@ -267,9 +266,9 @@ class _Walk:
         if level.kept:
             self._kept.append(_ITEM_TAIL if level.is_item else _SEQUENCE_TAIL)
 
-    def _keep(self, data: bytes) -> None:
-        self._kept.append(data)
-        self._kept_bytes += len(data)
+    def _keep(self, *parts: bytes) -> None:
+        self._kept.extend(parts)
+        self._kept_bytes += sum(map(len, parts))
         if len(self._kept) > self.most or self._kept_bytes > MAXIMUM_KEPT_BYTES:
             raise UnreadableHeader(f"has more than {self.most} elements and items that have to be read")
 

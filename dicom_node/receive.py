@@ -240,7 +240,7 @@ class Receiver:
 
     def _on_established(self, event: evt.Event) -> None:
         event.assoc.began_with = self._settings
-        self._traffic.add(str(event.assoc.requestor.ae_title), "associations")
+        self._traffic.add(str(event.assoc.requestor.ae_title), associations=1)
         self._audit.accepted(str(event.assoc.requestor.ae_title), event.assoc.requestor.address_info.address)
         calling = escaped(str(event.assoc.requestor.ae_title))
         accepted = {cx.abstract_syntax for cx in event.assoc.accepted_contexts}
@@ -291,7 +291,7 @@ class Receiver:
             instance, new = self._keep(association, incoming, calling, sop_class_uid, sop_instance_uid)
         except Refusal as refusal:
             association.dimse.refused += 1
-            self._traffic.add(calling, "refused")
+            self._traffic.add(calling, refused=1)
             said = (escaped(calling), refusal.status, refusal)
             with about(association=association.dimse.mark):
                 LOGGER.warning('instance.refused from "%s": status %04XH, %s', *said)
@@ -302,8 +302,7 @@ class Receiver:
         association.dimse.stored += 1
         if len(association.dimse.studies) < MOST_STUDIES:
             association.dimse.studies[instance.study_instance_uid] = None
-        self._traffic.add(calling, "objects")
-        self._traffic.add(calling, "bytes", incoming.size if incoming else 0)
+        self._traffic.add(calling, objects=1, bytes=incoming.size if incoming else 0)
         if not new:
             association.dimse.known[instance.study_instance_uid, instance.sop_class_uid] += 1
         if LOGGER.isEnabledFor(logging.DEBUG):

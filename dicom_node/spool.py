@@ -64,7 +64,7 @@ class Spool:
         self.audit = self.root / "audit"
         self.quarantine = self.root / "quarantine"
         self.store = self.root / "store.sqlite"
-        self._instances = f"{self.root}/instances"
+        self._instances, self._incoming = f"{self.root}/instances", f"{self.incoming}"
         self._door, self._room = f"{self.root}/arrivals.lock", f"{self.root}/instances.lock"
 
     def why_not(self, error: OSError) -> tuple[str, str]:
@@ -175,7 +175,7 @@ class Spool:
 
     def new_incoming(self) -> Path:
         """A fresh name for a file being written, on the same file system as its final place."""
-        return self.incoming / uuid.uuid4().hex
+        return Path(f"{self._incoming}/{uuid.uuid4().hex}")
 
     def instance_path(self, sop_instance_uid: str, digest: str) -> Path:
         """Where an instance lies. The UID is hashed: it comes from the network."""

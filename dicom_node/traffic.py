@@ -20,11 +20,13 @@ class Traffic:
         """Know the peers of these settings by name."""
         self._known = {peer.ae_title.strip() for peer in settings.peers}
 
-    def add(self, calling: str, what: str, count: int = 1) -> None:
+    def add(self, calling: str, **counts: int) -> None:
         """Count for a calling AE title: associations, objects, bytes, refused (objects)."""
         name = calling.strip()
         with self._lock:
-            self._counts.setdefault(name if name in self._known else OTHERS, Counter())[what] += count
+            known = self._counts.setdefault(name if name in self._known else OTHERS, Counter())
+            for what, count in counts.items():
+                known[what] += count
 
     def facts(self) -> dict[str, dict[str, int]]:
         """Calling AE title -> what -> how often."""

@@ -99,8 +99,8 @@ def everything(node: Node) -> None:
     node.items.study("1.2.840.1")  # an image of CT1, which is no peer
     traffic = Traffic(node.settings)
     for what, count in (("associations", 2), ("objects", 120), ("bytes", 63_000_000), ("refused", 1)):
-        traffic.add("CT7", what, count)
-    traffic.add("Yamada^Tarou", "objects")  # callers choose their names
+        traffic.add("CT7", **{what: count})
+    traffic.add("Yamada^Tarou", objects=1)  # callers choose their names
     facts = {"peers": traffic.facts(), "running": 1, "turned_away": 3}
     node.store.vitals.beat("receive", "1", 1.0, node.items.now, facts)
     node.store.vitals.beat("run", "1", 1.0, node.items.now, {"isolated": True, "bundle": "of another day"})

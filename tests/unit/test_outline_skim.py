@@ -4,11 +4,13 @@ import io
 import struct
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node import headers
+from dicom_node._skim import skim
 from dicom_node.elements import Plain, UnreadableHeader
 from dicom_node.outline import Outline, outline
 from tests.network import data_set_bytes
@@ -116,3 +118,25 @@ def test_the_beginning_tells_what_the_file_tells(tmp_path_factory: object) -> No
         assert headers.read_beginning(data[:-20], len(data), syntax, "ab") == whole  # before the pixels end
         assert headers.read_beginning(data[:200], len(data), syntax, "ab") is None
         assert headers.read_beginning(data, len(data) - 1, syntax, "ab") is None, "the pixels are cut short"
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=200), implicit=st.booleans())
+def test_both_ways_over_any_bytes_agree(data: bytes, implicit: bool) -> None:
+    assert _found(data, implicit=implicit, in_memory=True) == _found(data, implicit=implicit, in_memory=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (b"", 1, 9, False, 9, b"", b"", b"", b""),
+        (b"", -1, 9, False, 9, b"", b"", b"", b""),
+        (b"x" * 20, 0, 9, False, 9, b"123", b"", b"", b""),
+        (b"x" * 20, 0, 9, False, 9, b"", b"", b"", b"O"),
+    ],
+)
+def test_wrong_tables_and_places_are_refused(
+    arguments: tuple[bytes, int, int, bool, int, bytes, bytes, bytes, bytes],
+) -> None:
+    with pytest.raises(ValueError, match=r"position|bytes"):
+        skim(*arguments)
