@@ -258,8 +258,21 @@ def test_of_100_patients_is_the_kaplan_meier_risk_of_the_groups() -> None:
     ]
     text = words_of(found)
     assert "about 30 died within 12 months: 60 of 100 in the high-risk group, 20 of 100 in the low-risk group" in text
+    found["kaplan_meier"][0]["groups"][0]["patients"] = 1
+    assert "60 of 100 in the high-risk group, too few patients in the low-risk group (1) to say." in words_of(found)
     found["kaplan_meier"][0]["groups"][0]["times"][-1] = 30.0  # nobody at low risk was followed to 36 months
     assert "died within 36 months:" not in words_of(found)
+
+
+def test_a_hazard_ratio_says_that_uncertain_patients_are_in_it() -> None:
+    found = report_metrics.built()
+    sides = "the two sides of the cut-off, uncertain patients included"
+    assert "times as fast on the high side of the cut-off as on the low side" in words_of(found)
+    assert sides in rendered(found).text()
+    for each in found["kaplan_meier"]:
+        each["groups"] = [group for group in each["groups"] if group["group"] != "UNCERTAIN"]
+    assert "times as fast in the high-risk as in the low-risk group" in words_of(found)
+    assert sides not in rendered(found).text()
 
 
 def test_the_papers_figures_stand_beside_ours_as_context_and_only_where_ours_has_one() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from analysis.train.data.cohort import Cohort, Outcome
 from analysis.train.judging.external import Scored
 from analysis.train.judging.figures import AS_USED
+from analysis.train.report.report_text import has_uncertain
 from models.manifest import EndpointName
 
 Array = NDArray[np.float64]
@@ -58,7 +59,9 @@ def _separation(line: Mapping[str, Any]) -> str:
         return f"{line['endpoint']}: {groups}; no hazard ratio: a side of the cut-off has no event"
     limits = f"{line['hazard_ratio_lower']:.2f} to {line['hazard_ratio_upper']:.2f}"
     p = "p < 0.001" if line["logrank_p"] < LEAST_P else f"p = {line['logrank_p']:.3f}"
-    return f"{line['endpoint']}: {groups}; hazard ratio high v low {line['hazard_ratio']:.2f} ({limits}), log-rank {p}"
+    ratio = f"hazard ratio high v low {line['hazard_ratio']:.2f} ({limits}), log-rank {p}"
+    side = ", uncertain ones on their side of the cut-off" if has_uncertain(line) else ""
+    return f"{line['endpoint']}: {groups}; {ratio}{side}"
 
 
 def _line(model: Mapping[str, Any], horizon: Mapping[str, Any]) -> str:

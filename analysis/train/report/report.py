@@ -240,6 +240,8 @@ def _kaplan_meier(found: Found) -> list[str]:
         "Bands are 95 % intervals; below each plot, how many patients are still followed. The cut-off comes from "
         "training data alone; “uncertain” are patients whose interval holds it."
     )
+    if any(report_text.has_uncertain(drawn) for drawn in found.get("kaplan_meier") or ()):
+        note += " The hazard ratio (HR) is that of the two sides of the cut-off, uncertain patients included."
     return _figures(pictures, note, " wide")
 
 

@@ -3,11 +3,12 @@
 Every function takes what `shown.showable` left and gives plain sentences, not HTML.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from analysis.train.judging.metrics import ENOUGH
 from analysis.train.report import shown
 from analysis.train.report.shown import Found, Line
 
@@ -86,9 +87,15 @@ def _frequency(found: Found, endpoint: str, months: int) -> list[str]:
     overall = np.average([r for r, _ in risks.values()], weights=[n for _, n in risks.values()])
     text = f"Of 100 patients like these, about {100 * overall:.0f} {_HAPPENED[endpoint]} within {months} months"
     if {"LOW", "HIGH"} <= set(risks):
-        high, low = (100 * (risks[name][0] or 0.0) for name in ("HIGH", "LOW"))
-        text += f": {high:.0f} of 100 in the high-risk group, {low:.0f} of 100 in the low-risk group"
+        text += f": {', '.join(_of_group(name, *risks[name]) for name in ('HIGH', 'LOW'))}"
     return [text + "."]
+
+
+def _of_group(name: str, risk: float | None, patients: int) -> str:
+    group = f"in the {name.lower()}-risk group"
+    if patients < ENOUGH:
+        return f"{shown.TOO_FEW} {group} ({patients}) to say"
+    return f"{100 * (risk or 0.0):.0f} of 100 {group}"
 
 
 def _risk_at(group: Line, months: int) -> float | None:
@@ -164,14 +171,20 @@ def _groups(found: Found, endpoint: str) -> list[str]:
     model = next((m for m in found.get("kaplan_meier", ()) if m["endpoint"] == endpoint), shown.full(found, endpoint))
     if not model or model.get("hazard_ratio") is None:
         return []
-    text = (
-        f"Events came {shown.interval(model, 'hazard_ratio')} times as fast in the high-risk as in the low-risk group"
-    )
+    where = "in the high-risk as in the low-risk group"
+    if has_uncertain(model):
+        where = "on the high side of the cut-off as on the low side, uncertain patients included"
+    text = f"Events came {shown.interval(model, 'hazard_ratio')} times as fast {where}"
     text += f" ({shown.p_value(model['logrank_p'])}, log-rank)." if model.get("logrank_p") is not None else "."
     lower, upper = model.get("hazard_ratio_lower"), model.get("hazard_ratio_upper")
     if lower is not None and upper is not None and lower <= 1 <= upper:
         text += " The interval includes 1: these data do not show that the groups differ."
     return [text]
+
+
+def has_uncertain(drawn: Mapping[str, Any]) -> bool:
+    """Whether there are patients in neither group; a hazard ratio counts them on their side of the cut-off."""
+    return any(group["group"] == "UNCERTAIN" and group["patients"] for group in drawn.get("groups", ()))
 
 
 ENOUGH_PERMUTATIONS = 99  # with fewer, p cannot fall clearly below 0.05
