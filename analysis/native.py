@@ -42,7 +42,7 @@ _TEXT = {
 }  # fmt: skip
 _NUMBER = {
     0x00280002: "samples", 0x00280010: "rows", 0x00280011: "columns", 0x00280100: "allocated", 0x00280101: "bits",
-    0x00280103: "signed",
+    0x00280102: "high_bit", 0x00280103: "signed",
 }  # fmt: skip
 _WANTED = {tag: dictionary_VR(tag).encode() for tag in (_SYNTAX, *_TEXT, *_NUMBER)}
 # Contrast agents as a sequence, and functional groups in a single-frame file: what they mean is said in `volume`.
@@ -106,6 +106,7 @@ def _plane(path: Path, head: bytes, size: int) -> tuple[Plane, Stored]:
         or numbers.get("samples") != 1
         or numbers["allocated"] != 16
         or not 1 <= numbers["bits"] <= 16
+        or numbers.get("high_bit", numbers["bits"] - 1) != numbers["bits"] - 1
         or numbers["signed"] not in (0, 1)
         or texts.get("frames", "1") != "1"
         or not length == rows * columns * 2 <= size - offset

@@ -16,7 +16,13 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    RLELossless,
+)
 
 from analysis.contract import NotScorable, Reason
 from analysis.geometry import Geometry, Plane, regular_geometry
@@ -160,6 +166,7 @@ def _planes_of(path: Path) -> Iterator[Plane]:
     if dataset.get("SOPClassUID") not in _CT_CLASSES:
         raise NotScorable(Reason.ROI_REFERENCES_NOT_CT, "an image of the series is not a CT")
     try:
+        _check_bits(dataset)
         if dataset.SOPClassUID == CTImageStorage:
             yield _plane(path, dataset, 0, (dataset,))
             return
@@ -168,6 +175,15 @@ def _planes_of(path: Path) -> Iterator[Plane]:
             yield _plane(path, dataset, frame, (group, shared, dataset))
     except UNREADABLE as error:
         raise NotScorable(Reason.GEOMETRY_INVALID, f"a header is not readable ({type(error).__name__})") from None
+
+
+def _check_bits(dataset: Dataset) -> None:
+    """Stored values begin at the lowest bit (PS3.5 8.1.1); of others, pydicom would cut off the upper part."""
+    stored, high = dataset.get("BitsStored"), dataset.get("HighBit")
+    syntax = dataset.file_meta.get("TransferSyntaxUID", "")
+    as_stored = syntax == RLELossless or not (isinstance(syntax, UID) and syntax.is_encapsulated)
+    if as_stored and stored is not None and high not in (None, stored - 1):
+        raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, f"{stored} bits are stored up to bit {high}")
 
 
 def _plane(path: Path, dataset: Dataset, frame: int, places: tuple[Dataset, ...]) -> Plane:

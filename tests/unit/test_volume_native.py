@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from analysis import volume
-from analysis.contract import NotScorable
+from analysis.contract import NotScorable, Reason
 from analysis.native import read_header
 from analysis.volume import read_ct
 from tests.paths import shared
@@ -136,6 +136,27 @@ def test_something_else_in_the_upper_bits_is_left_to_pydicom(ct: list[Dataset], 
     assert (
         read_ct(save_all([stored_as(one, values, signed=False, bits=12) for one in ct], tmp_path)).array.dtype != "i2"
     )
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_pixels_in_the_upper_bits_are_refused_and_not_cut_off(ct: list[Dataset], tmp_path: Path, syntax: str) -> None:
+    for instance in ct:
+        stored_as(instance, np.full((20, 24), 1024 << 4), signed=False, bits=12).HighBit = 15
+    with pytest.raises(NotScorable) as caught:
+        read_ct([save(instance, tmp_path, syntax) for instance in ct])
+    assert (caught.value.reason, caught.value.detail) == (
+        Reason.PIXEL_DATA_UNDECODABLE,
+        "12 bits are stored up to bit 15",
+    )
+
+
+def test_the_high_bit_of_decoded_pixels_decides_nothing(ct: list[Dataset], tmp_path: Path) -> None:
+    expected = read_ct(save_all(ct, tmp_path / "right")).array
+    for instance in ct:
+        instance.compress(JPEGLSLossless, generate_instance_uid=False)
+        instance.HighBit = 15
+    paths = [save(instance, tmp_path / "wrong", JPEGLSLossless) for instance in ct]
+    assert (read_ct(paths).array == expected).all()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what pydicom says of such values
