@@ -16,6 +16,7 @@ from dicom_node.instance import Instance
 from dicom_node.workitem import UNCHANGED, State, WorkItem
 
 LONGEST_PAUSE_SECONDS = 512.0  # between two looks at a contour that has waited for hours
+AT_ONCE = 2  # of `replan`: with what is here, nothing more is waited for
 _PAUSE_SHARE = 0.05  # at most, of how long it has waited
 
 _LEFT_A_RESULT = (
@@ -183,6 +184,17 @@ class Births:
         )
         return str(rows[0]["day"])
 
+    def plan_at_once(self, item_id: int, why: str, now: float) -> None:
+        """Let a contour that waits be decided by what is here: somebody knows that nothing more will come."""
+        with self._db.immediate():
+            self._update(item_id, {"replan": AT_ONCE, "updated_at": now})
+            items.note(self._db, item_id, "planned at once", now, why)
+
+    def is_planned_at_once(self, roi_sop_instance_uid: str) -> bool:
+        """Whether somebody has said that nothing more will come for a contour that waits."""
+        waiting = self._waiting(roi_sop_instance_uid)
+        return waiting is not None and waiting.replan == AT_ONCE
+
     def replan(self, item_id: int, why: str, now: float) -> bool:
         """Ask the planner again about the same images: clinical values, bundle or settings may have changed.
 
@@ -196,7 +208,7 @@ class Births:
                 items.move(self._db, item.id, State.CANCELED, now, why)
             waiting = self._waiting(item.roi_sop_instance_uid)
             if waiting is not None:
-                self._update(waiting.id, {"replan": 1, "updated_at": now})
+                self._update(waiting.id, {"replan": max(1, waiting.replan), "updated_at": now})
             else:
                 columns = {name: getattr(item, name) for name in (*_OF_THE_STUDY, "shadow")}
                 items.insert(self._db, State.WAITING, now, why, replan=1, **columns)

@@ -25,7 +25,7 @@ Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="PROGNODE_
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "To begin with": ("demo", "score", "config", "check"),
     "The node": ("serve", "receive", "work", "run", "web"),
-    "Studies": ("status", "retry", "rescore", "hold", "release", "cancel", "priority", "clinical"),
+    "Studies": ("status", "retry", "rescore", "plan", "hold", "release", "cancel", "priority", "clinical"),
     "Keeping": ("storage", "backup", "restore", "fsck", "audit"),
     "Who comes in, what is said": ("user", "token", "conformance"),
     "Models": ("bundle", "train", "evaluate", "pretrain", "cohort"),

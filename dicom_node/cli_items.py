@@ -1,4 +1,4 @@
-"""An operator's commands for work items: `prognode retry`, `rescore`, `hold`, `release`, `cancel`, `priority`."""
+"""Commands for work items: `prognode retry`, `rescore`, `plan`, `hold`, `release`, `cancel`, `priority`."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ Study = Annotated[str | None, typer.Option("--study", help="The newest work item
 
 def add_to(app: typer.Typer) -> None:
     """Hang these commands on the program."""
-    for command in (retry, rescore, hold, release, cancel, priority):
+    for command in (retry, rescore, plan, hold, release, cancel, priority):
         app.command()(command)
 
 
@@ -60,6 +60,14 @@ def rescore(items: Items = None, study: Study = None, config: Config = None) -> 
     Example: prognode rescore 12
     """
     _chosen("rescore", items, study, config)
+
+
+def plan(items: Items = None, study: Study = None, config: Config = None) -> None:
+    """Plan contours that wait for images now, with what is here. What comes later makes the next revision.
+
+    Example: prognode plan 12
+    """
+    _chosen("plan", items, study, config)
 
 
 def hold(items: Items = None, study: Study = None, config: Config = None) -> None:

@@ -6,6 +6,7 @@ Each is one transaction with its audit entry; a refused one leaves an entry too.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from analysis.contract import WaitingReason
 from dicom_node.audit import AuditEntry, AuditOutcome, Origin
 from dicom_node.store import Store
 from dicom_node.workitem import PRIORITIES, State
@@ -107,6 +108,16 @@ def _why_not_rescore(row: Row) -> Refused | None:
     return None
 
 
+def _why_not_plan(row: Row) -> Refused | None:
+    if row.state is not State.WAITING:
+        return Refused(f"it does not wait; it is {row.state}", "nothing to do")
+    if row.roi_sop_instance_uid is None:
+        return Refused("there is no contour to score", "send the contour (RTSTRUCT or SEG)")
+    if row.reason in list(WaitingReason):
+        return Refused("it does not wait for images", row.hint or "see what it waits for")
+    return None
+
+
 def _why_not_hold(row: Row) -> Refused | None:
     if row.state in ENDED:
         return Refused(f"it is {row.state}: nothing is left to hold back", "nothing to do")
@@ -134,6 +145,7 @@ def _why_not_priority(row: Row) -> Refused | None:
 _RULES: dict[str, Callable[[Row], Refused | None]] = {
     "retry": _why_not_retry,
     "rescore": _why_not_rescore,
+    "plan": _why_not_plan,
     "hold": _why_not_hold,
     "release": _why_not_release,
     "cancel": _why_not_cancel,
@@ -156,6 +168,11 @@ def _retry(store: Store, row: Row, actor: Actor, now: float, _: str) -> str:
 def _rescore(store: Store, row: Row, actor: Actor, now: float, _: str) -> str:
     store.births.replan(row.id, f"rescore by {actor.name}", now)
     return "it is planned once more; another answer becomes the next revision, the same one changes nothing"
+
+
+def _plan(store: Store, row: Row, actor: Actor, now: float, _: str) -> str:
+    store.births.plan_at_once(row.id, f"by {actor.name}", now)
+    return "it is planned with what is here; what comes later makes the next revision"
 
 
 def _hold(store: Store, row: Row, actor: Actor, now: float, _: str) -> str:
@@ -181,6 +198,7 @@ def _set_priority(store: Store, row: Row, actor: Actor, now: float, value: str) 
 _DO: dict[str, Callable[[Store, Row, Actor, float, str], str]] = {
     "retry": _retry,
     "rescore": _rescore,
+    "plan": _plan,
     "hold": _hold,
     "release": _release,
     "cancel": _cancel,

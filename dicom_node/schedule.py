@@ -139,13 +139,14 @@ class Scheduler:
     def _decide(self, roi: Instance, rule: Rule) -> None:
         images = self._store.arrivals.images_for(roi)
         here, *others = self._merged([roi, *images])
+        at_once = self._final or self._store.births.is_planned_at_once(roi.sop_instance_uid)
         decision = plan.decide(
             here,
             others,
             rule.plan,
-            waited_seconds=self._waited(roi),
-            quiet=self._quiet(roi, images, rule.plan.quiet_seconds),
-            still=self._quiet(roi, images, rule.plan.quiet_seconds * plan.STILL_FACTOR),
+            waited_seconds=math.inf if at_once else self._waited(roi),
+            quiet=at_once or self._quiet(roi, images, rule.plan.quiet_seconds),
+            still=at_once or self._quiet(roi, images, rule.plan.quiet_seconds * plan.STILL_FACTOR),
         )
         if isinstance(decision, Waiting):
             study, series = decision.study_instance_uid, decision.ct_series_instance_uid
@@ -295,14 +296,10 @@ class Scheduler:
             LOGGER.warning("plan.held a contour waits: %s: %s", reason, detail)
 
     def _waited(self, roi: Instance) -> float:
-        if self._final:
-            return math.inf
         return max(0.0, self._clock() - self._store.arrivals.received_at(roi.sop_instance_uid))
 
     def _quiet(self, roi: Instance, images: list[Instance], seconds: float) -> bool:
         """True when nothing has come for a while: the fallback for contours that do not list a whole series."""
-        if self._final:
-            return True
         series = {image.series_instance_uid for image in images} | {roi.series_instance_uid}
         latest = self._store.arrivals.last_arrival(series)
         return latest is not None and self._clock() - latest >= seconds

@@ -12,6 +12,7 @@ from dicom_node.worklist import Row
 _LABELS = {
     "retry": ("Try again", "Try this work item again?"),
     "rescore": ("Rescore", "Plan and score this contour once more?"),
+    "plan": ("Plan now", "Plan this contour now, with what is here?"),
     "hold": ("Hold", "Hold this work item?"),
     "release": ("Release", "Release this work item?"),
     "cancel": ("Cancel", "Withdraw this work item?"),
@@ -79,6 +80,10 @@ _FIXED = {
         "It is planned again with the images, the contour, the clinical values and the model of now.",
         "Where anything differs, a new revision is made and sent; it names this one as its predecessor.",
         "Where nothing differs, nothing is made and nothing is sent.",
+    ],
+    "plan": [
+        "Nothing more is waited for: an image that has not come is stated, and then there is no score.",
+        "What comes later makes the next revision.",
     ],
     "hold": ["Nothing of it is analysed or sent from now on.", "It stays so until somebody releases it."],
     "release": ["It goes on where it stood: what is due is analysed and sent."],

@@ -178,6 +178,7 @@ _add(
     "rescore",
     "Plan it once more with the clinical values, bundle and settings of now; another answer is the next revision.",
 )
+_add("plan", "Plan a contour that waits for images now, with what is here; what comes later makes the next revision.")
 _add("hold", "Start and send nothing of it until it is released.")
 _add("release", "Let a held work item go on, also one that is held for review.")
 _add(

@@ -13,6 +13,7 @@ from pydicom.uid import generate_uid
 from analysis.contract import JobResult, Reason, Severity
 from config.settings import Planning
 from dicom_node import status
+from dicom_node.operations import Actor, Refused, act
 from dicom_node.ticket import ticket_of
 from dicom_node.workitem import State, WorkItem
 from tests import synthetic
@@ -87,6 +88,32 @@ def test_a_contour_that_comes_before_its_ct_waits_for_it_and_the_shortfall_is_st
     newest, before = plan(node)
     assert (newest.state, newest.reason, newest.revision) == (State.SCHEDULED, None, 2)
     assert newest.predecessor_key == before.key
+
+
+def test_an_operator_who_knows_that_nothing_more_will_come_has_a_contour_planned_at_once(node: Road) -> None:
+    node.take(synthetic.rtstruct(CT), *CT[:10])
+    (item,) = plan(node, 1.0)
+    assert item.state is State.WAITING
+    assert act(node.store, "plan", item.id, Actor("anna", "cli"), node.clock()).startswith("it is planned with what")
+    (item,) = plan(node, 6.0)
+    assert (item.state, item.reason) == (State.SCHEDULED, Reason.REFERENCED_CT_INCOMPLETE)
+    assert [event["name"] for event in node.store.details(item.id)["events"]][-2:] == ["planned at once", "scheduled"]
+    (entry,) = [entry for entry in node.store.audit.of_item(item.id) if entry.actor == "anna"]
+    assert (entry.action, entry.outcome) == ("workitem.plan", "done")
+    with pytest.raises(Refused, match="it does not wait"):
+        act(node.store, "plan", item.id, Actor("anna", "cli"), node.clock())
+
+
+def test_what_came_under_other_uids_is_planned_at_once_when_somebody_asks_for_it(node: Road) -> None:
+    for image in copy.deepcopy(CT[:12]):
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        node.take(image)
+    node.take(synthetic.rtstruct(CT))
+    (item,) = plan(node, 45.0)
+    assert item.state is State.WAITING, "fewer slices than the contour lists: ten times as long"
+    act(node.store, "plan", item.id, Actor("anna", "cli"), node.clock())
+    (item,) = plan(node, 6.0)
+    assert (item.state, item.reason) == (State.SCHEDULED, None)
 
 
 @pytest.mark.parametrize("named", ["nothing", "the contoured images"])
