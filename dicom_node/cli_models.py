@@ -76,7 +76,8 @@ def bundle_show(
         print("\n" + (bundle.folder / CARD).read_text(encoding="utf-8"))
     else:
         print("\n".join(_summary(bundle.manifest)))
-        print(f"all of it: prognode bundle show --full, {bundle.folder / 'report.html'}")
+        which = f"{folder} " if folder else ""
+        print(f"all of it: prognode bundle show {which}--full, {bundle.folder / 'report.html'}")
 
 
 def _summary(manifest: "Manifest") -> Iterator[str]:

@@ -92,7 +92,7 @@ def test_a_bad_cell_is_named_with_its_row_and_column(path: Path, edit, text: str
             'minimum = ["agee"]',
             r"clinical.minimum names 'agee', which is no predictor",
         ),
-        ("[training]", "[trainings]", r"trainings: Extra inputs are not permitted"),
+        ("[training]", "[trainings]", r"trainings: unknown key \(did you mean 'training'\?\)"),
         ('type = "category"', 'type = "number"', r"a category, and only a category, lists"),
         ("[cohort]", "[cohort", r"cohort.toml: not TOML"),
     ],

@@ -1,5 +1,6 @@
 """COHORT.toml: what a cohort file may say. Its table is read in `cohort`."""
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -154,6 +155,12 @@ class CohortFile(_Section):
     bundle: BundleSection = BundleSection()
 
 
+def _unknown(key: str) -> str:
+    known = {name for section in _Section.__subclasses__() for name in section.model_fields}
+    near = difflib.get_close_matches(key, sorted(known), 1)
+    return "unknown key" + (f" (did you mean '{near[0]}'?)" if near else " (every key: docs/science.md)")
+
+
 def parse(path: Path, text: bytes) -> CohortFile:
     """Read COHORT.toml.
 
@@ -171,7 +178,8 @@ def parse(path: Path, text: bytes) -> CohortFile:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "clinical.predictors"
-        raise CohortError(f"{path.name}: {where}: {first['msg']}; correct this key") from None
+        what = _unknown(str(first["loc"][-1])) if first["type"] == "extra_forbidden" else first["msg"]
+        raise CohortError(f"{path.name}: {where}: {what}; correct this key") from None
     known = {predictor.name for predictor in file.clinical.predictors}
     stray = [name for name in file.clinical.minimum if name not in known]
     if stray:
