@@ -54,17 +54,13 @@ def rtstruct_facts(dataset: Dataset, encodings: Encodings) -> References:
         for study in items(frame, "RTReferencedStudySequence")
         for one in items(study, "RTReferencedSeriesSequence")
     ]
-    contours = {whole_number(roi, "ReferencedROINumber"): roi for roi in items(dataset, "ROIContourSequence")}
     listed = _limited(image for one in series for image in items(one, "ContourImageSequence"))
-    rois = tuple(_rtstruct_rois(dataset, contours, encodings))
-    drawn_on: dict[int | None, _Images] = {
-        number: _limited(
-            image
-            for contour in items(contours.get(number, Dataset()), "ContourSequence")
-            for image in items(contour, "ContourImageSequence")
-        )
-        for number in dict.fromkeys(roi.number for roi in rois)
-    }
+    structures = _structures(dataset)
+    contours = {whole_number(roi, "ReferencedROINumber"): roi for roi in items(dataset, "ROIContourSequence")}
+    # Once for each number: a hostile object has a thousand structures of one number, and many contours of that.
+    drawings = {number: _drawing(contours.get(number)) for number in dict.fromkeys(number for number, _ in structures)}
+    rois = tuple(_rtstruct_rois(dataset, structures, drawings, encodings))
+    drawn_on: dict[int | None, _Images] = {number: drawing.images for number, drawing in drawings.items()}
     frame_uids = {uid(frame, "FrameOfReferenceUID") for frame in frames} - {""}
     return _references(
         listed,
@@ -75,27 +71,52 @@ def rtstruct_facts(dataset: Dataset, encodings: Encodings) -> References:
     )
 
 
-def _rtstruct_rois(dataset: Dataset, contours: dict[int | None, Dataset], encodings: Encodings) -> Iterator[Roi]:
+@dataclass(frozen=True)
+class _Drawing:
+    """What is drawn of a ROI number."""
+
+    contours: int
+    geometric_types: tuple[str, ...]
+    images: _Images
+
+
+def _drawing(roi: Dataset | None) -> _Drawing:
+    contours = items(roi, "ContourSequence") if roi is not None else []
+    if len(contours) > MAXIMUM_CONTOURS:
+        raise UnreadableHeader(f"ContourSequence has {len(contours)} items")
+    types = {ascii_text(one, "ContourGeometricType", 16) for one in contours}
+    images = _limited(image for one in contours for image in items(one, "ContourImageSequence"))
+    return _Drawing(len(contours), tuple(sorted(types)), images)
+
+
+def _structures(dataset: Dataset) -> list[tuple[int, Dataset]]:
+    """The items of the Structure Set ROI Sequence, each with its ROI number."""
     structures = items(dataset, "StructureSetROISequence")
     if len(structures) > MAXIMUM_ROIS:
         raise UnreadableHeader(f"StructureSetROISequence has {len(structures)} items")
+    found = []
+    for one in structures:
+        number = whole_number(one, "ROINumber")
+        if number is None:
+            raise UnreadableHeader("ROINumber is absent or not a number")
+        found.append((number, one))
+    return found
+
+
+def _rtstruct_rois(
+    dataset: Dataset, structures: list[tuple[int, Dataset]], drawings: Mapping[int, _Drawing], encodings: Encodings
+) -> Iterator[Roi]:
     types = {
         whole_number(one, "ReferencedROINumber"): ascii_text(one, "RTROIInterpretedType", 16)
         for one in items(dataset, "RTROIObservationsSequence")
     }
-    for structure in structures:
-        number = whole_number(structure, "ROINumber")
-        if number is None:
-            raise UnreadableHeader("ROINumber is absent or not a number")
-        drawn = items(contours.get(number, Dataset()), "ContourSequence")
-        if len(drawn) > MAXIMUM_CONTOURS:
-            raise UnreadableHeader(f"ContourSequence has {len(drawn)} items")
+    for number, structure in structures:
         yield Roi(
             number=number,
             name=name_text(structure, "ROIName", encodings),
             interpreted_type=types.get(number, ""),
-            contours=len(drawn),
-            geometric_types=tuple(sorted({ascii_text(one, "ContourGeometricType", 16) for one in drawn})),
+            contours=drawings[number].contours,
+            geometric_types=drawings[number].geometric_types,
             frame_of_reference_uid=uid(structure, "ReferencedFrameOfReferenceUID"),
         )
 

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicom_node import references
-from dicom_node.elements import escaped, is_uid
+from dicom_node.elements import ascii_text, escaped, is_uid
 from dicom_node.headers import UnreadableHeader, read
 from dicom_node.instance import Instance
 from dicom_node.references import MAXIMUM_ROIS
@@ -161,6 +161,25 @@ def test_more_rois_than_any_plan_has_are_refused(tmp_path: Path) -> None:
     dataset.StructureSetROISequence = [item_of(ROINumber=k, ROIName="x") for k in range(MAXIMUM_ROIS + 1)]
     result = outcome(save(dataset, tmp_path / "a").read_bytes(), tmp_path)
     assert result == f"StructureSetROISequence has {MAXIMUM_ROIS + 1} items"
+
+
+def test_contours_of_many_rois_of_one_number_are_walked_over_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_types = []
+
+    def counted(dataset: Dataset, keyword: str, longest: int) -> str:
+        read_types.append(keyword)
+        return ascii_text(dataset, keyword, longest)
+
+    monkeypatch.setattr(references, "ascii_text", counted)
+    dataset = rtstruct(ct_series(8, seed=75))
+    contours = len(dataset.ROIContourSequence[0].ContourSequence)
+    dataset.StructureSetROISequence = [item_of(ROINumber=1, ROIName="x") for _ in range(100)]
+    found = outcome(save(dataset, tmp_path / "a").read_bytes(), tmp_path)
+    assert isinstance(found, Instance)
+    assert {(roi.contours, roi.geometric_types) for roi in found.rois} == {(contours, ("CLOSED_PLANAR",))}
+    assert (len(found.rois), read_types.count("ContourGeometricType")) == (100, contours)
 
 
 def test_more_references_than_any_series_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
