@@ -46,8 +46,10 @@ def template(*, complete: bool, spool: Path | None = None) -> str:
     if complete:
         return whole
     wanted = {*(f"[{name}]" for name in MINIMAL), *(f"# [[{name}]]" for name in MINIMAL)}
-    parts = [part for part in whole.split("\n\n\n") if wanted & {*part.splitlines()}]
-    return "\n\n\n".join([_MINIMAL_HEAD.rstrip("\n"), *(part.strip("\n") for part in parts)]) + "\n"
+    first, *tables = whole.split("\n\n\n")
+    parts = [part for part in tables if wanted & {*part.splitlines()}]
+    head = _MINIMAL_HEAD + first[first.index("\n\n") + 1 :]  # keys that stand in no table: the bundle
+    return "\n\n\n".join([head, *(part.strip("\n") for part in parts)]) + "\n"
 
 
 def values(path: Path | None, environment: Mapping[str, str]) -> tuple[Settings, list[Value]]:
@@ -77,7 +79,7 @@ def values(path: Path | None, environment: Mapping[str, str]) -> tuple[Settings,
 def not_there(settings: Settings) -> list[tuple[str, Path]]:
     """Keys and paths of the files that the settings name and that cannot be read; the spool is made where it is not."""
     paths = [(key, value) for key, value, _ in _leaves(settings, None, "") if isinstance(value, Path)]
-    bundles = [(key, path) for key, path in paths if key.rpartition(".")[2] == "bundle"]
+    bundles = [(key, path) for key, path in paths if key.rpartition(".")[2] == "bundle" and _readable(path)]
     unread = [(key, path) for key, path in paths if key != "node.spool" and not _readable(path)]
     return unread + [(key, path / "manifest.json") for key, path in bundles if not _readable(path / "manifest.json")]
 

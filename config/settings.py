@@ -270,7 +270,7 @@ def document(path: Path | None) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); give the file with --config") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
-        raise SettingsError(f"{path}: is not TOML: {error}") from error
+        raise SettingsError(f"{path}: is not TOML: {error}; texts need quotes, a key stands once") from error
 
 
 def parse(data: dict[str, Any], folder: Path) -> Settings:
@@ -295,7 +295,7 @@ def _parsed(data: dict[str, Any], folder: Path, broken: set[str]) -> tuple[Setti
     wrong: list[Mistake] = []
     settings = cast(Settings, build(Settings, planning.inherited(data), "", folder, wrong))
     broken = broken | {mistake.table for mistake in wrong}
-    said = [mistake.text for mistake in wrong]
+    said = [_at_its_place(mistake) for mistake in wrong]
     said += [*_peers(settings), *_names(settings), *_values(settings), *bounds.mistakes(settings)]
     together: tuple[tuple[set[str], Iterator[str]], ...] = (
         ({"tls"}, _tls(settings.tls)),
@@ -310,6 +310,13 @@ def _parsed(data: dict[str, Any], folder: Path, broken: set[str]) -> tuple[Setti
     for tables, mistakes in together:
         said += () if tables & broken else mistakes
     return settings, _once(said)
+
+
+def _at_its_place(mistake: Mistake) -> str:
+    """What is said of a mistake; of `bundle` under some table, where it has to stand."""
+    if mistake.text.startswith(f"unknown key '{mistake.key}'") and mistake.key.endswith(".bundle"):
+        return f"unknown key '{mistake.key}': put bundle at the top of the file, before the first [section]"
+    return mistake.text
 
 
 def _once(said: list[str]) -> list[str]:

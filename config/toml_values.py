@@ -84,7 +84,8 @@ def _value(hint: Any, value: Any, where: str, folder: Path, wrong: list[Mistake]
         return build(hint, value, f"{where}.", folder, wrong)
     if origin is tuple:
         if not isinstance(value, list):
-            raise SettingsError(f"'{where}' must be a list")
+            brackets = f"; give each of them two brackets: [[{where}]]" if isinstance(value, dict) else ""
+            raise SettingsError(f"'{where}' must be a list{brackets}")
         item = typing.get_args(hint)[0]
         items = []
         for i, v in enumerate(value):

@@ -95,6 +95,7 @@ def test_the_short_form_is_a_part_of_the_long_one_with_what_each_site_sets() -> 
     assert set(tomllib.loads(short)) == {"node", "web"}
     assert "# [[peers]]" in short
     assert "# [[hl7_peers]]" not in short
+    assert "\n# bundle = " in head
     assert "config init" in head
 
 

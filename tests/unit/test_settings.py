@@ -66,6 +66,11 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("[plan]\nroi_name_pattern = ['x']", "unknown key 'plan.roi_name_pattern' (did you mean 'roi_name_patterns'?)"),
         ("[nodes]\nport = 1", "unknown key 'nodes' (did you mean 'node'?)"),
         ("[[peers]]\nae_title = 'A'\nsend = true", "unknown key 'peers[0].send' (did you mean 'sends'?)"),
+        (
+            "[node]\nbundle = 'x'",
+            "unknown key 'node.bundle': put bundle at the top of the file, before the first [section]",
+        ),
+        ("[[rules]]\nname = 'a'\nbundel = 'x'", "unknown key 'rules[0].bundel' (did you mean 'bundle'?)"),
         ("[ups]\nzzz = 1", "unknown key 'ups.zzz' (known: enabled)"),
     ],
 )
@@ -94,6 +99,7 @@ def test_an_unknown_key_names_the_nearest_or_all(text: str, message: str) -> Non
         ),
         ("node = 1", "'node' must be a table, as in [node]"),
         ("peers = 1", "'peers' must be a list"),
+        ("[peers]\nae_title = 'A'", "'peers' must be a list; give each of them two brackets: [[peers]]"),
         ("peers = [1]", "'peers[0]' must be a table, as in [peers[0]]"),
         ("bundle = 7", "'bundle' must be the name of a file or folder in quotes, not 7"),
     ],
