@@ -23,6 +23,7 @@ _LEFT_A_RESULT = (
     "(state != 'CANCELED' OR EXISTS"
     " (SELECT 1 FROM delivery d WHERE d.work_item_id = work_item.id AND d.state != 'CANCELED'))"
 )
+_OF_THIS_PERSON = items.same_person("?", "work_item.study_instance_uid")
 _OF_THE_STUDY = ("roi_sop_instance_uid", "study_instance_uid", "ct_series_instance_uid")
 
 
@@ -120,13 +121,14 @@ class Births:
 
     # -- what can run ----------------------------------------------------------------------------------------
 
-    def is_answered(self, roi_sop_instance_uid: str, inputs_digest: str, now: float) -> bool:
+    def is_answered(self, roi_sop_instance_uid: str, study_instance_uid: str, inputs_digest: str, now: float) -> bool:
         """Whether these very inputs are what the newest work item of the contour has: a re-send never runs twice.
 
         An open question about them is closed; but not one that an operator has asked (`replan`).
         """
         with self._db.immediate():
-            newest, waiting = self._newest(roi_sop_instance_uid), self._waiting(roi_sop_instance_uid)
+            newest = self._newest(roi_sop_instance_uid, study_instance_uid)
+            waiting = self._waiting(roi_sop_instance_uid)
             if newest is None or newest.inputs_digest != inputs_digest or (waiting is not None and waiting.replan):
                 return False
             if waiting is not None:
@@ -141,7 +143,7 @@ class Births:
         """
         with self._db.immediate():
             waiting = self._waiting(roi_sop_instance_uid)
-            before = self._supersede(roi_sop_instance_uid, birth.key, now)
+            before = self._supersede(roi_sop_instance_uid, birth, now)
             if before is not None and before.content_key == birth.key:
                 if waiting is not None:
                     self._close_unchanged(waiting, now)
@@ -225,10 +227,10 @@ class Births:
         items.move(self._db, waiting.id, State.CANCELED, now, UNCHANGED)
         self._update(waiting.id, {"reason": None, "hint": UNCHANGED})
 
-    def _supersede(self, roi_sop_instance_uid: str, key: str, now: float) -> WorkItem | None:
+    def _supersede(self, roi_sop_instance_uid: str, birth: Birth, now: float) -> WorkItem | None:
         """End what other content has not brought to a result; gives the newest row that is left."""
-        while (before := self._newest(roi_sop_instance_uid)) is not None:
-            if before.content_key == key or before.state not in (State.SCHEDULED, State.FAILED):
+        while (before := self._newest(roi_sop_instance_uid, birth.study_instance_uid)) is not None:
+            if before.content_key == birth.key or before.state not in (State.SCHEDULED, State.FAILED):
                 return before
             items.move(self._db, before.id, State.CANCELED, now, "superseded")
             if self._db.rows("SELECT 1 FROM delivery WHERE work_item_id = ?", [before.id]):
@@ -250,10 +252,10 @@ class Births:
         self._db.execute("UPDATE work_item SET key = NULL WHERE key = ?", [key])
         return key
 
-    def _newest(self, roi_sop_instance_uid: str) -> WorkItem | None:
-        """The newest row that has a result or may still get one."""
-        where = f"roi_sop_instance_uid = ? AND key IS NOT NULL AND {_LEFT_A_RESULT} ORDER BY id DESC LIMIT 1"
-        found = self._items(where, [roi_sop_instance_uid])
+    def _newest(self, roi_sop_instance_uid: str, study_instance_uid: str) -> WorkItem | None:
+        """The newest row that has a result or may still get one, of this study's patient."""
+        where = f"roi_sop_instance_uid = ? AND key IS NOT NULL AND {_LEFT_A_RESULT} AND {_OF_THIS_PERSON}"
+        found = self._items(f"{where} ORDER BY id DESC LIMIT 1", [roi_sop_instance_uid, study_instance_uid])
         return found[0] if found else None
 
     def _waiting(self, roi_sop_instance_uid: str) -> WorkItem | None:

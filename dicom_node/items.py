@@ -9,6 +9,19 @@ from dicom_node.workitem import TRANSITIONS, InvalidTransition, State, WorkItem
 COLUMNS = ", ".join(field.name for field in fields(WorkItem))
 
 
+def same_person(study: str, other: str) -> str:
+    """SQL: whether nothing says that two studies are of two patients; the arguments name their UIDs.
+
+    A SOP Instance UID that the objects of two patients bear is a defect of the program that made them: what comes
+    under it for one of them replaces nothing of the other.
+    """
+    return (
+        f"NOT EXISTS (SELECT 1 FROM study a, study b WHERE a.study_instance_uid = {study}"  # noqa: S608 - our own names
+        f" AND b.study_instance_uid = {other} AND (a.patient_id != b.patient_id OR a.issuer_of_patient_id !="
+        " b.issuer_of_patient_id AND '' NOT IN (a.issuer_of_patient_id, b.issuer_of_patient_id)))"
+    )
+
+
 def from_row(row: dict[str, Any]) -> WorkItem:
     return WorkItem(**{**row, "state": State(row["state"])})
 

@@ -165,7 +165,7 @@ class Scheduler:
     def _schedule(self, roi: Instance, decision: Plan | NotEligible, digests: dict[str, str], rule: Rule) -> None:
         uid = roi.sop_instance_uid
         inputs = self._key(decision, digests, Snapshot(), rule, "")
-        if self._store.births.is_answered(uid, inputs, self._clock()):
+        if self._store.births.is_answered(uid, decision.study_instance_uid, inputs, self._clock()):
             return
         if self._awaits_what_was_removed(roi, decision, digests, rule):
             return

@@ -8,6 +8,7 @@ from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from dicom_node.database import Database
+from dicom_node.items import same_person
 from dicom_node.workitem import State, ups_state
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ class Worklist:
 # Of the rows of one contour, the newest that is not CANCELED; and a CT without contour only while none has come.
 _NEWEST = (
     "(NOT EXISTS (SELECT 1 FROM work_item n WHERE n.roi_sop_instance_uid = w.roi_sop_instance_uid"
-    " AND (n.state != 'CANCELED', n.id) > (w.state != 'CANCELED', w.id))"
+    " AND (n.state != 'CANCELED', n.id) > (w.state != 'CANCELED', w.id)"
+    f" AND {same_person('n.study_instance_uid', 'w.study_instance_uid')})"
     " AND NOT (w.roi_sop_instance_uid IS NULL AND EXISTS (SELECT 1 FROM work_item n"
     " WHERE n.ct_series_instance_uid = w.ct_series_instance_uid AND n.roi_sop_instance_uid IS NOT NULL)))"
 )

@@ -88,7 +88,7 @@ def others(store: Store) -> dict[str, Callable[[], object]]:
         "a CT without contour": lambda: births.wait_for_contour(image(1), "NO_CONTOUR", 1.0),
         "a contour that waits": lambda: births.wait(ROI, "1.8", "1.9", "INCOMPLETE", "1 of 3", 1.0),
         "contours that wait": births.waiting_rois,
-        "an answered contour": lambda: births.is_answered(ROI.sop_instance_uid, "inputs", 2.0),
+        "an answered contour": lambda: births.is_answered(ROI.sop_instance_uid, "1.8", "inputs", 2.0),
         "scheduling": lambda: births.schedule(ROI.sop_instance_uid, BIRTH, 2.0),
         "the first study of a patient": lambda: births.first_planned(["1.8"]),
         "a work item's stage": claimed,

@@ -140,7 +140,7 @@ def test_a_contour_whose_images_were_removed_is_given_up_in_time(store: Store) -
 def test_the_same_key_never_makes_a_second_work_item(store: Store) -> None:
     assert schedule(store)
     assert not schedule(store)
-    assert store.births.is_answered("1.5", "i-k", 2.0)
+    assert store.births.is_answered("1.5", "1.2", "i-k", 2.0)
     assert len(store.items()) == 1
 
 
@@ -283,7 +283,7 @@ def test_a_late_question_does_not_hide_the_result_and_ends_when_nothing_has_chan
     assert wait(store)
     assert not wait(store, detail="3 of 3 images are here")
     assert [each.state for each in store.items()] == [State.WAITING, State.REPORTED]
-    assert store.births.is_answered("1.5", "i-k", 5.0)
+    assert store.births.is_answered("1.5", "1.2", "i-k", 5.0)
     assert [each.state for each in store.items()] == [State.CANCELED, State.REPORTED]
     assert wait(store)
     schedule(store, key="k2")
@@ -418,7 +418,7 @@ def test_what_an_operator_asks_again_is_not_taken_for_answered(store: Store) -> 
     done = store.item(item.id)
     assert done is not None
     assert store.births.replan(done.id, "retry asked for by an operator", 4.0)
-    assert not store.births.is_answered("1.5", "i-k", 5.0)
+    assert not store.births.is_answered("1.5", "1.2", "i-k", 5.0)
     assert not schedule(store)  # the same key: nothing has changed, and the question is closed
     assert [each.state for each in store.items()] == [State.CANCELED, State.COMPLETED]
     unchanged, kept = store.worklist.of_study(done.study_instance_uid)
