@@ -60,8 +60,8 @@ LEAST_FREE_BYTES = 5_000_000_000
 KEPT_DAYS = 0.002  # about three minutes
 STORAGE = dict.fromkeys(("received_days", "results_days", "superseded_days", "canceled_days"), KEPT_DAYS)
 WORKER = (
-    "import sys; from pathlib import Path; from dicom_node import cli; from dicom_node.executors import process;"
-    " from tests.faults.child import answering; process.run = answering(Path(sys.argv.pop(1))); cli.app()"
+    "import sys; from pathlib import Path; from dicom_node import cli; from tests.faults import child;"
+    " child.stand_in_for_jobs(Path(sys.argv.pop(1))); cli.app()"
 )
 
 

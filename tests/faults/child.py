@@ -12,6 +12,7 @@ from config.settings import Job
 from config.settings import load as load_settings
 from dicom_node import loop as loop_module
 from dicom_node.executors import process
+from dicom_node.executors.ahead import AheadExecutor
 from dicom_node.executors.contract import Ended
 from dicom_node.executors.sandbox import Isolation
 from dicom_node.job import PROMISED, Runner
@@ -43,6 +44,12 @@ def answering(answers: Path) -> Run:
     return run
 
 
+def stand_in_for_jobs(answers: Path) -> None:
+    """From here on `answering` stands for every job: none is started ahead, for that would be a real one."""
+    process.run = answering(answers)
+    AheadExecutor.can = property(lambda _: False)  # type: ignore[assignment, method-assign]
+
+
 def run(settings_file: str, answers: str, trap: Trap, port_file: str, log: str) -> None:
     """Main of the child: until SIGTERM, or until the trap ends it. What it says goes beside its settings."""
     settings = load_settings(Path(settings_file))
@@ -51,7 +58,7 @@ def run(settings_file: str, answers: str, trap: Trap, port_file: str, log: str) 
     logging.disable(logging.CRITICAL)
     loop_module.FIRST_RETRY_SECONDS = loop_module.PAUSE_SECONDS = 0.2  # seconds instead of minutes
     loop_module.LEASE_SECONDS = 3.0
-    process.run = answering(Path(answers))
+    stand_in_for_jobs(Path(answers))
     spool = Spool(settings.node.spool)
     spool.create()
     points.install(trap, settings.node.spool, Path(log))
