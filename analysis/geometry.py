@@ -17,6 +17,8 @@ from analysis.contract import NotScorable, Reason
 
 Floats = NDArray[np.float64]
 
+LOSSY = ("01",)  # Lossy Image Compression (0028,2110); it stays with the image for good (PS3.3 C.7.6.1.1.5)
+
 ORIENTATION_TOLERANCE = 1e-3  # direction cosines; DS strings carry as few as four decimals
 PIXEL_SPACING_RTOL = 1e-3
 # Positions are written with 2 to 3 decimals: jitter of 0.02 mm is the writer's, not the scanner's.
@@ -49,6 +51,7 @@ class Plane:
     convolution_kernel: str = ""
     slice_thickness: float | None = None
     contrast: bool = False
+    lossy: bool = False
     sop_class_uid: str = ""
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from analysis.geometry import Plane
+from analysis.geometry import LOSSY, Plane
 
 HEADER_BYTES = (8_192, 65_536)  # read first, and where the pixels begin later; a longer header is pydicom's
 _UNDEFINED = 0xFFFFFFFF
@@ -38,7 +38,7 @@ _TEXT = {
     0x00180050: "slice_thickness", 0x00181210: "convolution_kernel", 0x0020000E: "series_instance_uid",
     0x00200012: "acquisition_number", 0x00200032: "position", 0x00200037: "orientation",
     0x00200052: "frame_of_reference_uid", 0x00280008: "frames", 0x00280030: "pixel_spacing",
-    0x00281052: "rescale_intercept", 0x00281053: "rescale_slope", 0x00281054: "rescale_type",
+    0x00281052: "rescale_intercept", 0x00281053: "rescale_slope", 0x00281054: "rescale_type", 0x00282110: "lossy",
 }  # fmt: skip
 _NUMBER = {
     0x00280002: "samples", 0x00280010: "rows", 0x00280011: "columns", 0x00280100: "allocated", 0x00280101: "bits",
@@ -131,6 +131,7 @@ def _plane(path: Path, head: bytes, size: int) -> tuple[Plane, Stored]:
         convolution_kernel="/".join(_words(texts.get("convolution_kernel", ""))),
         slice_thickness=_float(texts.get("slice_thickness", "")),
         contrast=bool(_string(texts.get("agent", ""))),
+        lossy=_words(texts.get("lossy", "")) == LOSSY,
     )
     return plane, Stored(offset, bool(numbers["signed"]), numbers["bits"])
 

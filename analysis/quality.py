@@ -37,6 +37,10 @@ def image_flags(volume: Volume) -> list[QualityFlag]:
                 "THICK_SLICES", f"Slices lie {volume.spacing[0]:.1f} mm apart: texture is coarser than {THICK_MM:g} mm"
             )
         )
+    if volume.lossy:
+        found.append(
+            _warning("CT_LOSSY", "The CT was compressed with loss before it was scored: its texture may be another one")
+        )
     thickness = volume.slice_thickness
     if thickness is not None and thickness > 0 and abs(thickness - volume.spacing[0]) > 0.25 * volume.spacing[0]:
         kind = "overlap" if thickness > volume.spacing[0] else "leave gaps"

@@ -20,15 +20,19 @@ from pydicom.uid import (
     UID,
     CTImageStorage,
     EnhancedCTImageStorage,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
     LegacyConvertedEnhancedCTImageStorage,
     RLELossless,
 )
 
 from analysis.contract import NotScorable, Reason
-from analysis.geometry import Geometry, Plane, regular_geometry
+from analysis.geometry import LOSSY, Geometry, Plane, regular_geometry
 from analysis.native import Stored, read_header, read_pixels
 
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+_ALWAYS_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)  # of JPEG 2000, the attribute says it
 _LARGEST = 32767
 ROOM_BYTES = 168_000_000  # that a chest of 320 slices of 512x512 needs
 _PIECE_BYTES = 8_388_608  # of it, touched at once
@@ -67,6 +71,7 @@ class Volume:
     sop_instance_uids, frame_numbers, files : per slice; frame numbers count from 1 and are 1 for single-frame files;
         file names without their folder
     slice_thickness : mm, of the first slice; None if absent
+    lossy : whether any image has been compressed with loss, here or earlier
     """
 
     array: NDArray[np.int16] | NDArray[np.float32]
@@ -79,6 +84,7 @@ class Volume:
     slice_thickness: float | None = None
     convolution_kernel: str = ""
     contrast: bool = False
+    lossy: bool = False
     files: tuple[str, ...] = ()
 
     @property
@@ -142,6 +148,7 @@ def read_ct(paths: Sequence[Path]) -> Volume:
         slice_thickness=first.slice_thickness,
         convolution_kernel=first.convolution_kernel,
         contrast=any(plane.contrast for plane in geometry.planes),
+        lossy=any(plane.lossy for plane in geometry.planes),
         files=tuple(plane.path.name for plane in geometry.planes),
     )
 
@@ -215,6 +222,8 @@ def _plane(path: Path, dataset: Dataset, frame: int, places: tuple[Dataset, ...]
         convolution_kernel="/".join(_words(find("CTReconstructionSequence", "ConvolutionKernel"))),
         slice_thickness=_number(find("PixelMeasuresSequence", "SliceThickness")),
         contrast=bool(dataset.get("ContrastBolusAgent") or dataset.get("ContrastBolusAgentSequence")),
+        lossy=_words(dataset.get("LossyImageCompression")) == LOSSY
+        or dataset.file_meta.get("TransferSyntaxUID") in _ALWAYS_LOSSY,
     )
 
 

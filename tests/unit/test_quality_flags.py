@@ -43,6 +43,10 @@ def test_a_good_contour_on_a_good_ct_raises_no_flag() -> None:
     assert codes(contour_flags(volume(), GOOD)) == set()
 
 
+def test_a_ct_that_was_compressed_with_loss_is_flagged() -> None:
+    assert codes(image_flags(replace(volume(), lossy=True))) == {"CT_LOSSY"}
+
+
 @pytest.mark.parametrize(
     ("mask", "code"),
     [

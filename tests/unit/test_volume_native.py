@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from analysis import volume
 from analysis.contract import NotScorable, Reason
@@ -47,6 +53,8 @@ SAME: dict[str, Callable[[Dataset], object]] = {
     "no kernel": lambda one: delattr(one, "ConvolutionKernel"),
     "two kernels": lambda one: setattr(one, "ConvolutionKernel", ["B30f", "3"]),
     "no frame of reference": lambda one: setattr(one, "FrameOfReferenceUID", None),
+    "compressed with loss": lambda one: setattr(one, "LossyImageCompression", "01"),
+    "not compressed with loss": lambda one: setattr(one, "LossyImageCompression", "00"),
     "a long header": lambda one: one.private_block(0x0009, "ACME", create=True).add_new(1, "UN", b"\1" * 20_001),
     "a name that is not ASCII": lambda one: setattr(one, "PatientName", "Müller"),
 }
@@ -148,6 +156,24 @@ def test_pixels_in_the_upper_bits_are_refused_and_not_cut_off(ct: list[Dataset],
         Reason.PIXEL_DATA_UNDECODABLE,
         "12 bits are stored up to bit 15",
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "syntax", "lossy"),
+    [
+        ("01", ExplicitVRLittleEndian, True), ("00", ExplicitVRLittleEndian, False), (None, RLELossless, False),
+        ("01", RLELossless, True), (None, JPEGLSNearLossless, True),
+    ],
+)  # fmt: skip
+def test_one_image_that_lost_something_in_compression_marks_the_volume(
+    ct: list[Dataset], tmp_path: Path, said: str | None, syntax: str, lossy: bool
+) -> None:
+    if said is not None:
+        ct[3].LossyImageCompression = said
+    if syntax == JPEGLSNearLossless:
+        ct[3].compress(JPEGLSNearLossless, jls_error=2, generate_instance_uid=False)
+    paths = [save(one, tmp_path, syntax if one is ct[3] else ExplicitVRLittleEndian) for one in ct]
+    assert read_ct(paths).lossy is lossy
 
 
 def test_the_high_bit_of_decoded_pixels_decides_nothing(ct: list[Dataset], tmp_path: Path) -> None:
