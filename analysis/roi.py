@@ -172,15 +172,15 @@ def _gap_flags(array: Mask) -> list[QualityFlag]:
 
 _TEXTS = MappingProxyType(
     {
-        "CONTOUR_OUTSIDE_IMAGE": "{} contours outside the CT were left out.",
-        "CONTOUR_CUT_BY_IMAGE_EDGE": "{} contours reach over the edge of the CT and were cut there.",
-        "CONTOUR_WITHOUT_AREA": "{} contours of fewer than 3 points enclose nothing and were left out.",
-        "CONTOUR_WITHOUT_VOXEL": "{} contours are so small or thin that they enclose no voxel centre.",
-        "CONTOUR_REPEATED": "{} contours are there more than once and were counted once.",
-        "CONTOUR_OFF_PLANE": "{} contours lie beside their CT slice and were moved onto it.",
-        "CONTOURS_OVERLAP": "{} contours overlap another one of their slice without lying inside it; "
+        "CONTOUR_OUTSIDE_IMAGE": "{0} contours outside the CT were left out.",
+        "CONTOUR_CUT_BY_IMAGE_EDGE": "{0} contours reach over the edge of the CT and were cut there.",
+        "CONTOUR_WITHOUT_AREA": "{0} contours of fewer than 3 points enclose nothing and were left out.",
+        "CONTOUR_WITHOUT_VOXEL": "{0} contours are so small or thin that they enclose no voxel centre.",
+        "CONTOUR_REPEATED": "{0} contours are there more than once and were counted once.",
+        "CONTOUR_OFF_PLANE": "{0} contours lie beside their CT slice and were moved onto it.",
+        "CONTOURS_OVERLAP": "{0} contours overlap another one of their slice without lying inside it; "
         "the shared voxels count as outside (even-odd rule).",
-        "FRAME_OF_REFERENCE_ASSUMED": "{} ROIs name no frame of reference; that of the CT was assumed.",
+        "FRAME_OF_REFERENCE_ASSUMED": "{0} ROIs name no frame of reference; that of the CT was assumed.",
     }
 )
 

@@ -28,6 +28,7 @@ TELLERS = {
 }  # fmt: skip
 PREFIX = {"_refused": "{0} "}  # the predictor's name, put before it
 NAMES = {"text", "detail", "why", "where"}
+TABLES = {"_TEXTS"}  # of sentences
 TELLING = (
     "analysis/*.py", "models/clinical_value.py", "dicom_node/gates.py", "dicom_node/plan.py",
     "dicom_node/candidates.py", "dicom_node/baseline.py", "dicom_node/schedule.py", "dicom_node/job.py",
@@ -107,6 +108,10 @@ def _sentences(node: ast.AST) -> Iterator[str]:
                 yield from _spoken(keyword.value)
     elif isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id in NAMES for t in node.targets):
         yield from _spoken(node.value)
+    elif isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id in TABLES for t in node.targets):
+        for table in ast.walk(node.value):
+            for value in table.values if isinstance(table, ast.Dict) else ():
+                yield from _spoken(value)
     elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id in NAMES:
         yield from ("{0}" + text for text in _spoken(node.value, start=1))
 
