@@ -145,6 +145,8 @@ def config_rule(
     rule = settings.rule_for(calling)
     place = settings.rules.index(rule) if rule.name else -1
     print(f"{calling}: {f'rule {rule.name}' if rule.name else 'no rule: as the settings are without rules'}")
+    if settings.receive.known_callers_only and calling not in {peer.ae_title for peer in settings.peers if peer.sends}:
+        print("it is refused: it has no [[peers]] entry with sends = true")
     print(f"bundle: {rule.bundle or settings.bundle or 'the demo bundle that comes with the package'}")
     every = settings.every_destination() if rule.destinations is None else rule.destinations
     print(f"destinations: {'none, it is a shadow' if rule.shadow else ', '.join(every) or 'none'}")

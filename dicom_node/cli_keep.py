@@ -239,7 +239,7 @@ def audit_verify(
         for finding in found:
             print(f"{finding.kind:<12} {finding.file}: {finding.text}")
         if not bad:
-            print(f"ok {count} lines in {len(store.audit.files())} files")
+            print(f"ok {counted(count, 'line')} in {counted(len(store.audit.files()), 'file')}")
     if bad:
         raise typer.Exit(FINDINGS)
 

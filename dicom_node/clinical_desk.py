@@ -100,7 +100,7 @@ def enter(
     errors |= refused
     began = _day(entered, THERAPY_START, today + _PLANNED, errors)
     day = _day(entered, DAY, today + timedelta(days=1), errors)
-    if values and day is None and DAY not in errors:
+    if (values or refused) and day is None and DAY not in errors:
         errors[DAY] = "is needed: the day on which the values were observed"
     if not whose.patient_id:
         errors[""] = "The study has no Patient ID: values cannot be kept for it"

@@ -196,7 +196,8 @@ def send(peer: Peer, documents: Sequence[Document], settings: Settings) -> list[
         offered = {(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in association.accepted_contexts}
         for document in documents:
             sent.append(_send_one(association, document, syntaxes, offered))
-            LOGGER.info("object.%s %s to %s %s", sent[-1].state.lower(), document.name, peer.ae_title, sent[-1].message)
+            said = f" {sent[-1].message}" if sent[-1].message else ""
+            LOGGER.info("object.%s %s to %s%s", sent[-1].state.lower(), document.name, peer.ae_title, said)
             if sent[-1].status is None and sent[-1].state is DeliveryState.PENDING:
                 break  # the association has ended: what comes after it has not left
     return sent

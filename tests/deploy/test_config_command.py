@@ -325,7 +325,8 @@ def test_rule_says_what_counts_for_an_ae(site: Path) -> None:
     )
     code, said = run("rule", "RT_1", "--config", site)
     assert (code, said.splitlines()) == (0, [
-        "RT_1: rule rt", "bundle: the demo bundle that comes with the package", "destinations: none, it is a shadow",
+        "RT_1: rule rt", "it is refused: it has no [[peers]] entry with sends = true",
+        "bundle: the demo bundle that comes with the package", "destinations: none, it is a shadow",
         "priority: LOW", "minimum_slices = 20  # elsewhere 8",
     ])  # fmt: skip
     code, said = run("rule", "CT", "--config", site)

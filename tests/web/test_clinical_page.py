@@ -113,6 +113,12 @@ def test_what_cannot_be_right_is_said_beside_the_field_and_nothing_is_kept(
     assert values(node) == {}
 
 
+def test_all_that_is_wrong_is_said_at_once(node: Road, operator: httpx.Client) -> None:
+    done = post(operator, f"/items/{item_of(node)}/clinical", observed_on="", **{"value.ecog": "9"})
+    assert "ECOG performance status lies outside the plausible range" in done.text
+    assert "The day is needed" in done.text
+
+
 def test_a_value_that_this_ct_does_not_use_is_kept_and_that_is_said(node: Road, operator: httpx.Client) -> None:
     item = item_of(node)
     post(operator, f"/items/{item}/clinical", observed_on="2024-06-01", **{"value.albumin": "39.5"})
