@@ -20,7 +20,7 @@ help: ## this list
 
 install: $(VENV)/.installed $(VENV)/.train ## .venv with everything that running, training and testing need
 
-$(VENV)/.installed: requirements/locked.txt requirements/pyradiomics.txt pyproject.toml $(wildcard analysis/*.c) scripts/deps
+$(VENV)/.installed: requirements/locked.txt requirements/pyradiomics.txt pyproject.toml $(wildcard analysis/*.c dicom_node/*.c) scripts/deps
 	@scripts/deps build
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Prognode needs Python 3.11 (pyradiomics does not build on newer ones); give it with: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
