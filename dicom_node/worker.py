@@ -67,14 +67,16 @@ class Worker:
     def step_plan(self) -> bool:
         """Arrivals -> work items."""
         looked = self._looked
+        again = abs(self._clock() - looked) >= LOOK_AGAIN_SECONDS  # the clock may be set back
         scheduler = Scheduler(self._store, self._spool, self._settings, self._bundles, self._clock)
-        if abs(self._clock() - looked) >= LOOK_AGAIN_SECONDS:  # the clock may be set back
+        if again:
             self._looked = self._clock()
             scheduler.look_at_waiting(looked)
         more = scheduler.take_arrivals()
         if more:
             self._readiness.needed()
-        self._loop.wake(State.SCHEDULED)
+        if more or again:
+            self._loop.wake(State.SCHEDULED)
         return more
 
     def _plan_in_a_lull(self) -> bool:
@@ -143,7 +145,7 @@ class Worker:
             *(self.analyst.stages if self.analyst else ()),
             Stage("report", self.step_report, of=State.ANALYSED),
             Stage("deliver", self.step_deliver, of=State.REPORTED),
-            Stage("tell", self.step_tell),
+            *([Stage("tell", self.step_tell)] if self._settings.ups.enabled else []),
             Stage("watch", self.step_watch, LOOK_AGAIN_SECONDS),
             Stage("identify", self.step_identify, LOOK_AGAIN_SECONDS),
             Stage("beat", self._heartbeat.beat, BEAT_SECONDS),

@@ -64,6 +64,21 @@ def test_a_contour_that_comes_hours_or_days_after_its_ct_starts_at_once(node: Ro
     assert [item.state for item in node.items] == [State.SCHEDULED]  # the CT waits for nothing any more
 
 
+def test_a_turn_of_the_planner_wakes_jobs_where_something_came_or_what_waits_was_looked_at(
+    node: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan(node)
+    woken: list[State | None] = []
+    monkeypatch.setattr(node.worker._loop, "wake", woken.append)
+    plan(node, 0.2)
+    assert woken == []
+    node.take(*CT, synthetic.rtstruct(CT))
+    plan(node, 0.2)
+    assert woken == [State.SCHEDULED]
+    plan(node, 6.0)
+    assert woken == [State.SCHEDULED] * 2
+
+
 def test_a_clock_that_is_set_back_does_not_keep_what_waits_from_being_looked_at(node: Road) -> None:
     plan(node)
     node.clock.now -= HOUR
