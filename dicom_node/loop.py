@@ -88,6 +88,9 @@ class Loop:
         freed = self.store.break_leases_but(self._process, states)
         if freed:
             LOGGER.info("lease.freed %d work items of a worker that is gone", freed)
+        late = self.store.bring_forward(self.clock())
+        if late:
+            LOGGER.warning("clock.set_back %d tries were put off to a time far ahead; they are made now", late)
 
     # -- claim, do, advance ----------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ from dicom_node.vitals import Vitals
 from dicom_node.workitem import LeaseLost, State, WorkItem
 from dicom_node.worklist import Worklist
 
+LONGEST_WAIT_SECONDS = 691_200.0  # between two tries: the settings allow a week
+
 
 class Store:
     """Work items; `arrivals`, `births` and `deliveries` share its connection."""
@@ -115,6 +117,14 @@ class Store:
             "UPDATE work_item SET lease_owner = NULL, lease_until = NULL"
             f" WHERE substr(lease_owner, 1, ?) != ? AND state IN ({marks})",
             [len(process), process, *states],
+        )
+
+    def bring_forward(self, now: float) -> int:
+        """Let go on what waits for a moment that no delay reaches: it was noted while the clock was ahead; how many."""
+        late = now + LONGEST_WAIT_SECONDS
+        return sum(
+            self._db.execute(f"UPDATE {table} SET run_after = ? WHERE run_after > ? AND {is_open}", [now, late])
+            for table, is_open in (("work_item", "state IN ('SCHEDULED', 'ANALYSED')"), ("delivery", "final = 0"))
         )
 
     def advance(

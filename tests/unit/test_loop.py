@@ -12,8 +12,36 @@ from dicom_node.births import Birth
 from dicom_node.loop import LEASE_SECONDS, Loop, Stage
 from dicom_node.spool import Spool
 from dicom_node.store import Store
-from dicom_node.workitem import State, StoreBusy, WorkItem
+from dicom_node.workitem import Retryable, State, StoreBusy, WorkItem
 from tests.road import Clock
+
+
+def test_what_was_put_off_while_the_clock_was_years_ahead_goes_on_at_the_next_start(tmp_path: Path) -> None:
+    spool, clock = Spool(tmp_path / "spool"), Clock()
+    spool.create()
+    loop = Loop(Settings(), spool, clock)
+    schedule(loop, clock)
+    (item,) = loop.store.items()
+    loop.store.deliveries.add(item.id, "risk-sr", "PACS")
+    loop.store.deliveries.add(item.id, "page-1", "PACS")
+    due = {row.document: row.id for row in loop.store.deliveries.of_item(item.id)}
+    in_order = clock() + 600_000.0  # the settings allow so much
+    loop.store.deliveries.record(due["risk-sr"], run_after=clock() + 1e8)
+    loop.store.deliveries.record(due["page-1"], run_after=in_order)
+    clock.now += 1e8
+
+    def fails(item: WorkItem) -> None:
+        raise Retryable("not now", "later")
+
+    loop.take(State.SCHEDULED, fails)
+    clock.now -= 1e8
+    assert loop.store.claim(State.SCHEDULED, "me", 1.0, clock()) is None
+    assert loop.store.deliveries.due(clock()) == []
+
+    loop.free((State.SCHEDULED,))
+    assert [row.document for row in loop.store.deliveries.due(clock())] == ["risk-sr"]
+    assert loop.store.claim(State.SCHEDULED, "me", 1.0, clock()) is not None
+    assert {row.run_after for row in loop.store.deliveries.of_item(item.id)} == {clock(), in_order}
 
 
 def test_a_thread_that_stood_still_for_longer_than_its_lease_does_not_go_on_with_what_its_sibling_has(

@@ -97,6 +97,7 @@ def others(store: Store) -> dict[str, Callable[[], object]]:
         "a work item's deliveries": lambda: deliveries.of_item(7),
         "a destination that does not answer": lambda: deliveries.hold("PACS", 3e9),
         "attempts at a destination": lambda: deliveries.most_attempts("PACS"),
+        "tries that were put off too far": lambda: store.bring_forward(2e9),
         "a commitment report": lambda: deliveries.commitment_report("1.2", ["1"], {"2": 1}, 1.0),
         "a later revision": lambda: deliveries.replaced_by("k7", "PACS"),
         "steps that follow": lambda: store.steps.follow(lambda number, _: f"2.25.9{number}", lambda *_: True),
