@@ -216,12 +216,21 @@ def risk(score: RiskScore) -> Risk:
         text=words.risk(score),
         percent=words.percent(score.event_probability),
         interval=words.interval(score),
-        span=f"{words.share(score.lower)}–{words.share(score.upper)}",
+        span=span(words.share(score.lower), words.share(score.upper)),
         probability=score.event_probability,
         lower=score.lower,
         upper=score.upper,
         frequency=words.natural_frequency(score),
     )
+
+
+def span(lower: str, upper: str) -> str:
+    """From one to the other, in the least room.
+
+    >>> span("22", "41"), span("93", ">99")
+    ('22–41', '93 to >99')
+    """
+    return f"{lower}–{upper}" if lower.isdigit() and upper.isdigit() else f"{lower} to {upper}"
 
 
 def group(value: RiskGroup, of: str = "") -> Group:
