@@ -87,7 +87,7 @@ def release(items: Items = None, study: Study = None, config: Config = None) -> 
 
 
 def cancel(items: Items = None, study: Study = None, config: Config = None) -> None:
-    """Withdraw work items of which nothing has been sent yet.
+    """Withdraw work items: nothing more of them is sent. Not while one is delivered and anything of it has left.
 
     Example: prognode cancel 12
     """

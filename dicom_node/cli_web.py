@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def web(config: Config = None) -> None:
-    """Serve the worklist page and the JSON API, beside `receive` and `work`.
+    """Serve the worklist page and the JSON API, beside `serve`, or `receive` and `work`.
 
     Example: prognode web --config /etc/prognode/prognode.toml
     """
