@@ -33,7 +33,7 @@ _PROOFS = {
     DeliveryState.COMMITTED: "storage commitment",
     DeliveryState.SEEN: "found there by C-FIND",
     DeliveryState.ACKNOWLEDGED: "acknowledged by the application",
-    DeliveryState.FAILED: "failed",
+    DeliveryState.FAILED: "none; needs an operator",
     DeliveryState.CANCELED: "withdrawn before it was sent",
     DeliveryState.NOT_ACCEPTED: "not accepted there; not needed",
 }
