@@ -82,7 +82,7 @@ _FIXED = {
         "Where nothing differs, nothing is made and nothing is sent.",
     ],
     "plan": [
-        "Nothing more is waited for. Where some of the images that it lists are missing, there is no score; that is said.",
+        "Nothing more is waited for. Where some of the images that it lists are missing, the result is: not scored.",
         "What comes later makes the next revision.",
     ],
     "hold": ["Nothing of it is analysed or sent from now on.", "It stays so until somebody releases it."],
