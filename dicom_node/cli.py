@@ -222,6 +222,12 @@ def main() -> None:
     except (ConfigError, SettingsError) as error:
         print(f"prognode: {error}", file=sys.stderr)
         raise SystemExit(os.EX_CONFIG) from None
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        remedy = "run it as the user of the service (sudo -u prognode prognode ...), or as root"
+        print(f"prognode: {error.filename}: this user may not use it ({error.strerror}); {remedy}", file=sys.stderr)
+        raise SystemExit(os.EX_NOPERM) from None
     except SystemExit as end:
         if end.code == 2:  # click's own code for wrong use
             raise SystemExit(os.EX_USAGE) from None

@@ -1,11 +1,13 @@
 """The command line: commands explain themselves by example and end with sysexits; `score` keeps its contract."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from analysis.contract import RESEARCH_USE, JobResult
 from config.settings import load
 from dicom_node import check_machine
 from dicom_node.check_peers import peers
-from dicom_node.cli import app
+from dicom_node.cli import app, main
 from dicom_node.cli_common import SECTIONS
 from dicom_node.demo import table
 from dicom_node.demo_pacs import DemoPacs
@@ -155,6 +157,23 @@ def test_a_port_that_is_taken_is_69_and_a_spool_that_cannot_be_made_73(tmp_path:
     code, output = prognode("receive", "--config", tmp_path / "spool" / SETTINGS)
     assert code == os.EX_CANTCREAT, output
     assert "Traceback" not in output
+
+
+def test_a_spool_that_this_user_may_not_read_is_77_and_says_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_settings(tmp_path)
+    store = tmp_path / "spool" / "store.sqlite"
+
+    def refused(*_: object, **__: object) -> bool:  # root, as whom the tests may run, is never refused
+        raise PermissionError(errno.EACCES, "Permission denied", str(store))
+
+    monkeypatch.setattr(sys, "argv", ["prognode", "status", "--config", str(path)])
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == os.EX_NOPERM
+    assert f"prognode: {store}: this user may not use it (Permission denied); run it as" in capsys.readouterr().err
 
 
 def test_status_and_retry_without_a_store_are_66(tmp_path: Path) -> None:
