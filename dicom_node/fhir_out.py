@@ -20,7 +20,7 @@ from config.settings import FhirServer, Settings
 from dicom_node.answer import Answer, Outgoing, Previous
 from dicom_node.fhir_client import ID, NotReached, Reply, Session, open_client
 from dicom_node.identity import Identity, PatientKey
-from dicom_node.workitem import DeliveryState, Permanent, Retryable, WorkItem
+from dicom_node.workitem import DeliveryState, Permanent, Retryable, StoreBusy, WorkItem
 from reports.fhir import is_open, linked_to, transaction
 from reports.fhir_context import FhirContext, ReplacedReport, report_identifier
 from reports.fhir_types import URI
@@ -117,7 +117,7 @@ def _posted(
 ) -> Answer:
     try:
         reply = session.post(bundle, lambda: leaving(identifier))
-    except NotReached:
+    except (NotReached, StoreBusy):  # nothing of it has left
         raise
     except Retryable as error:  # the request may have arrived
         return Answer(PENDING, f"{server.name}: {error}; it is sent again", identifier, dead=True)

@@ -14,7 +14,7 @@ from config.settings import Deliver, FhirServer, Node, Settings
 from dicom_node import fhir_out
 from dicom_node.answer import Answer, Outgoing, Previous, Withdrawn
 from dicom_node.identity import Identity
-from dicom_node.workitem import DeliveryState, WorkItem
+from dicom_node.workitem import DeliveryState, StoreBusy, WorkItem
 from tests.certificates import Authority
 from tests.fhir_peer import SYSTEM, FhirPeer, fhir_peer, patient
 from tests.hl7.test_sending import ITEM
@@ -196,6 +196,15 @@ def test_what_is_withdrawn_when_the_connection_stands_does_not_leave(peer: FhirP
         fhir_out.send(Outgoing("EHR", ITEM, scored(), ANNA, settings, leaving=withdrawn))
     assert peer.posts == []
     assert send(entry(peer)).state is ACKNOWLEDGED
+
+
+def test_a_store_that_is_busy_when_the_connection_stands_is_no_message_that_may_be_there(peer: FhirPeer) -> None:
+    def busy(identifier: str) -> None:
+        raise StoreBusy("the store is locked", "it is tried again")
+
+    settings = Settings(fhir_servers=(entry(peer),))
+    answer = fhir_out.send(Outgoing("EHR", ITEM, scored(), ANNA, settings, leaving=busy))
+    assert (answer.state, answer.dead, answer.identifier, peer.posts) == (PENDING, False, "", [])
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 415, 422])
