@@ -46,6 +46,7 @@ _MAY_BE_ZERO = frozenset(
 def mistakes(settings: Any) -> Iterator[str]:
     """Each value out of its bounds, with its key. A value that cannot be used at all has its default here."""
     yield from _ports(settings)
+    yield from _hosts(settings)
     yield from _numbers(settings)
     for key, least in _LEAST.items():
         table, _, name = key.partition(".")
@@ -61,6 +62,17 @@ def mistakes(settings: Any) -> Iterator[str]:
             least, most = (getattr(plan, f"{end}_{name}") for end in ("minimum", "maximum"))
             if least > most > 0:
                 yield f"'{where}.minimum_{name}' {least:g} is above maximum_{name} {most:g}: no CT fits"
+
+
+def _hosts(settings: Any) -> Iterator[str]:
+    """Of those who are called. A blank one would be this machine, and a port in it would be part of a name."""
+    hosts = [
+        *((f"hl7_peers {peer.name} host", peer.host) for peer in settings.hl7_peers),
+        *((f"peers {peer.ae_title} host", peer.host) for peer in settings.peers if peer.host or peer.receives_results),
+    ]
+    for name, host in hosts:
+        if not host or "/" in host or host.count(":") == 1 or any(letter.isspace() for letter in host):
+            yield f"'{name}' {host!r}: give the name or the address alone; the port has a key of its own"
 
 
 def _ports(settings: Any) -> Iterator[str]:

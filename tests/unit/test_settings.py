@@ -142,6 +142,17 @@ def test_ae_titles_that_dicom_allows_are_kept_as_they_are(title: str) -> None:
     assert settings(f'[[peers]]\nae_title = "{title}"').peers[0].ae_title == title
 
 
+@pytest.mark.parametrize("host", ["", "10.0.0.5:104", "my pacs", "dicom://pacs"])
+def test_a_host_that_is_no_name_or_address_is_refused(host: str) -> None:
+    with pytest.raises(SettingsError, match="the port has a key of its own"):
+        settings(f"[[peers]]\nae_title = 'PACS'\nhost = '{host}'\nreceives_results = true")
+
+
+@pytest.mark.parametrize("host", ["pacs", "pacs.example", "10.0.0.5", "::1", "fe80::1%eth0"])
+def test_names_and_addresses_are_hosts(host: str) -> None:
+    assert settings(f"[[peers]]\nae_title = 'PACS'\nhost = '{host}'").peers[0].host == host
+
+
 def test_a_peer_named_twice_is_refused() -> None:
     with pytest.raises(SettingsError, match="names PACS more than once; merge the entries"):
         settings('[[peers]]\nae_title = "PACS"\n[[peers]]\nae_title = "PACS"\nport = 11113')
