@@ -188,7 +188,7 @@ def _check_bits(dataset: Dataset) -> None:
     """Stored values begin at the lowest bit (PS3.5 8.1.1); of others, pydicom would cut off the upper part."""
     stored, high = dataset.get("BitsStored"), dataset.get("HighBit")
     syntax = dataset.file_meta.get("TransferSyntaxUID", "")
-    known = isinstance(syntax, UID) and syntax.is_transfer_syntax  # of another UID, pydicom does not say how it is stored
+    known = isinstance(syntax, UID) and syntax.is_transfer_syntax  # else pydicom cannot say how it is stored
     as_stored = syntax == RLELossless or not (known and syntax.is_encapsulated)
     if as_stored and stored is not None and high not in (None, stored - 1):
         raise NotScorable(Reason.PIXEL_DATA_UNDECODABLE, f"{stored} bits are stored up to bit {high}")
