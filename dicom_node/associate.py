@@ -82,7 +82,7 @@ def _request(
         )
     except socket.gaierror as error:
         raise Retryable(
-            f"the host name of {peer.ae_title} cannot be resolved",
+            f"the host name of {peer.ae_title}, {peer.host!r}, cannot be resolved",
             f"correct host in the [[peers]] entry of {peer.ae_title}, or the name service",
         ) from error
 

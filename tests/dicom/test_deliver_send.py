@@ -217,7 +217,7 @@ def test_a_rejection_that_comes_before_we_look_is_said_as_one(tmp_path: Path, mo
 
 def test_a_host_name_that_does_not_resolve_is_said() -> None:
     result = echo(Peer("PACS", "no-such-host.invalid", 104), SETTINGS)
-    assert "host name of PACS cannot be resolved" in result.message
+    assert "host name of PACS, 'no-such-host.invalid', cannot be resolved" in result.message
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_a_peer_that_is_not_there_has_got_nothing() -> None:
     assert (answer.state, answer.identifier, answer.dead) == (DeliveryState.PENDING, "", True)
     assert "refused the connection; start the receiver" in answer.message
     unknown = send_to(Hl7Peer("RIS", host="no-such-host.invalid"))
-    assert "cannot be resolved; correct host in the [[hl7_peers]] entry RIS" in unknown.message
+    assert "'no-such-host.invalid', cannot be resolved; correct host in the [[hl7_peers]] entry RIS" in unknown.message
 
 
 def test_a_peer_that_reads_nothing_costs_no_more_than_its_time_out() -> None:
