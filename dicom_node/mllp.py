@@ -148,7 +148,9 @@ def _connected(peer: Hl7Peer, seconds: float) -> socket.socket:
     try:
         plain = socket.create_connection((peer.host, peer.port), seconds)
     except socket.gaierror:
-        raise NotReached(f"the host name of {peer.name}, {peer.host!r}, cannot be resolved; correct host in {entry}") from None
+        raise NotReached(
+            f"the host name of {peer.name}, {peer.host!r}, cannot be resolved; correct host in {entry}"
+        ) from None
     except ConnectionRefusedError:
         raise NotReached(f"{where} refused the connection; start the receiver, or correct {entry}") from None
     except TimeoutError:
