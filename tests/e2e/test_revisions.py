@@ -156,27 +156,33 @@ def test_the_contour_of_another_patient_is_refused(node: Road) -> None:
     assert node.items[0].reason == Reason.ROI_PATIENT_DIFFERS
 
 
-@pytest.mark.parametrize("reported", [False, True], ids=["before the analysis", "after the report"])
-def test_a_contour_of_another_patient_under_the_same_uid_is_no_revision(node: Road, reported: bool) -> None:
-    theirs = synthetic.ct_series(16, 40, 40, seed=2)
+def twins() -> tuple[list[Dataset], list[Dataset]]:
+    """Studies of two patients whose contour objects bear one SOP Instance UID."""
+    mine, theirs = synthetic.rtstruct(CT), synthetic.ct_series(16, 40, 40, seed=2)
     whose = {"PatientID": "SOMEBODY-ELSE", "StudyInstanceUID": theirs[0].StudyInstanceUID}
-    contour = synthetic.rtstruct(CT)
-    double = corrected(
-        synthetic.rtstruct(theirs, radius=8.0), SOPInstanceUID=contour.SOPInstanceUID, PatientID=whose["PatientID"]
-    )
-    node.take(*CT, contour)
-    node.worker.step_plan()
-    if reported:
-        node.work()
-    node.take(*(corrected(image, **whose) for image in theirs), double)
-    node.later()
+    double = corrected(synthetic.rtstruct(theirs, radius=8.0), SOPInstanceUID=mine.SOPInstanceUID, **whose)
+    return [*CT, mine], [*(corrected(image, **whose) for image in theirs), double]
 
+
+def test_a_contour_of_another_patient_under_the_same_uid_ends_no_work_item(node: Road) -> None:
+    for study in twins():
+        node.take(*study)
+        node.worker.step_plan()
+    assert [(item.state, item.revision) for item in node.items] == [(State.SCHEDULED, 1)] * 2
+
+
+@pytest.mark.exhaustive
+def test_a_contour_of_another_patient_under_the_same_uid_is_no_revision(node: Road) -> None:
+    for study in twins():
+        node.take(*study)
+        node.work()
     items = node.items
     assert [(item.state, item.outcome) for item in items] == [(State.COMPLETED, Outcome.SCORED)] * 2
     assert [(item.revision, item.predecessor_key) for item in items] == [(1, None)] * 2
+    rows = [node.store.worklist.row(item.id) for item in items]
+    assert all(row is not None and row.newest for row in rows)
     filed = {one.PatientID: one.StudyInstanceUID for one in (pydicom.dcmread(node.report(item)) for item in items)}
-    assert all(node.store.worklist.row(item.id).newest for item in items)
-    assert filed == {"SOMEBODY-ELSE": whose["StudyInstanceUID"], CT[0].PatientID: CT[0].StudyInstanceUID}
+    assert filed == {study[0].PatientID: study[0].StudyInstanceUID for study in twins()}
 
 
 def test_a_held_clinical_table_is_tried_again_and_the_status_says_what_it_waits_for(tmp_path: Path) -> None:
