@@ -143,8 +143,8 @@ def _sender(server: Server, objects: int) -> "subprocess.Popen[str]":
 def _kept(folder: Path) -> dict[str, str]:
     """SOP Instance UID -> SHA-256 of the pixels, of what lies in a receiver's folder; the files are emptied.
 
-    They stay: ext4 passes over every number of a file that was removed a short while ago, one by one, when it looks for
-    one for the next file. After some hundred removed objects that is a quarter of a millisecond for each that arrives.
+    They stay: without a journal, ext4 passes over every number of a file that was removed a short while ago, one by
+    one, when it looks for one for the next file: a quarter of a millisecond for each that arrives, after some hundred.
     """
     found = {}
     ours = folder / "spool" / "instances"  # beside it jobs make and remove folders, and results lie

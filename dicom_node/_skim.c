@@ -60,7 +60,7 @@ static Py_ssize_t walk(const unsigned char *data, Py_ssize_t size, Py_ssize_t po
         int far = stated && has(tables[2], vr, 2);
         uint32_t length = !stated ? little(vr, 4) : far ? little(head + 8, 4) : little(head + 6, 2);
         Py_ssize_t start = position + (far ? 12 : 8);
-        if (group == 0xFFFE || length == UNDEFINED || (Py_ssize_t)length > size - start || has(tables[1], key, 4))
+        if (group == 0xFFFE || length == UNDEFINED || length > (size_t)(size - start) || has(tables[1], key, 4))
             break;
         if (has(tables[0], key, 4)) {
             if (length > largest)

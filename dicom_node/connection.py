@@ -109,15 +109,11 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
         return data
 
     def view(self, least: int, most: int = READ_BYTES) -> memoryview:
-        """What was read ahead and not taken yet, `most` bytes of it; waits until `least` of them are there.
-
-        `least` is at most READ_BYTES.
+        """What was read ahead and not taken yet, at most `most` bytes; waits until `least` of READ_BYTES are there.
 
         Fewer when the peer has closed. Valid until the next call. Raises OSError when they come too slowly.
         """
         while self._end - self._start < least:
-            if self._start + least > READ_BYTES:
-                self._to_the_front()
             if not self._fetch():
                 break
         return memoryview(self._buffer)[self._start : min(self._end, self._start + most)]
@@ -150,11 +146,11 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
     def _read(self) -> int:
         """Read ahead what has come: how many bytes; 0 at the end, -1 when there is nothing yet. Raises OSError."""
         if len(self._buffer) < READ_BYTES:
-            request, self._buffer = self._buffer, bytearray(READ_BYTES)  # memory that is not touched costs nothing
+            request, self._buffer = self._buffer, bytearray(READ_BYTES)
             self._buffer[: len(request)] = request
         if self._end == self._start:
             self._start = self._end = 0
-        elif self._end > READ_BYTES - LEAST_ROOM_BYTES:
+        elif self._start and self._end > READ_BYTES - LEAST_ROOM_BYTES:
             self._to_the_front()
         if self.socket.gettimeout() != 0:
             self.socket.settimeout(0)
@@ -276,7 +272,7 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not
         return True
 
     def goes_on(self) -> bool:
-        """Whether the fast path may read another PDU: it is there, and nothing else waits to be done."""
+        """Whether the fast path may read another PDU: it comes within a moment, and nothing else waits to be done."""
         self._idle_timer.restart()
         if not self._is_free():
             return False
@@ -289,7 +285,8 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom is not
         return True
 
     def _is_free(self) -> bool:
-        return not self._kill_thread and self.event_queue.empty() and self.to_provider_queue.empty()
+        alive = self.assoc.is_alive() and not self._kill_thread  # else nobody is left to look at the timers
+        return alive and self.event_queue.empty() and self.to_provider_queue.empty()
 
     def run_reactor(self) -> None:
         try:

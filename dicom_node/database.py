@@ -22,7 +22,7 @@ MIGRATION_BYTES = 64_000_000  # beside twice the store's size
 
 
 class _Available:
-    """Around each statement; a class, for a generator would take longer than many a statement."""
+    """Around each statement: SQLite's errors become StoreBusy and StoreDamaged. A generator takes longer than it."""
 
     def __enter__(self) -> None:
         pass

@@ -127,6 +127,11 @@ def _image(plain: Plain, syntax: UID, digest: str) -> tuple[Instance, Identity]:
     ), identity
 
 
+def forget() -> None:
+    """What was read of images that came last: names and IDs, too."""
+    _in_common.cache_clear()
+
+
 @lru_cache(maxsize=16)  # series that come at the same time
 def _in_common(values: tuple[tuple[int, bytes], ...], syntax: str) -> tuple[Instance, Identity]:
     plain = Plain(values)

@@ -82,7 +82,7 @@ class Incoming:
         try:
             self._ask_for_room()
             if self.error is None:
-                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 self._gathered += part10_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid, sender)
         except OSError as error:
             self._fail(error)

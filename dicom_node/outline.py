@@ -34,7 +34,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _ITEM_HEAD = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
 _ITEM_TAIL = b"\xfe\xff\x0d\xe0\x00\x00\x00\x00"
 _SEQUENCE_TAIL = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
-_KNOWN = frozenset(vr.value.encode() for vr in VR)
+_KNOWN = frozenset(vr.value.encode() for vr in VR if len(vr.value) == 2)  # pydicom has "US or SS" there, too
 _LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _KNOWNS, _LONGS = b"".join(sorted(_KNOWN)), b"".join(sorted(_LONG))
 

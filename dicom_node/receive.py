@@ -19,6 +19,7 @@ from pynetdicom.association import Association
 
 from config.identity import VERSION
 from config.settings import Settings
+from dicom_node import headers
 from dicom_node.acceptor import request_handler
 from dicom_node.association_audit import AssociationAudit
 from dicom_node.commitment import read_report
@@ -101,8 +102,7 @@ class Receiver:
         _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every message, and would log names and numbers
         self._spool.create()
         self._locked.enter_context(self._spool.lock("receive"))  # what lies half-written is nobody's from here on
-        swept = self._spool.sweep_incoming()
-        if swept:
+        if swept := self._spool.sweep_incoming():
             LOGGER.info("spool.swept %d half-written files of an earlier run", swept)
         try:
             self._ledger = Ledger(self._spool)
@@ -137,6 +137,7 @@ class Receiver:
                 self._beat(0)
             ledger, self._ledger = self._ledger, None
             ledger.close()
+        headers.forget()
         self._locked.close()
 
     def ready_for(self, settings: Settings) -> Callable[[], None]:

@@ -64,7 +64,8 @@ class Spool:
         self.audit = self.root / "audit"
         self.quarantine = self.root / "quarantine"
         self.store = self.root / "store.sqlite"
-        self._instances, self._incoming = f"{self.root}/instances", f"{self.incoming}"
+        # As text, for each object that arrives: a Path takes longer to make than the file to open.
+        self._instances, self._arriving = f"{self.root}/instances", f"{self.incoming}"
         self._door, self._room = f"{self.root}/arrivals.lock", f"{self.root}/instances.lock"
 
     def why_not(self, error: OSError) -> tuple[str, str]:
@@ -175,7 +176,7 @@ class Spool:
 
     def new_incoming(self) -> Path:
         """A fresh name for a file being written, on the same file system as its final place."""
-        return Path(f"{self._incoming}/{uuid.uuid4().hex}")
+        return Path(f"{self._arriving}/{uuid.uuid4().hex}")
 
     def instance_path(self, sop_instance_uid: str, digest: str) -> Path:
         """Where an instance lies. The UID is hashed: it comes from the network."""
@@ -205,6 +206,7 @@ class Spool:
             os.link(incoming, path)
         except OSError:  # it is here already, or the file system has no hard links
             if known():
+                self._flush(path)  # another sender of the same may have given it its name just now
                 return False
             os.fsync(descriptor)
             with _names:
@@ -221,6 +223,12 @@ class Spool:
             raise
         os.unlink(incoming)
         return True
+
+    @staticmethod
+    def _flush(path: Path) -> None:
+        with _descriptor(path, os.O_RDONLY) as descriptor:
+            os.fsync(descriptor)
+        fsync_folder(path.parent)
 
     @staticmethod
     def _take_back(path: Path, descriptor: int) -> None:

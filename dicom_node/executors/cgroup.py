@@ -1,4 +1,4 @@
-"""A control group for each job, where the node may make one: memory and processes of all of it together.
+"""A control group for each job, where the node may make one: memory, processes and processor of all of it together.
 
 Under systemd with `Delegate=yes` (cgroup v2), as root in a container, or on a machine with cgroup v1.
 """
@@ -16,6 +16,7 @@ OWN = Path("/proc/self/cgroup")
 PREFIX = "prognode-job-"
 BELOW = "node"  # the group that the node itself moves to
 KILL_SECONDS = 10.0
+NICENESS, SHARES = "10", "110"  # the same weight for cgroup v2 and v1: a tenth of the usual one
 _numbers = itertools.count()
 
 
@@ -29,7 +30,7 @@ class Parent:
 
 
 def parents() -> tuple[Parent, ...]:
-    """One for cgroup v2, two for v1; () where the node may not make groups with limits. May move the node one down."""
+    """One for cgroup v2, up to three for v1; () where the node may not make any with limits. May move the node down."""
     try:
         own = dict(_own_groups(OWN.read_text()))
         mounts = _mounted(MOUNTS.read_text())
@@ -89,14 +90,23 @@ def _enable(folder: Path) -> None:
     """Give groups below their limits. A group with processes may not: those (the node) move one down first."""
     switch = folder / "cgroup.subtree_control"
     try:
-        switch.write_text("+memory +pids")
+        _switch_on(switch)
     except OSError:
         below = folder / BELOW
         below.mkdir(exist_ok=True)
         for process in (folder / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):  # it has ended
                 (below / "cgroup.procs").write_text(process)
-        switch.write_text("+memory +pids")
+        _switch_on(switch)
+
+
+def _switch_on(switch: Path) -> None:
+    """Raises OSError. A job can do without the processor's controller, which is not always delegated."""
+    if "cpu" in (switch.parent / "cgroup.controllers").read_text().split():
+        with contextlib.suppress(OSError):
+            switch.write_text("+cpu +memory +pids")
+            return
+    switch.write_text("+memory +pids")
 
 
 def _separate(own: dict[str, str], mounts: dict[str, Path]) -> tuple[Parent, ...]:
@@ -108,6 +118,10 @@ def _separate(own: dict[str, str], mounts: dict[str, Path]) -> tuple[Parent, ...
         if not os.access(folder / "cgroup.procs", os.W_OK):
             return ()
         found.append(Parent(folder, memory, processes))
+    if "cpu" in own and "cpu" in mounts:
+        folder = mounts["cpu"] / own["cpu"].lstrip("/")
+        if os.access(folder / "cgroup.procs", os.W_OK):
+            found.append(Parent(folder, "", ""))
     return tuple(found)
 
 
@@ -171,6 +185,18 @@ class Cgroup:
         files = [str(folder / "cgroup.procs") for folder in self._folders]
         enter = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 126; shift; done; shift; exec "$@"'
         return ["/bin/sh", "-c", enter, "join", *files, "--"]
+
+    def give_way(self, *, wholly: bool) -> None:
+        """Whether its processes have the processor only while nobody beside the group wants it, or a small share.
+
+        Wholly: who wakes up has it at once (Linux 5.15), and does not wait for a share to be used up. Nothing happens
+        where the node has no such controller.
+        """
+        names = {"cpu.idle": "1"} if wholly else {"cpu.idle": "0", "cpu.weight.nice": NICENESS, "cpu.shares": SHARES}
+        for path in (folder / name for name in names for folder in self._folders):
+            with contextlib.suppress(OSError):
+                if path.exists():
+                    path.write_text(names[path.name])
 
     def processes(self) -> list[int]:
         found = set()

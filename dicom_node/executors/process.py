@@ -26,7 +26,10 @@ from dicom_node.executors.sandbox import Isolation
 LOG_FILE = "job.log"  # beside IN and OUT: the job cannot reach it
 LOOK_SECONDS = 0.25  # between two looks at what it has written
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
-NICENESS = "10"  # receiving and delivery go first where jobs take every processor
+NICENESS = cgroup.NICENESS  # receiving and delivery go first where jobs take every processor
+GIVES_WAY_SECONDS = (
+    10.0  # that a job gives way wholly; later it has its share, or a busy machine would never let it end
+)
 _OUR_TOOLS = frozenset({"bwrap", "unshare", "setpriv", "prlimit", "sh"})
 
 
@@ -138,7 +141,11 @@ class Started:
         """Until the end, with a log beside OUT; the wall clock begins here. Raises NotStarted."""
         log = threading.Thread(target=job_log.keep, args=(self.child.stdout, folder_out.parent / LOG_FILE), daemon=True)
         with heard(self.child, log, self.end):
-            return wait(self.child, folder_out, limits, lambda: _ask_to_end(self.child))
+            return wait(self.child, folder_out, limits, lambda: _ask_to_end(self.child), self._take_a_share)
+
+    def _take_a_share(self) -> None:
+        if self.group is not None:
+            self.group.give_way(wholly=False)
 
     def end(self) -> None:
         """Nothing of it is left."""
@@ -156,6 +163,8 @@ def start(folder_in: Path, folder_out: Path, limits: Job, isolation: Isolation, 
         filtered, descriptors = held.enter_context(_filter(isolation, argv))
         group = held.enter_context(_group(limits, isolation))
         joined = [*(group.join if group else []), "nice", "-n", NICENESS, *filtered]
+        if group is not None:
+            group.give_way(wholly=True)
         child = _start(joined, folder_out, descriptors, subprocess.PIPE if words else subprocess.DEVNULL)
         return Started(child, group, held.pop_all())
 
@@ -197,12 +206,24 @@ def _stand_behind(session: int) -> None:
             return
 
 
-def wait(child: "subprocess.Popen[bytes]", folder_out: Path, limits: Job, ask_to_end: Callable[[], None]) -> Ended:
-    """Until the child ends, or the job has had its time (it is asked to end then) or its bytes."""
-    end = time.monotonic() + limits.wall_clock_seconds
+def wait(
+    child: "subprocess.Popen[bytes]",
+    folder_out: Path,
+    limits: Job,
+    ask_to_end: Callable[[], None],
+    late: Callable[[], None] = lambda: None,
+) -> Ended:
+    """Until the child ends, or the job has had its time (it is asked to end then) or its bytes.
+
+    `late` is called from GIVES_WAY_SECONDS on.
+    """
+    begun = time.monotonic()
+    end = begun + limits.wall_clock_seconds
     code = None
     while code is None:
         code = _status(child, LOOK_SECONDS)
+        if time.monotonic() - begun > GIVES_WAY_SECONDS:
+            late()
         if harvest.used(folder_out, limits.output_bytes) > limits.output_bytes:
             return Ended(code, f"wrote more than {limits.output_bytes} bytes or {sandbox.MAXIMUM_FILES} files")
         if code is None and time.monotonic() > end:

@@ -7,8 +7,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,7 +340,7 @@ def test_a_group_under_systemd_is_used_only_where_it_is_delegated(
     monkeypatch.setattr(os, "getxattr", lambda path, name: b"1" if name == "user.delegate" else b"")
     (parent,) = cgroup._unified(own, {"": tmp_path})
     assert (parent.folder, parent.memory, parent.processes) == (service, "memory.max", "pids.max")
-    assert (service / "cgroup.subtree_control").read_text() == "+memory +pids"
+    assert (service / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     (service / "cgroup.controllers").write_text("cpu memory")
     assert cgroup._unified(own, {"": tmp_path}) == ()
 
@@ -372,6 +374,37 @@ def test_the_place_of_jobs_groups_is_found_again_by_a_node_that_has_moved_below_
     assert (service / "cgroup.procs").read_text() == ""
     assert cgroup._unified({"": "/system.slice/node.service/node"}, {"": tmp_path}) == first
     assert not (service / "node" / "node").exists()
+
+
+def test_a_job_gives_way_wholly_and_has_its_share_when_it_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the kernel's own groups, where the tests may make them."""
+    isolation = process.probe()
+    monkeypatch.setattr(process, "GIVES_WAY_SECONDS", 0.0)
+    monkeypatch.setattr(process, "command", lambda *_: ["sleep", "60"])
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    started = process.start(tmp_path / "in", tmp_path / "out", LIMITS, replace(isolation, filtered=False))
+    try:
+        folders = started.group._folders if started.group else []
+        files = [folder / "cpu.idle" for folder in folders if (folder / "cpu.idle").exists()]
+        if not files:
+            pytest.skip("no control groups for the processor here (cpu.idle of Linux 5.15)")
+        (idle,) = files
+        assert idle.read_text().strip() == "1"
+        running = threading.Thread(target=started.run, args=(tmp_path / "out", LIMITS))
+        running.start()
+        end = time.monotonic() + 30
+        while idle.read_text().strip() != "0" and time.monotonic() < end:
+            time.sleep(0.01)
+        assert idle.read_text().strip() == "0"
+        shares = idle.with_name("cpu.shares")
+        assert shares.read_text().strip() == "110" if shares.exists() else True
+    finally:
+        started.child.kill()
+        started.end()
+    running.join(30)
 
 
 def _no_data() -> bytes:
