@@ -1,0 +1,186 @@
+"""Guards of the way of a C-STORE that nothing else holds: each of these fails where its guard is taken out.
+
+Nothing here waits for time to pass: threads are waited for by their end, and clocks are moved by hand.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from config.settings import Receive
+from dicom_node import incoming
+from dicom_node.connection import CallerSocket, UpperLayer, accepted
+from dicom_node.incoming import Incoming, SpoolingProvider
+from dicom_node.limits import Caller
+from tests.dicom.test_fast_store import (
+    Node,
+    _maker,
+    associated,
+    command,
+    fragment,
+    is_cut_off,
+    kept,
+    message,
+    pdu,
+    pdu_of,
+    store,
+)
+from tests.network import receiving, settings_for
+
+
+@pytest.fixture(params=[True, False], ids=["fast", "stock"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    with receiving(tmp_path, settings_for(fast=request.param)) as (receiver, spool):
+        yield Node(receiver.port, receiver.tls_port, spool, _maker(tmp_path), request.param)
+
+
+@pytest.fixture
+def fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """Takes the short way also where the association's thread is slow to begin."""
+    is_free = SpoolingProvider.is_free
+    monkeypatch.setattr(SpoolingProvider, "is_free", lambda self: self._attending.wait(60) and is_free(self))
+    with receiving(tmp_path, settings_for(fast=True)) as (receiver, spool):
+        yield Node(receiver.port, receiver.tls_port, spool, _maker(tmp_path), True)
+
+
+class Mortal:
+    """Lets the thread of an association raise as a bug would, and waits for its end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._dying = threading.Event()
+        real = SpoolingProvider.get_msg
+
+        def get_msg(provider: SpoolingProvider, block: bool = False) -> Any:
+            if self._dying.is_set():
+                raise RuntimeError("a bug")
+            return real(provider, block)
+
+        monkeypatch.setattr(SpoolingProvider, "get_msg", get_msg)
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)  # what the thread raises is no surprise here
+
+    def die(self, association: Association) -> None:
+        self._dying.set()
+        association.dimse.news.set()
+        association.join(60)
+        assert not association.is_alive()
+
+
+def test_an_association_whose_own_thread_has_raised_is_not_served_on(
+    fast: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mortal, goes_on = Mortal(monkeypatch), UpperLayer.goes_on
+
+    def after_the_end(layer: UpperLayer) -> bool:
+        mortal.die(layer.assoc)
+        return goes_on(layer)
+
+    monkeypatch.setattr(UpperLayer, "goes_on", after_the_end)
+    one = fast.make()
+    with associated(fast) as connection:
+        connection.sendall(message(one))
+        assert pdu_of(connection)[0] in (0, 7), "it was answered"
+    assert not kept(fast, one)
+
+
+def test_an_association_whose_own_thread_raises_while_a_pdu_is_waited_for_is_not_served_on(
+    fast: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mortal, goes_on, wait = Mortal(monkeypatch), UpperLayer.goes_on, CallerSocket.wait
+    one = fast.make()
+    inside = threading.local()
+
+    def goes(layer: UpperLayer) -> bool:
+        inside.layer = layer
+        try:
+            return goes_on(layer)
+        finally:
+            inside.layer = None
+
+    def waits(self: CallerSocket, milliseconds: int, other: int = -1) -> bool:
+        if getattr(inside, "layer", None) is not None:
+            mortal.die(inside.layer.assoc)
+            connection.sendall(pdu(fragment(one.data, last=True)))
+            return wait(self, 60_000)
+        return wait(self, milliseconds, other)
+
+    monkeypatch.setattr(UpperLayer, "goes_on", goes)
+    monkeypatch.setattr(CallerSocket, "wait", waits)
+    with associated(fast) as connection:
+        connection.sendall(pdu(fragment(command(one.uid), command=True, last=True)))
+        assert pdu_of(connection)[0] in (0, 7), "it was answered"
+    assert not kept(fast, one)
+
+
+def test_a_data_set_that_trickles_in_whole_pdus_of_a_byte_is_cut_off(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, opens = [0.0], Incoming.open
+
+    def opens_an_hour_ago(self: Incoming, *names: str) -> None:
+        opens(self, *names)
+        late[0] += 3600.0
+
+    monkeypatch.setattr(incoming, "time", SimpleNamespace(monotonic=lambda: late[0]))
+    monkeypatch.setattr(Incoming, "open", opens_an_hour_ago)
+    one = node.make()
+    bytes_ = (pdu(fragment(one.data[at : at + 1], last=at + 1 == len(one.data))) for at in range(len(one.data)))
+    is_cut_off(node, pdu(fragment(command(one.uid), command=True, last=True)), b"".join(bytes_))
+
+
+def test_a_disk_that_takes_seven_bytes_at_a_time_has_the_whole_file(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writev, sizes = os.writev, []
+
+    def seven(descriptor: int, parts: list[memoryview]) -> int:
+        whole = b"".join(parts)
+        sizes.append(len(whole))
+        return writev(descriptor, [whole[:7]])
+
+    monkeypatch.setattr(os, "writev", seven)
+    monkeypatch.setattr(incoming, "BUFFER_BYTES", 600)  # so that what was gathered goes out together with what comes
+    one = node.make()
+    parts = [one.data[at : at + 450] for at in range(0, len(one.data), 450)]
+    head = pdu(fragment(command(one.uid), command=True, last=True))
+    store(node, one, head, *(pdu(fragment(part, last=part is parts[-1])) for part in parts))
+    assert max(sizes) >= 600
+    assert len(sizes) > 100
+
+
+def test_the_rest_of_an_answer_that_the_socket_took_in_part_is_sent() -> None:
+    association = Association(AE("PROGNODE"), "acceptor")
+    ours, theirs = socket.socketpair()
+    said, heard = os.urandom(3_000_000), bytearray()
+
+    def listen() -> None:
+        while piece := theirs.recv(1 << 20):
+            heard.extend(piece)
+
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        accepted(association, ours, Caller("MODALITY", "PROGNODE", "127.0.0.1"), b"", Receive())
+        ours.settimeout(0)  # as it is once something was read from it
+        listener = threading.Thread(target=listen)
+        at_once: list[int] = []
+        send = association.dul.socket._sent_at_once
+
+        def counted(data: bytes) -> int:
+            at_once.append(send(data))
+            listener.start()  # nothing makes room before
+            return at_once[-1]
+
+        association.dul.socket._sent_at_once = counted
+        association.dul.socket.send(said)
+        ours.shutdown(socket.SHUT_WR)
+        listener.join(60)
+    assert 0 < at_once[0] < len(said)
+    assert bytes(heard) == said
+    assert list(association.dul.event_queue.queue) == ["Evt5"]  # connected, and not closed
