@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from dicom_node import headers
 from dicom_node._skim import skim
 from dicom_node.elements import Plain, UnreadableHeader
-from dicom_node.outline import Outline, outline
+from dicom_node.outline import _KNOWN, _KNOWNS, _LONG, Outline, outline
 from tests.network import data_set_bytes
 from tests.synthetic import ct_series, save
 
@@ -118,6 +118,25 @@ def test_the_beginning_tells_what_the_file_tells(tmp_path_factory: object) -> No
         assert headers.read_beginning(data[:-20], len(data), syntax, "ab") == whole  # before the pixels end
         assert headers.read_beginning(data[:200], len(data), syntax, "ab") is None
         assert headers.read_beginning(data, len(data) - 1, syntax, "ab") is None, "the pixels are cut short"
+
+
+def test_every_known_vr_has_two_letters() -> None:
+    """pydicom names pairs of them too, "US or SS"; side by side they would be taken for pieces of each other."""
+    assert {len(vr) for vr in _KNOWN | _LONG} == {2}
+    assert {b"CS", b"DS", b"SQ", b"UI", b"US", b"OW"} <= _KNOWN
+    assert {_KNOWNS[at : at + 2] for at in range(0, len(_KNOWNS), 2)} == _KNOWN
+
+
+@pytest.mark.parametrize("in_memory", [True, False], ids=["memory", "file"])
+def test_a_length_that_reads_like_the_middle_of_a_vr_s_name_is_no_vr(in_memory: bool) -> None:
+    """Modality without a VR, 28,448 bytes long: its length begins with the letters of " o"."""
+    sop_class = struct.pack("<HH2sH", 8, 0x16, b"UI", 26) + b"1.2.840.10008.5.1.4.1.1.2\0"
+    odd = struct.pack("<HHL", 8, 0x60, 0x6F20) + b"CT".ljust(0x6F20)
+    pixels = struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 4) + bytes(4)
+    found = _found(sop_class + odd + pixels, implicit=False, in_memory=in_memory)
+    assert isinstance(found, Outline)
+    assert found.pixels == (len(sop_class + odd) + 12, 4)
+    assert found.values is None, "pydicom has to read it"
 
 
 @settings(max_examples=300, deadline=None)

@@ -140,6 +140,47 @@ def test_what_is_here_and_known_stays_as_it_is(tmp_path: Path) -> None:
     assert path.exists(), "it is still its caller's to remove"
 
 
+def test_what_another_sender_has_just_brought_is_durable_before_it_is_called_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one gave it its name, and may not have flushed it yet."""
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    named = spool.instance_path("1.2.3", "ab" * 32)
+    named.write_bytes(b"data")
+    path, descriptor = arrived(spool, b"data")
+    flushed: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda one: (real(one), flushed.append(os.fstat(one).st_ino))[0])
+    assert not spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda: not flushed)
+    os.close(descriptor)
+    assert flushed == [named.stat().st_ino, named.parent.stat().st_ino]
+
+
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_a_known_file_that_cannot_be_flushed_is_not_called_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    named = spool.instance_path("1.2.3", "ab" * 32)
+    named.write_bytes(b"data")
+    path, descriptor = arrived(spool, b"data")
+    broken = (named if which == "file" else named.parent).stat().st_ino
+    real = os.fsync
+
+    def fsync(one: int) -> None:
+        if os.fstat(one).st_ino == broken:
+            raise OSError(errno.EIO, "a broken disk")
+        real(one)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="broken"):
+        spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda: True)
+    os.close(descriptor)
+    assert named.read_bytes() == b"data", "it is another's"
+
+
 @pytest.mark.parametrize("which", ["file", "folder"])
 def test_what_cannot_be_flushed_keeps_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     spool = Spool(tmp_path / "spool")
