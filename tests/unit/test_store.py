@@ -21,6 +21,7 @@ from dicom_node.workitem import (
     LeaseLost,
     State,
     StoreBusy,
+    StoreDamaged,
     WorkItem,
 )
 
@@ -525,6 +526,27 @@ def test_a_file_that_is_no_store_is_refused_in_words(path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match="not a store of Prognode"):
         Store.open(path)
+
+
+def _damage(path: Path) -> None:
+    """Overwrite everything but the first page, in which SQLite has its own header and the list of tables."""
+    with sqlite3.connect(path) as connection:
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    with path.open("r+b") as stream:
+        stream.seek(page)
+        stream.write(b"\xa5" * (path.stat().st_size - page))
+
+
+def test_a_store_whose_file_is_damaged_says_so_and_what_to_do(path: Path) -> None:
+    Store.open(path).close()
+    store = Store.open(path)
+    _damage(path)
+    for act in (store.items, lambda: schedule(store)):
+        with pytest.raises(StoreDamaged, match=r"the store is damaged \(.*stop the node.*prognode restore"):
+            act()
+    store.close()
 
 
 def test_a_store_of_a_newer_version_is_refused_in_words(path: Path) -> None:
