@@ -4,9 +4,12 @@ Nothing here waits for time to pass: threads are waited for by their end, and cl
 """
 
 import os
+import queue
+import select
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +19,14 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from config.settings import Receive
-from dicom_node import incoming
+from dicom_node import connection, incoming
 from dicom_node.connection import CallerSocket, UpperLayer, accepted
 from dicom_node.incoming import Incoming, SpoolingProvider
 from dicom_node.limits import Caller
 from tests.dicom.test_fast_store import (
     Node,
     _maker,
+    answer,
     associated,
     command,
     fragment,
@@ -73,6 +77,29 @@ class Mortal:
         assert not association.is_alive()
 
 
+class Within:
+    """Calls something whenever the short way waits for the next PDU, in the thread that waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, happens: Callable[[UpperLayer], object]) -> None:
+        self._inside = threading.local()
+        goes_on, wait = UpperLayer.goes_on, CallerSocket.wait
+
+        def goes(layer: UpperLayer) -> bool:
+            self._inside.layer = layer
+            try:
+                return goes_on(layer)
+            finally:
+                self._inside.layer = None
+
+        def waits(socket_: CallerSocket, milliseconds: int, *other: int) -> bool:
+            if getattr(self._inside, "layer", None) is not None:
+                happens(self._inside.layer)
+            return wait(socket_, milliseconds, *other)
+
+        monkeypatch.setattr(UpperLayer, "goes_on", goes)
+        monkeypatch.setattr(CallerSocket, "wait", waits)
+
+
 def test_an_association_whose_own_thread_has_raised_is_not_served_on(
     fast: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,39 +111,69 @@ def test_an_association_whose_own_thread_has_raised_is_not_served_on(
 
     monkeypatch.setattr(UpperLayer, "goes_on", after_the_end)
     one = fast.make()
-    with associated(fast) as connection:
-        connection.sendall(message(one))
-        assert pdu_of(connection)[0] in (0, 7), "it was answered"
+    with associated(fast) as made:
+        made.sendall(message(one))
+        assert pdu_of(made)[0] in (0, 7), "it was answered"
     assert not kept(fast, one)
 
 
 def test_an_association_whose_own_thread_raises_while_a_pdu_is_waited_for_is_not_served_on(
     fast: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mortal, goes_on, wait = Mortal(monkeypatch), UpperLayer.goes_on, CallerSocket.wait
-    one = fast.make()
-    inside = threading.local()
+    mortal, one = Mortal(monkeypatch), fast.make()
 
-    def goes(layer: UpperLayer) -> bool:
-        inside.layer = layer
-        try:
-            return goes_on(layer)
-        finally:
-            inside.layer = None
+    def dies(layer: UpperLayer) -> None:
+        mortal.die(layer.assoc)
+        made.sendall(pdu(fragment(one.data, last=True)))
+        assert select.select([layer.socket.socket], [], [], 60)[0]
 
-    def waits(self: CallerSocket, milliseconds: int, other: int = -1) -> bool:
-        if getattr(inside, "layer", None) is not None:
-            mortal.die(inside.layer.assoc)
-            connection.sendall(pdu(fragment(one.data, last=True)))
-            return wait(self, 60_000)
-        return wait(self, milliseconds, other)
-
-    monkeypatch.setattr(UpperLayer, "goes_on", goes)
-    monkeypatch.setattr(CallerSocket, "wait", waits)
-    with associated(fast) as connection:
-        connection.sendall(pdu(fragment(command(one.uid), command=True, last=True)))
-        assert pdu_of(connection)[0] in (0, 7), "it was answered"
+    Within(monkeypatch, dies)
+    with associated(fast) as made:
+        made.sendall(pdu(fragment(command(one.uid), command=True, last=True)))
+        assert pdu_of(made)[0] in (0, 7), "it was answered"
     assert not kept(fast, one)
+
+
+def test_what_the_node_itself_has_to_say_wakes_who_waits_for_the_next_object(
+    fast: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: queue.Queue[Association] = queue.Queue()
+    monkeypatch.setattr(connection, "IDLE_MILLISECONDS", 120_000)  # far longer than the abort is waited for
+    Within(monkeypatch, lambda layer: waiting.put(layer.assoc))
+    one = fast.make()
+    with associated(fast) as made:
+        made.sendall(message(one))
+        assert answer(made) == (0x8001, 1, 0)
+        aborts = threading.Thread(target=waiting.get(timeout=60).abort, daemon=True)
+        aborts.start()
+        assert pdu_of(made)[0] == 7
+    aborts.join(60)
+
+
+def test_a_pdu_has_its_time_from_its_own_beginning_and_not_from_that_of_the_one_before(
+    fast: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, goes_on, poll = [0.0], UpperLayer.goes_on, CallerSocket._poll_for
+
+    def an_hour_later(layer: UpperLayer) -> bool:
+        now[0] += 3600.0
+        return goes_on(layer)
+
+    def comes(self: CallerSocket, seconds: float) -> None:
+        rest, left[:] = bytes(left), b""
+        made.sendall(rest)
+        poll(self, seconds)
+
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    monkeypatch.setattr(UpperLayer, "goes_on", an_hour_later)
+    monkeypatch.setattr(CallerSocket, "_poll_for", comes)
+    one = fast.make()
+    whole = message(one)
+    left = bytearray(whole[-100:])
+    with associated(fast) as made:
+        made.sendall(whole[:-100])
+        assert answer(made) == (0x8001, 1, 0)
+    assert not left, "the second half was waited for"
 
 
 def test_a_data_set_that_trickles_in_whole_pdus_of_a_byte_is_cut_off(
