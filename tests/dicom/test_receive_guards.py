@@ -19,12 +19,13 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from config.settings import Receive
-from dicom_node import connection, incoming
+from dicom_node import connection, fast_store, incoming
 from dicom_node.connection import CallerSocket, UpperLayer, accepted
 from dicom_node.incoming import Incoming, SpoolingProvider
 from dicom_node.limits import Caller
 from tests.dicom.test_fast_store import (
     Node,
+    Object,
     _maker,
     answer,
     associated,
@@ -134,16 +135,30 @@ def test_an_association_whose_own_thread_raises_while_a_pdu_is_waited_for_is_not
     assert not kept(fast, one)
 
 
+def stored_in_two_halves(monkeypatch: pytest.MonkeyPatch, made: socket.socket, one: Object) -> None:
+    """The second half is sent when the node waits for it in the middle of a PDU."""
+    poll, whole = CallerSocket._poll_for, message(one)
+    left = bytearray(whole[-100:])
+
+    def comes(self: CallerSocket, seconds: float) -> None:
+        rest, left[:] = bytes(left), b""
+        made.sendall(rest)
+        poll(self, seconds)
+
+    monkeypatch.setattr(CallerSocket, "_poll_for", comes)
+    made.sendall(whole[:-100])
+    assert answer(made) == (0x8001, 1, 0)
+    assert not left
+
+
 def test_what_the_node_itself_has_to_say_wakes_who_waits_for_the_next_object(
     fast: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting: queue.Queue[Association] = queue.Queue()
     monkeypatch.setattr(connection, "IDLE_MILLISECONDS", 120_000)  # far longer than the abort is waited for
     Within(monkeypatch, lambda layer: waiting.put(layer.assoc))
-    one = fast.make()
     with associated(fast) as made:
-        made.sendall(message(one))
-        assert answer(made) == (0x8001, 1, 0)
+        stored_in_two_halves(monkeypatch, made, fast.make())
         aborts = threading.Thread(target=waiting.get(timeout=60).abort, daemon=True)
         aborts.start()
         assert pdu_of(made)[0] == 7
@@ -153,27 +168,31 @@ def test_what_the_node_itself_has_to_say_wakes_who_waits_for_the_next_object(
 def test_a_pdu_has_its_time_from_its_own_beginning_and_not_from_that_of_the_one_before(
     fast: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, goes_on, poll = [0.0], UpperLayer.goes_on, CallerSocket._poll_for
+    now, goes_on = [0.0], UpperLayer.goes_on
 
     def an_hour_later(layer: UpperLayer) -> bool:
         now[0] += 3600.0
         return goes_on(layer)
 
-    def comes(self: CallerSocket, seconds: float) -> None:
-        rest, left[:] = bytes(left), b""
-        made.sendall(rest)
-        poll(self, seconds)
-
     monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     monkeypatch.setattr(UpperLayer, "goes_on", an_hour_later)
-    monkeypatch.setattr(CallerSocket, "_poll_for", comes)
-    one = fast.make()
-    whole = message(one)
-    left = bytearray(whole[-100:])
     with associated(fast) as made:
-        made.sendall(whole[:-100])
-        assert answer(made) == (0x8001, 1, 0)
-    assert not left, "the second half was waited for"
+        stored_in_two_halves(monkeypatch, made, fast.make())
+
+
+@pytest.mark.parametrize("beyond", [3, 8, 100], ids=["a PDU's head", "a fragment's head", "a command set"])
+def test_what_is_read_ahead_may_end_anywhere_in_the_next_message(
+    node: Node, monkeypatch: pytest.MonkeyPatch, beyond: int
+) -> None:
+    sent = [node.make() for _ in range(8)]
+    most = len(message(sent[0])) + beyond
+    monkeypatch.setattr(connection, "READ_BYTES", most)
+    monkeypatch.setattr(fast_store, "READ_BYTES", most)
+    monkeypatch.setattr(connection, "LEAST_ROOM_BYTES", 16)
+    with associated(node) as made:
+        made.sendall(b"".join(message(one, message_id=number) for number, one in enumerate(sent)))
+        assert {answer(made) for _ in sent} == {(0x8001, number, 0) for number in range(len(sent))}
+    assert all(kept(node, one) for one in sent)
 
 
 def test_a_data_set_that_trickles_in_whole_pdus_of_a_byte_is_cut_off(
