@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.service_class import VerificationServiceClass
 
 from config.settings import Receive
 from dicom_node import connection, fast_store, incoming
@@ -26,6 +27,7 @@ from dicom_node.limits import Caller
 from tests.dicom.test_fast_store import (
     Node,
     Object,
+    _echo,
     _maker,
     answer,
     associated,
@@ -38,6 +40,7 @@ from tests.dicom.test_fast_store import (
     pdu_of,
     store,
 )
+from tests.dicom.test_receive_faults import until
 from tests.network import receiving, settings_for
 
 
@@ -178,6 +181,70 @@ def test_a_pdu_has_its_time_from_its_own_beginning_and_not_from_that_of_the_one_
     monkeypatch.setattr(UpperLayer, "goes_on", an_hour_later)
     with associated(fast) as made:
         stored_in_two_halves(monkeypatch, made, fast.make())
+
+
+@pytest.mark.parametrize(
+    ("happens", "ends"),
+    [
+        pytest.param(lambda layer: layer.assoc.acse.send_abort(0), 7, id="the node aborts"),
+        pytest.param(lambda layer: layer.event_queue.put("Evt19"), 7, id="a message was found wrong"),
+        pytest.param(lambda layer: layer.kill_dul(), 0, id="the upper layer is told to end"),
+    ],
+)
+def test_what_has_to_be_done_goes_before_the_next_pdu(
+    fast: Node, monkeypatch: pytest.MonkeyPatch, happens: Callable[[UpperLayer], object], ends: int
+) -> None:
+    goes_on = UpperLayer.goes_on
+    monkeypatch.setattr(UpperLayer, "goes_on", lambda layer: (happens(layer), goes_on(layer))[1])
+    one = fast.make()
+    with associated(fast) as made:
+        made.sendall(message(one))
+        assert pdu_of(made)[0] == ends
+    assert not kept(fast, one)
+
+
+@pytest.mark.parametrize("node", [True], ids=["fast"], indirect=True)
+@pytest.mark.parametrize("stage", ["waits", "is served", "is answered"])
+def test_an_object_does_not_overtake_the_message_before_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The echo waits for its thread, is held by its service, or has its answer in the queue, as the object comes."""
+    armed, fetch, serving, serve = (threading.Event() for _ in range(4))
+    is_free, scp = SpoolingProvider.is_free, VerificationServiceClass.SCP
+    free: list[bool] = []
+
+    def looks(provider: SpoolingProvider) -> bool:
+        if not armed.is_set():
+            clear = provider._attending.clear
+            monkeypatch.setattr(provider._attending, "clear", lambda: (armed.is_set() and fetch.wait(60), clear())[1])
+            return is_free(provider)
+        if stage != "waits":
+            fetch.set()
+            assert serving.wait(60)
+        if stage == "is answered":
+            serve.set()
+            assert until(lambda: not provider.dul.to_provider_queue.empty() and provider._attending.is_set())
+        free.append(is_free(provider))
+        fetch.set()
+        serve.set()
+        return free[-1]
+
+    def serves(*arguments: Any) -> None:
+        serving.set()
+        serve.wait(60)
+        scp(*arguments)
+
+    monkeypatch.setattr(SpoolingProvider, "is_free", looks)
+    monkeypatch.setattr(VerificationServiceClass, "SCP", serves)
+    first, one = node.make(), node.make()
+    with associated(node) as made:
+        made.sendall(message(first))
+        assert answer(made) == (0x8001, 1, 0)
+        armed.set()
+        made.sendall(_echo(7) + message(one, message_id=8))
+        assert [answer(made) for _ in range(2)] == [(0x8030, 7, 0), (0x8001, 8, 0)]
+    assert free == [False]
+    assert kept(node, one)
 
 
 @pytest.mark.parametrize("beyond", [3, 8, 100], ids=["a PDU's head", "a fragment's head", "a command set"])
