@@ -22,9 +22,12 @@ from pynetdicom.service_class import VerificationServiceClass
 from config.settings import Receive
 from dicom_node import connection, fast_store, incoming
 from dicom_node.connection import CallerSocket, UpperLayer, accepted
+from dicom_node.fast_store import elements_of
 from dicom_node.incoming import Incoming, SpoolingProvider
 from dicom_node.limits import Caller
+from tests import wire
 from tests.dicom.test_fast_store import (
+    CONTEXTS,
     Node,
     Object,
     _echo,
@@ -244,6 +247,22 @@ def test_an_object_does_not_overtake_the_message_before_it(
         made.sendall(_echo(7) + message(one, message_id=8))
         assert [answer(made) for _ in range(2)] == [(0x8030, 7, 0), (0x8001, 8, 0)]
     assert free == [False]
+    assert kept(node, one)
+
+
+def test_an_answer_is_cut_into_pdus_that_its_sender_takes(node: Node) -> None:
+    most, one = 64, node.make()
+    end = wire.item(0x50, wire.item(0x51, most.to_bytes(4, "big")) + wire.item(0x52, b"1.2.3"))
+    with wire.associated(node.port, contexts=CONTEXTS, end=end) as made:  # type: ignore[arg-type]
+        made.sendall(message(one))
+        said, control = b"", 0
+        while not control & 2:
+            kind, body = pdu_of(made)
+            assert (kind, len(body) <= most) == (4, True)
+            said, control = said + body[6:], body[5]
+    elements = elements_of(said)
+    assert elements is not None
+    assert (elements[0x0100], elements[0x0900]) == (b"\x01\x80", b"\0\0")
     assert kept(node, one)
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,16 @@ def test_a_row_that_fails_takes_no_other_with_it(ledger: Ledger) -> None:
 def test_the_same_object_from_two_associations_is_new_once(ledger: Ledger) -> None:
     found, _ = together(ledger, [lambda store: add(7, store)] * 2)
     assert sorted(found) == [False, True]
+
+
+def test_bytes_are_here_only_with_their_row_and_their_file(ledger: Ledger) -> None:
+    """A row whose file is gone, as fsck leaves one that it quarantined, must not keep the object out."""
+    ledger.commit(lambda store: add(7, store))
+    ((_, instance),) = ledger.call(lambda store: store.arrivals.unplanned())
+    path = ledger._spool.instance_path(instance.sop_instance_uid, instance.digest)
+    assert not ledger.has(instance)
+    path.write_bytes(b"here")
+    assert ledger.has(instance)
+    other = replace(instance, digest="ab" * 32)
+    ledger._spool.instance_path(other.sop_instance_uid, other.digest).write_bytes(b"without a row")
+    assert not ledger.has(other)

@@ -198,3 +198,25 @@ def test_what_cannot_be_flushed_keeps_no_name(tmp_path: Path, monkeypatch: pytes
         spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda: False)
     os.close(descriptor)
     assert list(spool.root.glob("instances/*/*")) == []
+
+
+def test_what_cannot_be_flushed_takes_no_name_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile another sender of the same has given the name to its own, durable file."""
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    path, descriptor = arrived(spool, b"data")
+    real = os.fsync
+
+    def fsync(one: int) -> None:
+        if one != descriptor:
+            return real(one)
+        again, other = arrived(spool, b"data of another")
+        assert spool.keep_arrival(again, other, "1.2.3", "ab" * 32, lambda: False)
+        os.close(other)
+        raise OSError(errno.EIO, "a broken disk")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="broken"):
+        spool.keep_arrival(path, descriptor, "1.2.3", "ab" * 32, lambda: False)
+    os.close(descriptor)
+    assert spool.instance_path("1.2.3", "ab" * 32).read_bytes() == b"data of another"
