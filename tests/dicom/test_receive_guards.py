@@ -3,29 +3,35 @@
 Nothing here waits for time to pass: threads are waited for by their end, and clocks are moved by hand.
 """
 
+import errno
+import itertools
 import os
 import queue
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.service_class import VerificationServiceClass
 
-from config.settings import Receive
+from config.settings import Receive, Tls
 from dicom_node import connection, fast_store, incoming
 from dicom_node.connection import CallerSocket, UpperLayer, accepted
 from dicom_node.fast_store import elements_of
 from dicom_node.incoming import Incoming, SpoolingProvider
 from dicom_node.limits import Caller
+from dicom_node.receive import Receiver
 from tests import wire
+from tests.certificates import Authority
 from tests.dicom.test_fast_store import (
     CONTEXTS,
     Node,
@@ -44,7 +50,7 @@ from tests.dicom.test_fast_store import (
     store,
 )
 from tests.dicom.test_receive_faults import until
-from tests.network import receiving, settings_for
+from tests.network import files, receiving, settings_for
 
 
 @pytest.fixture(params=[True, False], ids=["fast", "stock"])
@@ -297,6 +303,57 @@ def test_a_data_set_that_trickles_in_whole_pdus_of_a_byte_is_cut_off(
     is_cut_off(node, pdu(fragment(command(one.uid), command=True, last=True)), b"".join(bytes_))
 
 
+def test_a_message_has_its_time_from_its_own_beginning(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = [0.0]
+    monkeypatch.setattr(incoming, "time", SimpleNamespace(monotonic=lambda: late[0]))
+    sent = [node.make() for _ in range(3)]
+    with associated(node) as made:
+        for one in sent:
+            late[0] += 3600.0
+            made.sendall(message(one))
+            assert answer(made) == (0x8001, 1, 0)
+    assert all(kept(node, one) for one in sent)
+
+
+def test_a_bug_while_an_object_is_kept_is_answered_and_leaves_no_file(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise LookupError("a bug")
+
+    lost, one = node.make(), node.make()
+    with associated(node) as made:
+        with monkeypatch.context() as during:
+            during.setattr(Receiver, "_keep", broken)
+            made.sendall(message(lost))
+            assert answer(made) == (0x8001, 1, 0xC211)
+        assert list(node.spool.incoming.iterdir()) == []
+        made.sendall(message(one))
+        assert answer(made) == (0x8001, 1, 0)
+    assert (kept(node, lost), kept(node, one)) == (False, True)
+    assert "a bug" not in caplog.text
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "stock"])
+def test_what_tls_has_decrypted_already_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    issued = Authority(tmp_path / "ca").issue("node")
+    tls = Tls(listen="only", port=0, certificate=issued.certificate, private_key=issued.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    once = 2048 // len(_echo())
+    monkeypatch.setattr(connection, "READ_BYTES", once * len(_echo()))  # the end of a message, in mid-record
+    with (
+        receiving(tmp_path, replace(settings_for(fast=fast), tls=tls)) as (receiver, _),
+        context.wrap_socket(wire.connect(receiver.tls_port)) as made,
+    ):
+        made.sendall(wire.request(contexts=CONTEXTS))
+        assert pdu_of(made)[0] == 2
+        made.sendall(_echo() * 2 * once)
+        assert {answer(made) for _ in range(2 * once)} == {(0x8030, 1, 0)}
+
+
 def test_a_disk_that_takes_seven_bytes_at_a_time_has_the_whole_file(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +372,29 @@ def test_a_disk_that_takes_seven_bytes_at_a_time_has_the_whole_file(
     store(node, one, head, *(pdu(fragment(part, last=part is parts[-1])) for part in parts))
     assert max(sizes) >= 600
     assert len(sizes) > 100
+
+
+def test_an_object_of_which_one_write_failed_is_refused_even_if_the_disk_is_well_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writev, calls = os.writev, itertools.count()
+
+    def fails_once(descriptor: int, parts: list[memoryview]) -> int:
+        if not next(calls):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return writev(descriptor, parts)
+
+    monkeypatch.setattr(incoming, "BUFFER_BYTES", 600)
+    lost, one = node.make(), node.make()
+    head = pdu(fragment(command(lost.uid), command=True, last=True))
+    with associated(node) as made:
+        monkeypatch.setattr(os, "writev", fails_once)
+        made.sendall(head + pdu(fragment(lost.data[:700])) + pdu(fragment(lost.data[700:], last=True)))
+        assert answer(made) == (0x8001, 1, 0xA700)
+        assert list(node.spool.incoming.iterdir()) == []
+        made.sendall(message(one))
+        assert answer(made) == (0x8001, 1, 0)
+    assert (len(files(node.spool)), kept(node, one)) == (1, True)
 
 
 def test_the_rest_of_an_answer_that_the_socket_took_in_part_is_sent() -> None:
