@@ -256,6 +256,50 @@ def test_an_object_does_not_overtake_the_message_before_it(
     assert kept(node, one)
 
 
+def test_who_does_not_wait_for_answers_is_made_to_wait(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    most, serve, waiting = 20, threading.Event(), [0]
+    scp, take = VerificationServiceClass.SCP, SpoolingProvider.receive_primitive
+
+    def serves(*arguments: Any) -> None:
+        serve.wait(60)
+        scp(*arguments)
+
+    def takes(provider: SpoolingProvider, primitive: Any) -> None:
+        take(provider, primitive)
+        waiting.append(provider.msg_queue.qsize())
+        if len(waiting) > most:
+            serve.set()
+
+    def sleeps(seconds: float) -> None:
+        if max(waiting) >= connection.MAXIMUM_UNANSWERED:
+            serve.set()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(VerificationServiceClass, "SCP", serves)
+    monkeypatch.setattr(SpoolingProvider, "receive_primitive", takes)
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleeps))
+    with associated(node) as made:
+        made.sendall(_echo() * most)
+        assert {answer(made) for _ in range(most)} == {(0x8030, 1, 0)}
+    assert max(waiting) == connection.MAXIMUM_UNANSWERED
+
+
+def test_an_association_that_brings_objects_is_not_idle(fast: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, counts = UpperLayer.goes_on, []
+
+    def looks(layer: UpperLayer) -> bool:
+        layer._idle_timer._start_time = None
+        try:
+            return goes_on(layer)
+        finally:
+            counts.append(layer._idle_timer._start_time is not None)
+
+    monkeypatch.setattr(UpperLayer, "goes_on", looks)
+    one = fast.make()
+    store(fast, one, message(one))
+    assert set(counts) == {True}
+
+
 def test_an_answer_is_cut_into_pdus_that_its_sender_takes(node: Node) -> None:
     most, one = 64, node.make()
     end = wire.item(0x50, wire.item(0x51, most.to_bytes(4, "big")) + wire.item(0x52, b"1.2.3"))
