@@ -77,7 +77,7 @@ class Newcomers:
             store.arrivals.rois_touched_by(instance.sop_instance_uid, instance.series_instance_uid)
         assert len(store.arrivals.images_for(contour)) == IMAGES
         birth = Birth(study, f"{study}.1", key, f"inputs {key}", "{}", None)
-        assert not store.births.is_answered(contour.sop_instance_uid, birth.inputs_digest, LATER)
+        assert not store.births.is_answered(contour.sop_instance_uid, study, birth.inputs_digest, LATER)
         store.births.schedule(contour.sop_instance_uid, birth, LATER)
         store.arrivals.mark_planned(row for row, _ in arrived)
         wanted = store.item_of(key)
