@@ -27,9 +27,7 @@ LOG_FILE = "job.log"  # beside IN and OUT: the job cannot reach it
 LOOK_SECONDS = 0.25  # between two looks at what it has written
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 NICENESS = cgroup.NICENESS  # receiving and delivery go first where jobs take every processor
-GIVES_WAY_SECONDS = (
-    10.0  # that a job gives way wholly; later it has its share, or a busy machine would never let it end
-)
+GIVES_WAY_SECONDS = 10.0  # that a job gives way wholly; then it has a share, so that a busy machine lets it end
 _OUR_TOOLS = frozenset({"bwrap", "unshare", "setpriv", "prlimit", "sh"})
 
 
