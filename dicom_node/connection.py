@@ -109,7 +109,7 @@ class CallerSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is no
         return data
 
     def view(self, least: int, most: int = READ_BYTES) -> memoryview:
-        """What was read ahead and not taken yet, at most `most` bytes; waits until `least` of READ_BYTES are there.
+        """What was read ahead and not taken yet, at most `most` bytes; waits for `least`, of READ_BYTES at most.
 
         Fewer when the peer has closed. Valid until the next call. Raises OSError when they come too slowly.
         """

@@ -22,7 +22,7 @@ MIGRATION_BYTES = 64_000_000  # beside twice the store's size
 
 
 class _Available:
-    """Around each statement: SQLite's errors become StoreBusy and StoreDamaged. A generator takes longer than it."""
+    """Around each statement: SQLite's errors become StoreBusy and StoreDamaged. (A generator takes longer to enter.)"""
 
     def __enter__(self) -> None:
         pass

@@ -145,7 +145,7 @@ class _Walk:
         return Outline(data, pixels, self._plain)
 
     def _skim(self, data: bytes) -> None:
-        """Over plain elements at the top level, as `_next` and `_element` would go, in a fiftieth of the time."""
+        """Over plain elements at the top level, as `_next` and `_element` would go, but in C."""
         if self._sequences is None:
             return
         most, stops = MAXIMUM_ELEMENTS - self._walked, _packed(self._sequences | PIXELS)

@@ -140,15 +140,20 @@ def test_what_is_here_and_known_stays_as_it_is(tmp_path: Path) -> None:
     assert path.exists(), "it is still its caller's to remove"
 
 
+def arrived_again(folder: Path) -> tuple[Spool, Path, Path, int]:
+    """A file whose name is taken: the spool, that name, and what `arrived` gives."""
+    spool = Spool(folder / "spool")
+    spool.create()
+    named = spool.instance_path("1.2.3", "ab" * 32)
+    named.write_bytes(b"data")
+    return spool, named, *arrived(spool, b"data")
+
+
 def test_what_another_sender_has_just_brought_is_durable_before_it_is_called_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That one gave it its name, and may not have flushed it yet."""
-    spool = Spool(tmp_path / "spool")
-    spool.create()
-    named = spool.instance_path("1.2.3", "ab" * 32)
-    named.write_bytes(b"data")
-    path, descriptor = arrived(spool, b"data")
+    spool, named, path, descriptor = arrived_again(tmp_path)
     flushed: list[int] = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda one: (real(one), flushed.append(os.fstat(one).st_ino))[0])
@@ -161,11 +166,7 @@ def test_what_another_sender_has_just_brought_is_durable_before_it_is_called_kno
 def test_a_known_file_that_cannot_be_flushed_is_not_called_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    spool = Spool(tmp_path / "spool")
-    spool.create()
-    named = spool.instance_path("1.2.3", "ab" * 32)
-    named.write_bytes(b"data")
-    path, descriptor = arrived(spool, b"data")
+    spool, named, path, descriptor = arrived_again(tmp_path)
     broken = (named if which == "file" else named.parent).stat().st_ino
     real = os.fsync
 
