@@ -184,7 +184,7 @@ def stage(row: Row) -> str:
     if row.state is State.CANCELED and row.hint == UNCHANGED:
         return UNCHANGED
     if row.state is State.CANCELED and not row.newest:
-        return "replaced by a later revision"
+        return "replaced by a later revision" if row.roi_sop_instance_uid else "the contour that it waited for came"
     if row.shadow and row.state in (State.REPORTED, State.COMPLETED):
         return "kept as a shadow"
     return STAGES[row.state]

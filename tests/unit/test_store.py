@@ -99,6 +99,8 @@ def test_a_ct_waits_for_its_contour_and_the_contour_takes_its_place(store: Store
     assert [item.state for item in store.items()] == [State.WAITING]
     schedule(store)
     assert sorted(item.state for item in store.items()) == [State.CANCELED, State.SCHEDULED]
+    words = {row.state: views.stage(row) for row in store.worklist.of_study("1.8")}
+    assert words[State.CANCELED] == "the contour that it waited for came"
 
 
 def test_a_waiting_contour_becomes_the_scheduled_work_item_and_keeps_its_history(store: Store) -> None:
